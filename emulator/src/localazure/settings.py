@@ -1,0 +1,319 @@
+"""localazure's settings: (name, default, help) rows, kept in `<home>/settings.json`.
+
+The first `Settings.load` of a home writes the file, with secrets of its own. Every secret begins with `local-only~`, so
+that a client can refuse by value to send it to the public Azure.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+import shlex
+import shutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+LOCAL_SECRET_PREFIX = "local-only~"
+
+_PACKAGE = Path(__file__).resolve().parent
+# In a checkout, .../emulator/src/localazure: the environments that the project's scripts build are beside `emulator`.
+_EMULATOR = _PACKAGE.parents[1]
+_CHECKOUT = _PACKAGE.parents[2]
+
+
+def _secret() -> str:
+    return LOCAL_SECRET_PREFIX + secrets.token_urlsafe(30)
+
+
+def _account_key() -> str:
+    # A storage account's key is 64 random bytes in base64.
+    return base64.b64encode(secrets.token_bytes(64)).decode()
+
+
+def _sql_password() -> str:
+    # Synapse wants three of four character classes.
+    return LOCAL_SECRET_PREFIX + secrets.token_urlsafe(20) + "aA1"
+
+
+def _compute_python() -> str:
+    built = _CHECKOUT / "var/env/compute/bin/python"
+    return str(built) if built.exists() else "python3"
+
+
+def _azurite() -> list[str]:
+    built = _CHECKOUT / "var/node/node_modules/.bin/azurite-blob"
+    return [str(built)] if built.exists() else [shutil.which("azurite-blob") or "azurite-blob"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row: `default` is a value, or a function called when the home is made (generated) or loaded (computed)."""
+
+    name: str
+    default: Any
+    help: str
+    generated: bool = False
+    variable: str | None = None
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("port_base", 18400, "first of the ports: API, TDS, blobs, router, MLflow, Caddy's admin, ...",
+            variable="LOCALAZURE_PORT_BASE"),
+    Setting("tenant_id", "10ca1000-0000-4000-8000-000000000001", "the only tenant"),
+    Setting("client_id", "10ca1000-0000-4000-8000-000000000002", "the only application (service principal)"),
+    Setting("client_secret", _secret, "the application's secret", generated=True),
+    Setting("subscription_id", "10ca1000-0000-4000-8000-000000000003", "the only subscription"),
+    Setting("resource_group", "rg-azflow", "the only resource group"),
+    Setting("workspace", "ml-azflow", "the Azure Machine Learning workspace"),
+    Setting("location", "local", "the region everything claims to be in"),
+    Setting("storage_account", "azflowlake", "the storage account"),
+    Setting("storage_account_key", _account_key, "the storage account's key (base64)", generated=True),
+    Setting("container", "lake", "the data lake's container; Azure ML's own is `azureml`"),
+    Setting("sql_database", "azflow", "the dedicated SQL pool"),
+    Setting("sql_login", "sqladmin", "the SQL administrator"),
+    Setting("sql_password", _sql_password, "the SQL administrator's password", generated=True),
+    Setting("spark_pool", "sparkpool", "the Spark pool"),
+    Setting("compute_python", _compute_python, "the interpreter that runs jobs, notebooks and scoring",
+            variable="LOCALAZURE_COMPUTE_PYTHON"),
+    Setting("azurite", _azurite, "the command that starts Azurite's blob service", variable="LOCALAZURE_AZURITE"),
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Settings:
+    """One home's settings. `load` is the way to make one."""
+
+    home: Path
+    port_base: int
+    tenant_id: str
+    client_id: str
+    client_secret: str
+    subscription_id: str
+    resource_group: str
+    workspace: str
+    location: str
+    storage_account: str
+    storage_account_key: str
+    container: str
+    sql_database: str
+    sql_login: str
+    sql_password: str
+    spark_pool: str
+    compute_python: Path
+    azurite: list[str]
+
+    @classmethod
+    def load(cls, home: Path | None = None, **overrides: Any) -> Settings:
+        """The settings of `home` (else LOCALAZURE_HOME, else `var/localazure` under the current folder).
+
+        Makes the folder and its `settings.json` at first use. `overrides` are kept in the file. Precedence:
+        overrides, environment variables, the file, defaults.
+        """
+        folder = Path(home or os.environ.get("LOCALAZURE_HOME") or "var/localazure").absolute()
+        known = {row.name for row in SETTINGS}
+        if unknown := sorted(set(overrides) - known):
+            raise ValueError(f"there is no setting {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        kept = _kept(folder)
+        if unknown := sorted(set(kept) - known):
+            raise ValueError(f"{folder / 'settings.json'}: unknown setting {', '.join(unknown)}")
+        if changed := {name: value for name, value in overrides.items() if kept.get(name) != value}:
+            kept |= changed
+            _write_private(folder / "settings.json", kept)
+        values: dict[str, Any] = {}
+        for row in SETTINGS:
+            if row.name in overrides:
+                values[row.name] = overrides[row.name]
+            elif row.variable and os.environ.get(row.variable):
+                values[row.name] = os.environ[row.variable]
+            elif row.name in kept:
+                values[row.name] = kept[row.name]
+            else:
+                values[row.name] = row.default() if callable(row.default) else row.default
+        values["port_base"] = _port(values["port_base"])
+        # Not resolved: a virtual environment's interpreter is a link, and only by that name it finds its packages.
+        values["compute_python"] = Path(values["compute_python"])
+        if isinstance(values["azurite"], str):
+            values["azurite"] = shlex.split(values["azurite"])
+        return cls(home=folder, **values)
+
+    def __repr__(self) -> str:
+        # Secrets must not reach a log or a traceback.
+        shown = ", ".join(
+            f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name in {"home", "port_base", "workspace"}
+        )
+        return f"Settings({shown})"
+
+    # Ports and URLs. Everything listens on the loopback interface only.
+    @property
+    def api_port(self) -> int:
+        return self.port_base
+
+    @property
+    def tds_port(self) -> int:
+        return self.port_base + 1
+
+    @property
+    def blob_port(self) -> int:
+        return self.port_base + 2
+
+    @property
+    def router_port(self) -> int:
+        return self.port_base + 3
+
+    @property
+    def mlflow_port(self) -> int:
+        return self.port_base + 4
+
+    @property
+    def admin_port(self) -> int:
+        return self.port_base + 5
+
+    @property
+    def inference_port_base(self) -> int:
+        """The first port of the inference servers."""
+        return self.port_base + 20
+
+    @property
+    def api_url(self) -> str:
+        return f"https://localhost:{self.api_port}"
+
+    @property
+    def blob_url(self) -> str:
+        """The blob service in path style, with the account: `https://localhost:18402/azflowlake`."""
+        return f"https://localhost:{self.blob_port}/{self.storage_account}"
+
+    @property
+    def router_url(self) -> str:
+        return f"https://localhost:{self.router_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def admin_url(self) -> str:
+        """Caddy's admin interface."""
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    @property
+    def sql_server(self) -> str:
+        return f"localhost,{self.tds_port}"
+
+    @property
+    def workspace_id(self) -> str:
+        """The workspace's ARM id."""
+        return (
+            f"/subscriptions/{self.subscription_id}/resourceGroups/{self.resource_group}"
+            f"/providers/Microsoft.MachineLearningServices/workspaces/{self.workspace}"
+        )
+
+    # Files.
+    @property
+    def tls(self) -> Path:
+        return self.home / "tls"
+
+    @property
+    def ca_certificate(self) -> Path:
+        return self.tls / "ca.pem"
+
+    @property
+    def server_certificate(self) -> Path:
+        return self.tls / "server.pem"
+
+    @property
+    def server_key(self) -> Path:
+        return self.tls / "server-key.pem"
+
+    @property
+    def ca_bundle(self) -> Path:
+        """The public authorities and localazure's own: for REQUESTS_CA_BUNDLE and SSL_CERT_FILE."""
+        return self.tls / "bundle.pem"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def store_file(self) -> Path:
+        return self.home / "store.sqlite"
+
+    @property
+    def compute_source(self) -> Path:
+        """The folder of the modules that run inside jobs and notebooks (on their PYTHONPATH)."""
+        return _EMULATOR / "compute"
+
+    def connection(self) -> dict[str, Any]:
+        """What a client needs to know: the content of connection.json. Holds secrets."""
+        return {
+            "api_url": self.api_url,
+            "tenant_id": self.tenant_id,
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
+            "subscription_id": self.subscription_id,
+            "resource_group": self.resource_group,
+            "workspace": self.workspace,
+            "location": self.location,
+            "storage_account": self.storage_account,
+            "storage_account_url": self.blob_url,
+            "container": self.container,
+            "synapse_endpoint": self.api_url,
+            "sql_server": self.sql_server,
+            "sql_database": self.sql_database,
+            "sql_login": self.sql_login,
+            "sql_password": self.sql_password,
+            "spark_pool": self.spark_pool,
+            "ca_bundle": str(self.ca_bundle),
+            "router_url": self.router_url,
+            "mlflow_url": self.mlflow_url,
+        }
+
+    def write_connection(self) -> Path:
+        """Write `<home>/connection.json` (readable by its owner only)."""
+        path = self.home / "connection.json"
+        _write_private(path, self.connection())
+        return path
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """The content of settings.json, written with fresh secrets if there is none yet."""
+    path = folder / "settings.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        draft = folder / f"settings.json.{os.getpid()}.{secrets.token_hex(4)}"
+        _write_private(draft, {row.name: row.default() for row in SETTINGS if row.generated})
+        # A link fails if the file is there by now: of several processes the first one's secrets win.
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    try:
+        kept = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} isn't JSON ({error}); repair it, or remove the home folder") from None
+    if not isinstance(kept, dict):
+        raise ValueError(f"{path} must hold a JSON object")
+    return kept
+
+
+def _port(value: Any) -> int:
+    try:
+        port = int(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"port_base must be a number, not {value!r}") from None
+    if not 1024 <= port <= 65000:
+        raise ValueError(f"port_base must be between 1024 and 65000, not {port}")
+    return port
+
+
+def _write_private(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON to a file that only its owner may read, all or nothing."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+    draft.replace(path)
