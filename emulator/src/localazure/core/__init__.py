@@ -1,1 +1,1 @@
-"""What every service shares: errors, documents, tokens, routes, long-running operations."""
+"""What every service shares: errors, documents, tokens, operations, certificates."""

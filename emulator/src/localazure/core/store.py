@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 Document = dict[str, Any]
+# Under this name because `Store.list` hides the built-in one inside the class.
+Documents = list[Document]
+Connections = list[sqlite3.Connection]
 
 # A writer waits this long for another one before SQLite answers "database is locked".
 _BUSY_SECONDS = 30.0
@@ -27,7 +30,7 @@ class Store:
         self._path = path
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: Connections = []
         self._closed = False
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = self._connection()
@@ -51,7 +54,7 @@ class Store:
         ).fetchone()
         return None if row is None else _document(row[0])
 
-    def list(self, kind: str, prefix: str = "") -> list[Document]:
+    def list(self, kind: str, prefix: str = "") -> Documents:
         """The documents of a kind whose key begins with `prefix`, in key order (by code point)."""
         # substr compares literally; LIKE would take % and _ in a name for wildcards.
         rows = self._connection().execute(
