@@ -317,14 +317,15 @@ class AzureConnection:
         self.require("subscription_id", "resource_group", "workspace")
         arguments: dict[str, Any] = {}
         if self.cloud:
-            from azure.ai.ml._azure_environments import _environments
-
-            arguments["cloud"] = self.cloud.name
-            # The SDK refuses to hear of a cloud twice in one process.
-            if self.cloud.name not in _environments:
-                arguments["cloud_metadata"] = self._cloud_metadata(self.cloud)
+            arguments = {"cloud": self.cloud.name, "cloud_metadata": self._cloud_metadata(self.cloud)}
         return MLClient(
-            self.credential(), self.subscription_id, self.resource_group, self.workspace, show_progress=False, **arguments
+            self.credential(),
+            self.subscription_id,
+            self.resource_group,
+            self.workspace,
+            show_progress=False,
+            enable_telemetry=False,
+            **arguments,
         )
 
     @staticmethod

@@ -1,0 +1,466 @@
+"""The files a user writes -> frozen values. ``include/models/<model>/model.yml`` says what to prepare, check, train,
+gate, ship, and when.
+
+Pure: no Airflow, no SDK. Unknown keys are errors, and every error names the file and the key (`SpecError`).
+`Night` is the one unit of work: which partition, and what else must be built on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from azflow.errors import ConfigurationError, SpecError
+
+#: The folder of the user's assets: next to ``plugins``.
+INCLUDE = Path(__file__).resolve().parents[2] / "include"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Minutes = Annotated[float, Field(gt=0, le=7 * 24 * 60)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+ParameterValue = str | int | float | bool
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _below_include(folder: str, suffix: str) -> Any:
+    """A validator: a path below include/`folder` that ends in `suffix` and exists."""
+
+    def check(value: str, info: ValidationInfo) -> str:
+        pure = PurePosixPath(value)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise ValueError(f"must be relative to include/{folder}")
+        if suffix and pure.suffix != suffix:
+            raise ValueError(f"must end in {suffix}")
+        root = (info.context or {}).get("include")
+        if root is not None and not (Path(root) / folder / value).exists():
+            raise ValueError(f"include/{folder}/{value} doesn't exist")
+        return value
+
+    return check
+
+
+class Arrival(_Part):
+    """The blob whose presence says that a partition is complete."""
+
+    container: Text | None = None  # None: the connection's lake container
+    blob: Text
+    timeout_minutes: Minutes = 360
+    poke_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
+
+
+class SqlStep(_Part):
+    """A T-SQL file below include/sql, run statement by statement."""
+
+    name: Name
+    sql: Text
+    parameters: Mapping[str, ParameterValue] = {}
+    timeout_minutes: Minutes = 120
+
+    _sql = field_validator("sql")(_below_include("sql", ".sql"))
+
+
+class NotebookStep(_Part):
+    """A notebook below include/spark/notebooks, run on a Synapse Spark pool."""
+
+    name: Name
+    notebook: Text
+    spark_pool: Text | None = None  # None: the connection's
+    parameters: Mapping[str, ParameterValue] = {}
+    timeout_minutes: Minutes = 120
+
+    _notebook = field_validator("notebook")(_below_include("spark/notebooks", ".ipynb"))
+
+
+def _step_kind(value: object) -> str:
+    keys = value if isinstance(value, Mapping) else vars(value)
+    return "notebook" if "notebook" in keys and "sql" not in keys else "sql"
+
+
+Step = Annotated[
+    Annotated[SqlStep, Tag("sql")] | Annotated[NotebookStep, Tag("notebook")],
+    Discriminator(_step_kind),
+]
+
+
+class Suite(_Part):
+    """A Great Expectations suite below include/expectations, pushed down to one table."""
+
+    suite: Text
+    table: Annotated[str, StringConstraints(pattern=r"^\w+\.\w+$")]
+
+    _suite = field_validator("suite")(_below_include("expectations", ".json"))
+
+    @property
+    def name(self) -> str:
+        """The suite's file name without its ending; the task's id."""
+        return PurePosixPath(self.suite).stem
+
+
+class Data(_Part):
+    """Lake folders of the exported sets, relative to the container; templates."""
+
+    train: Text
+    holdout: Text
+    type: Literal["uri_folder", "mltable"] = "mltable"
+
+
+class Job(_Part):
+    """An Azure ML job from its own YAML below include/ml, with the inputs and outputs this model gives it.
+
+    A value ``azureml:<name>@night`` or any other text is a template.
+    """
+
+    job: Text
+    inputs: Mapping[str, Text] = {}
+    outputs: Mapping[str, Text] = {}
+    timeout_minutes: Minutes = 360
+
+    _job = field_validator("job")(_below_include("ml", ".yml"))
+
+
+class Gate(_Part):
+    """When a challenger may replace the champion, judged on the same hold-out rows.
+
+    :ivar metric: name in verdict.json.
+    :ivar max_loss: how much worse than the champion it may be.
+    :ivar floor: the least it must reach, champion or not.
+    :ivar min_rows: the least hold-out rows for a verdict.
+    """
+
+    metric: Text = "roc_auc"
+    max_loss: Annotated[float, Field(ge=0)] = 0.01
+    floor: float
+    min_rows: Annotated[int, Field(ge=1)] = 1000
+
+
+class Evaluate(Job):
+    """The job that scores champion and challenger on the hold-out, and the gate that reads its verdict."""
+
+    verdict: Text
+    gate: Gate
+
+
+class Person(_Part):
+    """A person answers in Airflow's UI, with the verdict before their eyes."""
+
+    timeout_minutes: Minutes = 720
+    on_timeout: Literal["reject", "approve"] = "reject"
+    assigned: tuple[Text, ...] = ()
+
+    @field_validator("assigned", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Approve(_Part):
+    """``approve: {person: {...}}``."""
+
+    person: Person
+
+
+class Register(_Part):
+    """The registered model."""
+
+    model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$")]
+    type: Literal["mlflow_model", "custom_model"] = "mlflow_model"
+
+
+def _stages(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_stages(stages: tuple[int, ...]) -> tuple[int, ...]:
+    """Percentages of traffic, growing, the last 100. Returns them; raises ValueError."""
+    if not stages:
+        raise ValueError("needs at least one stage")
+    if any(stage <= 0 or stage > 100 for stage in stages):  # noqa: PLR2004 - percent
+        raise ValueError("each stage must be between 1 and 100")
+    if list(stages) != sorted(set(stages)):
+        raise ValueError("stages must grow")
+    if stages[-1] != 100:  # noqa: PLR2004 - percent
+        raise ValueError("the last stage must be 100")
+    return stages
+
+
+class Deploy(_Part):
+    """The endpoint (a folder below include/ml/endpoints) and the canary's rules, judged per stage."""
+
+    endpoint: Text
+    stages: tuple[int, ...] = (10, 50, 100)
+    window_seconds: Annotated[float, Field(ge=1, le=24 * 3600)] = 300
+    max_error_rate: Probability = 0.01
+    max_p95_ms: Annotated[float, Field(gt=0)] = 1000
+    min_agreement: Probability = 0.0
+    sample_path: Text
+    sample_rows: Annotated[int, Field(ge=1, le=100_000)] = 200
+
+    _endpoint = field_validator("endpoint")(_below_include("ml/endpoints", ""))
+    _as_tuple = field_validator("stages", mode="before")(_stages)
+    _check = field_validator("stages")(check_stages)
+
+
+class WriteBack(Job):
+    """The job that scores the partition, and the T-SQL that replaces the partition in the predictions table."""
+
+    sql: Text
+    parameters: Mapping[str, ParameterValue] = {}
+
+    _sql = field_validator("sql")(_below_include("sql", ".sql"))
+
+
+class Window(_Part):
+    """How many days before and including the partition are trained on and held out."""
+
+    train_days: Annotated[int, Field(ge=1)]
+    holdout_days: Annotated[int, Field(ge=1)]
+
+
+class ModelSpec(_Part):
+    """One model: ``include/models/<folder>/model.yml``."""
+
+    name: Name
+    description: Text
+    owner: Text = "azflow"
+    connection: Text = "azure_default"
+    schedule: Text
+    timezone: Text = "UTC"
+    window: Window
+    arrival: Arrival
+    prepare: tuple[Step, ...] = Field(min_length=1)
+    quality: tuple[Suite, ...] = ()
+    data: Data
+    train: Job
+    evaluate: Evaluate
+    approve: Literal["automatic"] | Approve = "automatic"
+    register_as: Register = Field(alias="register")
+    deploy: Deploy
+    write_back: WriteBack
+
+    @field_validator("prepare", "quality", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(f"no such time zone: {value}") from None
+        return value
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, value: str) -> str:
+        if len(value.split()) != 5:  # noqa: PLR2004 - cron
+            raise ValueError("must be a cron expression of five fields, e.g. '0 2 * * *'")
+        return value
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        for field, names in (
+            ("prepare", [step.name for step in self.prepare]),
+            ("quality", [suite.name for suite in self.quality]),
+        ):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{field}: the name {twice[0]} is used twice")
+        return self
+
+    @classmethod
+    def load(cls, path: Path, include: Path | None = None) -> ModelSpec:
+        """The spec in `path`.
+
+        :param include: the project's include folder; files the spec names must exist there. Default: the folder
+            three levels up (include/models/<model>/model.yml).
+        :raises SpecError: it can't be read, isn't YAML, or a key is wrong; names file and key.
+        """
+        include = include or path.resolve().parents[2]
+        shown = _shown(path, include)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as problem:
+            raise SpecError(shown, "", f"can't be read: {problem.strerror}") from None
+        try:
+            content = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError as problem:
+            mark = getattr(problem, "problem_mark", None)
+            place = f"line {mark.line + 1}" if mark else ""
+            raise SpecError(shown, place, f"is no YAML: {getattr(problem, 'problem', None) or problem}") from None
+        if not isinstance(content, dict):
+            raise SpecError(shown, "", "must be a mapping of keys")
+        try:
+            spec = cls.model_validate(content, context={"include": include})
+        except ValidationError as problem:
+            raise _spec_error(shown, problem) from None
+        if spec.name != path.parent.name:
+            raise SpecError(shown, "name", f"must be the folder's name, {path.parent.name!r}, not {spec.name!r}")
+        return spec
+
+
+def find_specs(include: Path = INCLUDE) -> list[Path]:
+    """Every model.yml below `include`, in order of the models' names."""
+    return sorted(include.glob("models/*/model.yml"))
+
+
+class _SafeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's safe loader, in C where there is one, that refuses a key given twice (YAML 1.2, 3.2.1.1)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the base class, but a duplicate key is an error instead of silently the last one."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
+
+
+_Loader = _SafeLoader
+
+
+def _shown(path: Path, include: Path) -> str:
+    try:
+        return path.resolve().relative_to(include.resolve().parent).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def _spec_error(shown: str, problem: ValidationError) -> SpecError:
+    """The first error as the message; the others are counted and named after it."""
+    errors = problem.errors(include_url=False, include_context=False, include_input=False)
+    first, rest = errors[0], errors[1:]
+    message = _message(first)
+    if rest:
+        message += "".join(f"; {_key(error)}: {_message(error)}" for error in rest)
+    return SpecError(shown, _key(first), message)
+
+
+def _key(error: Mapping[str, Any]) -> str:
+    # Union tags (sql, notebook, Approve) stand in pydantic's location but not in the file.
+    parts = [str(part) for part in error["loc"] if str(part) not in ("sql_step", "Approve", "literal['automatic']")]
+    cleaned = [
+        part
+        for index, part in enumerate(parts)
+        if not (part in ("sql", "notebook") and index >= 1 and parts[0] == "prepare" and index == 2)  # noqa: PLR2004
+    ]
+    return ".".join(cleaned)
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    text = str(error["msg"]).removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
+
+
+@dataclass(frozen=True)
+class Night:
+    """One nightly run's unit of work. Templates see it as ``night``.
+
+    :param partition: the day whose data arrived; the last day of the hold-out and the day that is scored.
+    :param backfill_from: also build the partitions from this day on; None: only `partition`.
+    :param key: short and unique per (dag, run); names the run's own folders in the lake.
+    :param dag_id: Airflow's.
+    :param run_id: Airflow's.
+    """
+
+    partition: date
+    backfill_from: date | None
+    key: str
+    dag_id: str
+    run_id: str
+
+    def __post_init__(self) -> None:
+        if self.backfill_from is not None and self.backfill_from > self.partition:
+            raise ConfigurationError(
+                f"backfill_from {self.backfill_from} lies after the partition {self.partition}; it must not."
+            )
+
+    @classmethod
+    def of(cls, dag_id: str, run_id: str, partition: date, backfill_from: date | None = None) -> Night:
+        """A night with its key: the same for every try and every task of one run."""
+        key = hashlib.sha256(f"{dag_id}\0{run_id}".encode()).hexdigest()[:10]
+        return cls(partition, backfill_from, key, dag_id, run_id)
+
+    @classmethod
+    def from_context(cls, context: Mapping[str, Any]) -> Night:
+        """The night of a task's run: the form's ``partition``, else the run's partition key, else the day before the
+        run.
+
+        :param context: Airflow's template context.
+        :raises ConfigurationError: the partition is no date.
+        """
+        params = context.get("params") or {}
+        run = context["dag_run"]
+        partition = _day(params.get("partition"), "params.partition") or _day(
+            context.get("partition_key") or getattr(run, "partition_key", None), "partition_key"
+        )
+        if partition is None:
+            instant = getattr(run, "logical_date", None) or getattr(run, "run_after", None)
+            if not isinstance(instant, datetime):
+                raise ConfigurationError("The run has neither a partition nor a date; start it with a partition.")
+            partition = instant.astimezone(UTC).date() - timedelta(days=1)
+        return cls.of(run.dag_id, run.run_id, partition, _day(params.get("backfill_from"), "params.backfill_from"))
+
+    @property
+    def first_day(self) -> str:
+        """The first day to build, ISO."""
+        return (self.backfill_from or self.partition).isoformat()
+
+    @property
+    def days(self) -> list[str]:
+        """Every day to build, ISO, oldest first; the last is `partition`."""
+        start = self.backfill_from or self.partition
+        return [(start + timedelta(days=index)).isoformat() for index in range((self.partition - start).days + 1)]
+
+    @property
+    def months(self) -> list[str]:
+        """The first day of every month that `days` touches, ISO, oldest first."""
+        return sorted({f"{day[:7]}-01" for day in self.days})
+
+    def window(self, train_days: int, holdout_days: int) -> tuple[str, str, str, str]:
+        """``(train_from, train_to, holdout_from, holdout_to)``, ISO, all inclusive.
+
+        The hold-out are the last `holdout_days` up to `partition`; the training days end the day before.
+        """
+        holdout_from = self.partition - timedelta(days=holdout_days - 1)
+        train_to = holdout_from - timedelta(days=1)
+        train_from = train_to - timedelta(days=train_days - 1)
+        return train_from.isoformat(), train_to.isoformat(), holdout_from.isoformat(), self.partition.isoformat()
+
+
+def _day(value: object, where: str) -> date | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, datetime):
+        return value.date()
+    if isinstance(value, date):
+        return value
+    try:
+        return date.fromisoformat(str(value)[:10])
+    except ValueError:
+        raise ConfigurationError(f"{where} is {value!r}; it must be a date like 2013-03-08.") from None
