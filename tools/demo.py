@@ -1,0 +1,224 @@
+"""`bin/demo` and `bin/up`: one night (or an open workbench) of azflow on this machine, on real data, without an account."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import local_azure
+from airflow_components import USER, AirflowApi, AirflowComponents, AirflowHome
+from environments import AIRFLOW, ROOT, SetUpError, prepare
+
+DAG = "nightly_retraining_flight_delay"
+FIRST_DAY, FIRST_PARTITION, LAST_PARTITION = datetime.date(2013, 1, 1), datetime.date(2013, 3, 8), datetime.date(2013, 12, 31)
+PROGRESS = ROOT / "var" / "demo.json"
+REPORTS = ROOT / "var" / "reports"
+FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
+MARKS = {"success": "ok", "failed": "FAILED", "skipped": "skipped", "upstream_failed": "not run", "running": "running", "deferred": "waiting"}
+
+
+class Stopwatch:
+    """Prints each line with the time since the start."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def say(self, words: str) -> None:
+        elapsed = time.monotonic() - self._started
+        print(f"[{int(elapsed) // 60:2d}:{int(elapsed) % 60:02d}] {words}", flush=True)
+
+
+def start_everything(clock: Stopwatch, airflow_port: int) -> tuple[AirflowHome, AirflowComponents]:
+    """Environments, localazure and Airflow, side by side where they don't wait for each other."""
+    clock.say("environments: Airflow, localazure, compute (the first time they are installed; minutes, not seconds)")
+    prepare(say=clock.say)
+    clock.say("starting localazure (Entra, Azure ML, Synapse SQL and Spark, storage, AKS router) ...")
+    local_azure.command("up", quiet=True)
+    local = local_azure.connection()
+    home = AirflowHome(ROOT / "var" / "airflow", airflow_port, local_azure.airflow_connection(local), Path(local["ca_bundle"]))
+    components = AirflowComponents(home)
+    clock.say(f"localazure is up at {local['api_url']}; starting Airflow (API server, scheduler, DAG processor, triggerer) ...")
+    if not components.running():
+        components.migrate()
+    components.start()
+    components.wait_until_healthy()
+    clock.say(f"Airflow is healthy at {home.url}")
+    return home, components
+
+
+def stop_everything(clock: Stopwatch, components: AirflowComponents | None) -> None:
+    clock.say("stopping Airflow and localazure")
+    if components is not None:
+        components.stop()
+    local_azure.command("down", quiet=True)
+
+
+def land(days: tuple[datetime.date, datetime.date]) -> str:
+    """Runs the source simulator in Airflow's environment; answers its summary."""
+    done = subprocess.run(
+        [str(AIRFLOW.python), str(ROOT / "tools" / "source_simulator.py"), "--from", days[0].isoformat(), "--to", days[1].isoformat(),
+         "--connection", str(local_azure.HOME / "connection.json")],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )
+    if done.returncode:
+        raise SetUpError(f"landing the data failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+
+def next_partition() -> datetime.date:
+    if not PROGRESS.exists():
+        return FIRST_PARTITION
+    return datetime.date.fromisoformat(json.loads(PROGRESS.read_text())["partition"]) + datetime.timedelta(days=1)
+
+
+def watch(api: AirflowApi, run_id: str, clock: Stopwatch) -> str:
+    """Follows the run to its end, a line a task as it changes; answers the run's state."""
+    shown: dict[str, str] = {}
+    while True:
+        state = api.run_state(DAG, run_id)
+        for task in sorted(api.task_instances(DAG, run_id), key=lambda one: one["start_date"] or "~"):
+            name, now = task["task_id"], task["state"] or "none"
+            if shown.get(name) == now or now not in MARKS:
+                continue
+            if now != "running" or name not in shown:
+                seconds = f"{task['duration']:6.1f} s" if now in FINISHED and task["duration"] else " " * 8
+                clock.say(f"  {MARKS[now]:8} {seconds}  {name}")
+            shown[name] = now
+        if state in ("success", "failed"):
+            return state
+        time.sleep(0.7)
+
+
+def table(rows: Iterable[Sequence[str]], heading: Sequence[str]) -> str:
+    """Left-aligned columns under a heading."""
+    lines = [tuple(heading), *(tuple(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+
+
+def stages(tasks: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """(stage, seconds, outcome), a stage being a task group; seconds from its first start to its last end."""
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for task in sorted(tasks, key=lambda one: one["start_date"] or "~"):
+        grouped.setdefault(task["task_id"].split(".")[0], []).append(task)
+    rows = []
+    for stage, members in grouped.items():
+        started = [_instant(one["start_date"]) for one in members if one["start_date"]]
+        ended = [_instant(one["end_date"]) for one in members if one["end_date"]]
+        seconds = f"{(max(ended) - min(started)).total_seconds():.1f}" if started and ended else ""
+        states = {one["state"] for one in members}
+        worst = next((state for state in ("failed", "upstream_failed", "success", "skipped") if state in states), "none")
+        rows.append((stage, seconds, MARKS.get(worst, worst)))
+    return rows
+
+
+def _instant(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def failures(api: AirflowApi, run_id: str, tasks: list[dict[str, Any]]) -> str:
+    """The last log lines of each failed task."""
+    parts = []
+    for task in tasks:
+        if task["state"] == "failed":
+            lines = [line for line in api.log(DAG, run_id, task["task_id"], task["try_number"]) if line][-12:]
+            parts.append(f"{task['task_id']} failed:\n" + "\n".join("    " + line for line in lines))
+    return "\n\n".join(parts)
+
+
+def one_night(arguments: argparse.Namespace, clock: Stopwatch, home: AirflowHome) -> bool:
+    """Lands the data, runs the DAG by hand for one partition, shows the outcome; answers whether it ended green."""
+    partition = arguments.partition or next_partition()
+    first = not PROGRESS.exists()
+    if partition > LAST_PARTITION:
+        raise SetUpError(f"the data ends on {LAST_PARTITION}; `bin/demo --reset` begins again")
+    clock.say(f"landing flights, weather, planes and airports up to {partition} in the lake")
+    clock.say("  " + land((FIRST_DAY if first else partition, partition)))
+    api = AirflowApi(home)
+    api.wait_for_dag(DAG)
+    conf: dict[str, Any] = {"partition": partition.isoformat()}
+    if first:
+        conf["backfill_from"] = FIRST_DAY.isoformat()
+    run_id = api.trigger(DAG, conf)
+    clock.say(f"run {run_id} of {DAG}, partition {partition}: {home.url}/dags/{DAG}/runs/{run_id}")
+    state = watch(api, run_id, clock)
+    tasks = api.task_instances(DAG, run_id)
+    print()
+    print(table(stages(tasks), ("stage", "seconds", "outcome")))
+    if state != "success":
+        print("\n" + failures(api, run_id, tasks), file=sys.stderr)
+        return False
+    PROGRESS.write_text(json.dumps({"partition": partition.isoformat(), "run_id": run_id}))
+    print("\n" + outcome(api, run_id, partition))
+    return True
+
+
+def outcome(api: AirflowApi, run_id: str, partition: datetime.date) -> str:
+    """Champion and challenger, traffic, rows and addresses, as the run's report has them."""
+    report = api.xcom(DAG, run_id, "report") or {}
+    if isinstance(report, str):
+        report = json.loads(report)
+    lines = [str(line) for line in report.get("summary", [])]
+    if "html" in report:
+        REPORTS.mkdir(parents=True, exist_ok=True)
+    local = local_azure.connection()
+    lines += [
+        f"report      {report.get('url', 'none')}",
+        f"Airflow     {api._home.url}  (user {USER}, password {api._home.password})",
+        f"MLflow      {local['mlflow_url']}",
+        f"SQL pool    {local['sql_server']} database {local['sql_database']} (connection: var/localazure/connection.json)",
+    ]
+    return "\n".join(lines)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bin/demo", description="Retrains a real model through every stage, on this machine, for one night.")
+    parser.add_argument("--keep", action="store_true", help="leave localazure and Airflow running afterwards")
+    parser.add_argument("--partition", type=datetime.date.fromisoformat, help="the day to run (default: the next one, from 2013-03-08)")
+    parser.add_argument("--reset", action="store_true", help="forget every earlier night first")
+    parser.add_argument("--airflow-port", type=int, default=8080)
+    parser.add_argument("--up", action="store_true", help="start everything, run nothing, keep it running (bin/up)")
+    parser.add_argument("--down", action="store_true", help="end what --keep or bin/up left running (bin/down)")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments, clock = parse(sys.argv[1:]), Stopwatch()
+    components: AirflowComponents | None = None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        if arguments.down or arguments.reset:
+            stopped = AirflowComponents(AirflowHome(ROOT / "var" / "airflow", arguments.airflow_port, {}, Path()))
+            stop_everything(clock, stopped)
+            if arguments.down:
+                return 0
+            local_azure.command("reset", quiet=True)
+            shutil.rmtree(ROOT / "var" / "airflow", ignore_errors=True)
+            PROGRESS.unlink(missing_ok=True)
+        home, components = start_everything(clock, arguments.airflow_port)
+        if arguments.up:
+            print(f"\nAirflow  {home.url}  (user {USER}, password {home.password})\nEnd it with bin/down.")
+            return 0
+        green = one_night(arguments, clock, home)
+        clock.say("the night ended green" if green else "the night failed")
+        return 0 if green else 1
+    except SetUpError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if not (arguments.keep or arguments.up or arguments.down):
+            stop_everything(clock, components)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
