@@ -1,1 +1,1 @@
-"""Running other programs: processes and their groups."""
+"""What makes a job run: environments, inputs and outputs, and one runner a job type."""

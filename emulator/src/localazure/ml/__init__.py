@@ -1,0 +1,1 @@
+"""Azure Machine Learning: the ARM provider Microsoft.MachineLearningServices, run history, discovery and the dataplane look-ups."""
