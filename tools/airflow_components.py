@@ -115,7 +115,7 @@ class AirflowComponents:
 
     def migrate(self) -> None:
         """Creates or upgrades the metadata database."""
-        command = [str(AIRFLOW.folder / "bin" / "airflow"), "db", "migrate"]
+        command = [str(AIRFLOW.python), "-m", "airflow", "db", "migrate"]
         done = subprocess.run(command, env=self.home.environment(), cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SetUpError("`airflow db migrate` failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-20:]))
@@ -126,7 +126,7 @@ class AirflowComponents:
         for name, arguments in COMPONENTS.items():
             if name in pids:
                 continue
-            command = [str(AIRFLOW.folder / "bin" / "airflow"), *arguments]
+            command = [str(AIRFLOW.python), "-m", "airflow", *arguments]
             if name == "api-server":
                 command += ["--port", str(self.home.port)]
             self.log(name).parent.mkdir(parents=True, exist_ok=True)
@@ -160,9 +160,10 @@ class AirflowComponents:
     def stop(self) -> None:
         """Ends the components and everything they started; returns when they are gone."""
         pids = self.running()
-        for sent, patience in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 5.0)):
+        # SIGTERM first makes the triggerer wait half a minute for a child that is gone already.
+        for sent, patience in ((signal.SIGINT, 8.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
             for pid in pids.values():
-                _signal_group(pid, sent)
+                _signal_group(pid, sent, leader_only=sent is signal.SIGINT)
             deadline = time.monotonic() + patience
             while time.monotonic() < deadline and any(_group_alive(pid) for pid in pids.values()):
                 for pid in pids.values():
@@ -189,9 +190,9 @@ def _reap(pid: int) -> None:
         pass
 
 
-def _signal_group(pid: int, number: signal.Signals) -> None:
+def _signal_group(pid: int, number: signal.Signals, *, leader_only: bool) -> None:
     try:
-        os.killpg(pid, number)
+        (os.kill if leader_only else os.killpg)(pid, number)
     except (ProcessLookupError, PermissionError):
         pass
 
