@@ -13,6 +13,7 @@
      |    +-- RemoteRunFailed    it ended without success (cause, last log lines)                         depends
      |    +-- RemoteRunTimedOut  it passed its deadline and was cancelled                                 no
      |    +-- UnknownRunState    the service says a word we don't know                                    yes
+     |    +-- RunExists          a run of that name exists already; the loop attaches to it                  yes
      |    +-- RunAbandoned       this worker is asked to stop; the remote run goes on                     yes
      +-- QualityFailed           a blocking expectation failed (column, rule, examples)                   no
      +-- RolloutFailed           a stage failed and the previous traffic was restored                     no
@@ -201,6 +202,13 @@ class UnknownRunState(RemoteRunError):
             retry_helps=True,
         )
         self.word = word
+
+
+class RunExists(RemoteRunError):
+    """A run of that name exists: somebody was faster. `RemoteRuns.submit` raises it and the loop attaches."""
+
+    def __init__(self, name: str, *, service: str) -> None:
+        super().__init__("exists already", service=service, id=name, url="", retry_helps=True)
 
 
 class RunAbandoned(RemoteRunError):

@@ -32,11 +32,19 @@ _TOKEN = re.compile(
 _GO = re.compile(r"[ \t]*GO(?:[ \t]+(\d+))?[ \t]*;?[ \t]*(?:--[^\n]*)?\r?$", re.IGNORECASE)
 
 _STARTERS = frozenset(
-    "ALTER BEGIN BREAK COMMIT CONTINUE COPY CREATE DBCC DECLARE DELETE DENY DROP ELSE END EXEC EXECUTE EXPLAIN GOTO GRANT IF"
-    " INSERT KILL MERGE PRINT RAISERROR RENAME RETURN REVOKE ROLLBACK SAVE SELECT SET THROW TRUNCATE UPDATE USE WAITFOR WHILE".split()
+    re.findall(
+        r"\w+",
+        """ALTER BEGIN BREAK COMMIT CONTINUE COPY CREATE DBCC DECLARE DELETE DENY DROP ELSE END EXEC EXECUTE EXPLAIN
+        GOTO GRANT IF INSERT KILL MERGE PRINT RAISERROR RENAME RETURN REVOKE ROLLBACK SAVE SELECT SET THROW TRUNCATE
+        UPDATE USE WAITFOR WHILE""",
+    )
 )
 _DROPPABLE = frozenset(
-    "DATABASE EXTERNAL FUNCTION INDEX LOGIN MATERIALIZED PROC PROCEDURE ROLE SCHEMA STATISTICS SYNONYM TABLE USER VIEW WORKLOAD".split()
+    re.findall(
+        r"\w+",
+        """DATABASE EXTERNAL FUNCTION INDEX LOGIN MATERIALIZED PROC PROCEDURE ROLE SCHEMA STATISTICS SYNONYM TABLE
+        USER VIEW WORKLOAD""",
+    )
 )
 _CONTINUE_SELECT = frozenset({"UNION", "ALL", "EXCEPT", "INTERSECT", "AS", "EXPLAIN"})
 _BLOCK_WORDS = frozenset({"BEGIN", "END", "ELSE"})
@@ -50,6 +58,7 @@ class TsqlTextError(ValueError):
 
     def __init__(self, message: str, line: int) -> None:
         super().__init__(f"line {line}: {message}")
+        self.problem = message
         self.line = line
 
 
@@ -90,8 +99,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement of a batch. `kind` is lower case: select, insert, update, delete, merge, ctas, cetas, create_table, create_view,
-    create_procedure, copy, exec, declare, set, if, while, begin, end, else, transaction, ... or the first word."""
+    """One statement of a batch.
+
+    `kind` is lower case: select, insert, update, delete, merge, ctas, cetas, create_table, create_view,
+    create_procedure, copy, exec, declare, set, if, while, begin, end, else, transaction, ... or the first word.
+    """
 
     kind: str
     tokens: tuple[Token, ...]
@@ -215,7 +227,7 @@ def statements(text: str) -> tuple[Statement, ...]:
 def label_statements(text: str, label: str) -> str:
     """The batch with OPTION (LABEL = 'label') on each statement that takes one; a label already there stays.
 
-    Labelled are CTAS, INSERT..SELECT, SELECT, UPDATE, DELETE and COPY; no line is added, so that line numbers stay true.
+    Labelled are CTAS, INSERT..SELECT, SELECT, UPDATE, DELETE and COPY. No line is added: line numbers stay true.
     https://learn.microsoft.com/en-us/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-develop-label
     """
     literal = "'" + label[:LABEL_LIMIT].replace("'", "''") + "'"
@@ -236,8 +248,8 @@ def label_statements(text: str, label: str) -> str:
 def bind(text: str, parameters: Mapping[str, object]) -> tuple[str, tuple[object, ...]]:
     """The batch with each `@name` of `parameters` as the driver's `?` and the values in that order.
 
-    A variable that the batch declares itself is left alone. Comments are blanked when something is bound: a driver would
-    count their question marks. Raises KeyError(name) for an `@name` neither declared nor given.
+    A variable that the batch declares itself is left alone. Comments are blanked when something is bound: a driver
+    would count their question marks. Raises KeyError(name) for an `@name` neither declared nor given.
     """
     given = {name.lstrip("@").lower(): value for name, value in parameters.items()}
     declared = declared_variables(text)
@@ -307,7 +319,7 @@ def object_name(tokens: Sequence[Token], start: int) -> tuple[str, int]:
     return ".".join(parts), index
 
 
-# ---- scanning ----------------------------------------------------------------------------------------------------------------
+# scanning
 
 
 def _scan(text: str) -> Iterator[Token | tuple[int, int]]:
@@ -368,7 +380,7 @@ def _mask(text: str) -> str:
     return "".join(pieces)
 
 
-# ---- statements --------------------------------------------------------------------------------------------------------------
+# statements
 
 
 def _is_transaction(tokens: Sequence[Token], index: int) -> bool:
@@ -376,7 +388,7 @@ def _is_transaction(tokens: Sequence[Token], index: int) -> bool:
     return tokens[index].upper == "BEGIN" and following in ("TRAN", "TRANSACTION", "DISTRIBUTED")
 
 
-def _continues(current: list[Token], word: str, following: str) -> bool:  # noqa: PLR0911
+def _continues(current: list[Token], word: str, following: str) -> bool:
     """Whether the starter `word` belongs to the statement read so far."""
     first, last = current[0].upper, current[-1].upper
     flat = {token.upper for token in current if token.depth == 0}
@@ -408,7 +420,7 @@ def _continues(current: list[Token], word: str, following: str) -> bool:  # noqa
     return word in ("EXECUTE", "EXEC") and last == "WITH"
 
 
-def _kind(tokens: Sequence[Token]) -> str:  # noqa: PLR0911, PLR0912
+def _kind(tokens: Sequence[Token]) -> str:
     words = [token.upper for token in tokens]
     first = words[0]
     second = words[1] if len(words) > 1 else ""
@@ -449,7 +461,7 @@ def _takes_label(statement: Statement) -> bool:
 
 
 def _is_named_argument(text: str, token: Token) -> bool:
-    """`EXEC p @name = 1`: the name belongs to the procedure. Seen from the statement: EXEC, and an equals sign behind the name."""
+    """`EXEC p @name = 1`: the name belongs to the procedure, seen by the equals sign behind it."""
     for statement in statements(text):
         if statement.kind in ("exec", "insert") and statement.start <= token.start < statement.end:
             index = statement.tokens.index(token)
