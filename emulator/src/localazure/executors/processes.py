@@ -37,7 +37,7 @@ class Process:
 
     def terminate(self, grace: float = 5) -> None:
         """End the whole group: SIGTERM, and SIGKILL for what is left after `grace` seconds. Blocks until then."""
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         end = time.monotonic() + grace
         while self._alive() and time.monotonic() < end:
             time.sleep(_POLL_SECONDS / 2)
@@ -45,7 +45,7 @@ class Process:
 
     async def aterminate(self, grace: float = 5) -> None:
         """`terminate`, without holding up the event loop."""
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         end = time.monotonic() + grace
         while self._alive() and time.monotonic() < end:
             await asyncio.sleep(_POLL_SECONDS / 2)
@@ -53,7 +53,7 @@ class Process:
 
     def kill(self) -> None:
         """End the whole group at once."""
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(5)
 
@@ -66,7 +66,8 @@ class Process:
             return False
         return True
 
-    def _signal(self, number: int) -> None:
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole group; nothing happens if it is gone."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 

@@ -1,0 +1,104 @@
+"""The command line: `localazure up`, `down`, `reset`, `status`, `connection`, `coverage`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from localazure import stack, supervisor
+from localazure.settings import SETTINGS, Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.command == "coverage":
+        # Built in a home of its own: what is printed depends on the code alone.
+        with tempfile.TemporaryDirectory() as folder:
+            print(stack.coverage(stack.compose(Settings.load(Path(folder)))))
+        return 0
+    if options.command == "settings":
+        _table(("setting", "meaning", "variable"), [(row.name, row.help, row.variable or "") for row in SETTINGS])
+        return 0
+    overrides = {} if options.port_base is None else {"port_base": options.port_base}
+    try:
+        settings = Settings.load(options.home, **overrides)
+        return _run(options, settings)
+    except (supervisor.StackError, ValueError, TimeoutError) as error:
+        print(f"localazure: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> int:
+    if options.command == "up":
+        supervisor.up(settings, options.timeout)
+        _table(("what", "address"), _addresses(settings))
+    elif options.command == "down":
+        print("localazure is down" if supervisor.down(settings) else "localazure wasn't up")
+    elif options.command == "reset":
+        supervisor.reset(settings, force=options.force)
+        print(f"{settings.home} is empty")
+    elif options.command == "status":
+        rows = supervisor.status(settings)
+        _table(
+            ("process", "pid", "port", "state", "memory"),
+            [(r.name, str(r.pid or "-"), str(r.port), r.state, f"{r.memory / 2**20:.0f} MB") for r in rows],
+        )
+        return 0 if all(row.healthy for row in rows) else 3
+    elif options.command == "connection":
+        if options.json:
+            # Holds secrets: asked for by name, it may go to a terminal or a pipe.
+            print(json.dumps(settings.connection(), indent=2))
+        else:
+            print(settings.write_connection())
+    elif options.command == "api":
+        stack.serve(settings)
+    elif options.command == "supervise":
+        supervisor.supervise(settings)
+    return 0
+
+
+def _addresses(settings: Settings) -> list[tuple[str, str]]:
+    return [
+        ("Entra, Resource Manager, Azure ML, Synapse", settings.api_url),
+        ("Synapse SQL (TDS)", f"{settings.sql_server}, database {settings.sql_database}"),
+        ("Blob storage", settings.blob_url),
+        ("Scoring", settings.router_url),
+        ("MLflow (starting)", settings.mlflow_url),
+        ("Certificates to trust", str(settings.ca_bundle)),
+        ("Connection", str(settings.home / "connection.json")),
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="localazure", description="A private Azure on one machine.")
+    parser.add_argument("--home", type=Path, help="the folder that holds everything (default: var/localazure)")
+    parser.add_argument("--port-base", type=int, help="the first port; kept in the home's settings.json")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="start everything, and wait until it is healthy")
+    up.add_argument("--timeout", type=float, default=180, help="seconds to wait (default: 180)")
+    commands.add_parser("down", help="end everything, jobs included; what is stored stays")
+    reset = commands.add_parser("reset", help="empty the home; settings, keys and certificates stay")
+    reset.add_argument("--force", action="store_true", help="end what is running first")
+    commands.add_parser("status", help="the processes; exit code 3 unless all are healthy")
+    connection = commands.add_parser("connection", help="the file that tells clients where and who (holds secrets)")
+    connection.add_argument("--json", action="store_true", help="print its content instead of its path")
+    commands.add_parser("coverage", help="every operation that is implemented, as a Markdown table")
+    commands.add_parser("settings", help="the rows of settings.json")
+    commands.add_parser("api", help="(internal) the API process")
+    commands.add_parser("supervise", help="(internal) the supervisor")
+    return parser
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,449 @@
+"""The processes of a home: one detached supervisor, and its children in process groups of their own.
+
+The supervisor restarts nothing: a child that ends is written down (`pids.json`), logged, and shown by `status`. That it runs
+is known by a lock it holds on `<home>/supervisor.lock`, not by a process id that may belong to somebody else by now. On
+Linux it adopts orphans (PR_SET_CHILD_SUBREAPER), so that even the jobs of an API that crashed end with `down`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from localazure.core import certificates
+from localazure.executors import processes
+from localazure.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.25
+_API_GRACE_SECONDS = 30.0
+_GRACE_SECONDS = 10.0
+_DOWN_SECONDS = _API_GRACE_SECONDS + 2 * _GRACE_SECONDS
+_LOG_LINES = 15
+_LOG_KEPT_BYTES = 10 * 1024 * 1024
+_PR_SET_CHILD_SUBREAPER = 36
+
+# What `reset` empties. Settings, certificates and keys stay: clients that know the home keep working.
+_STATE = (
+    "store.sqlite", "store.sqlite-shm", "store.sqlite-wal", "azurite", "sql", "mlflow", "jobs", "cache", "deployments",
+    "notebooks", "router", "logs", "pids.json", "connection.json",
+)  # fmt: skip
+
+
+class StackError(Exception):
+    """The processes can't be brought to where they should be; the message says what and where."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A child: how it starts, where it listens, and whether `up` waits for it."""
+
+    name: str
+    command: Callable[[], list[str]]
+    port: int
+    address: str
+    healthy: Callable[[], bool]
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    awaited: bool = True
+
+
+def programs(settings: Settings) -> list[Program]:
+    """Every child of the supervisor."""
+    home = settings.home
+    python = [sys.executable, "-m"]
+    listed = [
+        Program(
+            "azurite",
+            lambda: [
+                *settings.azurite,
+                "--blobHost", "127.0.0.1", "--blobPort", str(settings.blob_port),
+                "--cert", str(settings.server_certificate), "--key", str(settings.server_key),
+                "--oauth", "basic", "--skipApiVersionCheck", "--disableTelemetry",
+                "--location", str(home / "azurite"), "--silent",
+            ],
+            settings.blob_port,
+            settings.blob_url,
+            lambda: _answers(settings, f"{settings.blob_url}?comp=list"),
+            # https://github.com/Azure/Azurite#customized-storage-accounts--keys
+            {"AZURITE_ACCOUNTS": f"{settings.storage_account}:{settings.storage_account_key}"},
+        ),
+        Program(
+            "api",
+            lambda: [*python, "localazure", "--home", str(home), "api"],
+            settings.api_port,
+            settings.api_url,
+            lambda: _answers(settings, f"{settings.api_url}/healthz", HTTPStatus.OK),
+        ),
+        Program(
+            "mlflow",
+            # Artifacts are proxied: a run's artifact URIs are mlflow-artifacts:/ and reach the server, not its folder.
+            lambda: [
+                str(settings.compute_python), "-m", "mlflow", "server",
+                "--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1",
+                "--backend-store-uri", f"sqlite:///{home / 'mlflow' / 'mlflow.db'}",
+                "--serve-artifacts", "--artifacts-destination", str(home / "mlflow" / "artifacts"),
+            ],
+            settings.mlflow_port,
+            settings.mlflow_url,
+            lambda: _answers(settings, f"{settings.mlflow_url}/health", HTTPStatus.OK),
+            {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"},
+            awaited=False,
+        ),
+    ]  # fmt: skip
+    if _exists("localazure.tds.__main__"):
+        listed.append(
+            Program(
+                "tds",
+                lambda: [*python, "localazure.tds", "--home", str(home)],
+                settings.tds_port,
+                settings.sql_server,
+                lambda: _listens(settings.tds_port),
+            )
+        )
+    if _exists("localazure.serving.router"):
+        router_command = importlib.import_module("localazure.serving.router").router_command
+        listed.append(
+            Program(
+                "router",
+                # Called when it starts and not before: it writes the router's first configuration.
+                lambda: router_command(settings),
+                settings.router_port,
+                settings.router_url,
+                lambda: _listens(settings.admin_port) and _listens(settings.router_port),
+            )
+        )
+    return listed
+
+
+def up(settings: Settings, timeout: float = 180) -> None:
+    """Start everything (if it isn't running) and wait until it is healthy. Raises StackError with a process' last lines."""
+    certificates.ensure(settings)
+    for folder in ("azurite", "mlflow", "logs"):
+        (settings.home / folder).mkdir(exist_ok=True)
+    settings.write_connection()
+    if not running(settings):
+        _check_ports(settings)
+        _launch(settings)
+    end = time.monotonic() + timeout
+    waiting = [program for program in programs(settings) if program.awaited]
+    while True:
+        state = _state(settings)
+        for program in waiting:
+            child = state["processes"].get(program.name)
+            if child and child["exit_code"] is not None:
+                raise _failed(settings, program.name, f"ended with code {child['exit_code']}")
+        # Only processes of ours may pass for healthy: another home's could answer on the same port.
+        if state["supervisor"] is not None and state["processes"]:
+            waiting = [program for program in waiting if not program.healthy()]
+        elif not running(settings) and time.monotonic() > end - timeout + 10:
+            raise _failed(settings, "supervisor", "ended")
+        if not waiting:
+            return
+        if time.monotonic() > end:
+            name = waiting[0].name
+            raise _failed(settings, name, f"wasn't healthy after {timeout:.0f} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def down(settings: Settings) -> bool:
+    """End everything, jobs included; whether anything was running."""
+    if not running(settings):
+        return False
+    supervisor = _state(settings)["supervisor"]
+    # The lock's holder writes its id first of all; without it there is nothing we may signal.
+    if supervisor is None:
+        raise StackError(f"a supervisor holds {settings.home / 'supervisor.lock'} and has not written pids.json yet; "
+                         "try again")  # fmt: skip
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(supervisor, signal.SIGTERM)
+    end = time.monotonic() + _DOWN_SECONDS
+    while running(settings):
+        if time.monotonic() > end:
+            log.warning("the supervisor %d doesn't end; it and its children are killed", supervisor)
+            for pid in [*_descendants(supervisor), supervisor]:
+                _kill(pid)
+            end = time.monotonic() + _GRACE_SECONDS
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def reset(settings: Settings, *, force: bool = False) -> None:
+    """Empty the home: tables, blobs, jobs, models, endpoints, logs. Refused while it is up, unless forced."""
+    if running(settings):
+        if not force:
+            raise StackError("localazure is up; `localazure down` first, or `localazure reset --force`")
+        down(settings)
+    for name in _STATE:
+        path = settings.home / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Status:
+    """One row of `localazure status`. `memory` in bytes, with the process' children; `state` in words."""
+
+    name: str
+    pid: int | None
+    port: int
+    address: str
+    state: str
+    healthy: bool
+    memory: int
+
+
+def status(settings: Settings) -> list[Status]:
+    """What runs and how it is."""
+    up_now = running(settings)
+    state = _state(settings)
+    table = _process_table()
+    rows = []
+    for program in programs(settings):
+        child = state["processes"].get(program.name)
+        if not up_now or child is None:
+            rows.append(Status(program.name, None, program.port, program.address, "down", False, 0))
+            continue
+        if child["exit_code"] is not None:
+            word = f"ended ({child['exit_code']})"
+            rows.append(Status(program.name, None, program.port, program.address, word, False, 0))
+            continue
+        healthy = program.healthy()
+        word = "up" if healthy else "starting"
+        memory = sum(table[pid][1] for pid in [child["pid"], *_descendants(child["pid"], table)] if pid in table)
+        rows.append(Status(program.name, child["pid"], program.port, program.address, word, healthy, memory))
+    return rows
+
+
+def running(settings: Settings) -> bool:
+    """Whether this home's supervisor lives: whether somebody holds its lock."""
+    with _lock_file(settings) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def supervise(settings: Settings) -> None:
+    """The supervisor's life: start the children, watch them, end them on SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    with _lock_file(settings) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(f"another supervisor runs in {settings.home}") from None
+        _adopt_orphans()
+        stopping: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: stopping.append(number))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        children: dict[str, processes.Process] = {}
+        ended: dict[str, int] = {}
+        _write_state(settings, children, ended)
+        try:
+            for program in programs(settings):
+                children[program.name] = _start(settings, program)
+                log.info("%s started as process %d", program.name, children[program.name].pid)
+                _write_state(settings, children, ended)
+            while not stopping:
+                _reap({child.pid for child in children.values()})
+                for name, child in children.items():
+                    code = child.poll()
+                    if code is not None and name not in ended:
+                        ended[name] = code
+                        log.error("%s (process %d) ended with code %d and is not restarted", name, child.pid, code)
+                        _write_state(settings, children, ended)
+                time.sleep(_POLL_SECONDS)
+        finally:
+            log.info("stopping")
+            _stop(children)
+            (settings.home / "pids.json").unlink(missing_ok=True)
+
+
+def _start(settings: Settings, program: Program) -> processes.Process:
+    argv = program.command()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if argv[0] == sys.executable:
+        # The same code as ours, also where localazure isn't installed but run from a checkout.
+        environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+    environment |= {"LOCALAZURE_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"} | program.environment
+    path = settings.logs / f"{program.name}.log"
+    if path.exists() and path.stat().st_size > _LOG_KEPT_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    with path.open("a") as file:
+        file.write(f"--- {program.name} starts {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
+    try:
+        return processes.start(argv, env=environment, cwd=settings.home, log=path)
+    except OSError as error:
+        raise StackError(f"{program.name} can't be started: {error}") from None
+
+
+def _stop(children: dict[str, processes.Process]) -> None:
+    # The API first: it ends the jobs, notebooks and inference servers, and they may want to write a last word.
+    if api := children.get("api"):
+        api.terminate(_API_GRACE_SECONDS)
+    rest = [child for name, child in children.items() if name != "api"]
+    for child in rest:
+        child.signal(signal.SIGTERM)
+    end = time.monotonic() + _GRACE_SECONDS
+    for child in rest:
+        while child.poll() is None and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+        child.kill()
+    for pid in _descendants(os.getpid()):
+        log.warning("process %d was left over and is killed", pid)
+        _kill(pid)
+
+
+def _launch(settings: Settings) -> None:
+    command = [sys.executable, "-m", "localazure", "--home", str(settings.home), "supervise"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "PYTHONUNBUFFERED": "1"}
+    (settings.home / "pids.json").unlink(missing_ok=True)
+    # The compute interpreter and Azurite may come from this shell's environment; it is inherited.
+    processes.start(command, env=environment, cwd=settings.home, log=settings.logs / "supervisor.log")
+
+
+def _check_ports(settings: Settings) -> None:
+    wanted = {"router's administration": settings.admin_port}
+    wanted |= {program.name: program.port for program in programs(settings)}
+    for name, port in wanted.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise StackError(f"port {port} ({name}) can't be used: {error.strerror}. Choose other ports with "
+                                 "`localazure --port-base <number> up`") from None  # fmt: skip
+
+
+def _failed(settings: Settings, name: str, what: str) -> StackError:
+    path = settings.logs / f"{name}.log"
+    lines = "\n".join(f"    {line}" for line in processes.tail(path, _LOG_LINES)) or "    (nothing)"
+    return StackError(f"{name} {what}. The last lines of {path}:\n{lines}")
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _lock_file(settings: Settings) -> Iterator[Any]:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "supervisor.lock").open("a") as file:
+        yield file
+
+
+def _state(settings: Settings) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((settings.home / "pids.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {"supervisor": None, "processes": {}}
+    return state
+
+
+def _write_state(settings: Settings, children: dict[str, processes.Process], ended: dict[str, int]) -> None:
+    state = {
+        "supervisor": os.getpid(),
+        "processes": {
+            name: {"pid": child.pid, "exit_code": ended.get(name)} for name, child in children.items()
+        },
+    }
+    draft = settings.home / "pids.json.new"
+    draft.write_text(json.dumps(state, indent=2))
+    draft.replace(settings.home / "pids.json")
+
+
+def _answers(settings: Settings, url: str, wanted: int | None = None) -> bool:
+    """Whether `url` answers (with status `wanted`)."""
+    # An SSL context for http as well; httpx would otherwise load certifi's certificates every time.
+    context = ssl.create_default_context(cafile=str(settings.ca_certificate))
+    try:
+        response = httpx.get(url, verify=context, timeout=5, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return wanted is None or response.status_code == wanted
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def _adopt_orphans() -> None:
+    if sys.platform == "linux":
+        # prctl(2)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _reap(own: set[int]) -> None:
+    """Collect adopted processes that ended; our own children are `Process.poll`'s."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid in own:
+            return
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(found.si_pid, os.WNOHANG)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _process_table() -> dict[int, tuple[int, int]]:
+    """Every process: id -> (its parent's id, resident bytes)."""
+    if sys.platform == "linux":
+        table = {}
+        page = os.sysconf("SC_PAGE_SIZE")
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    # proc(5): the name stands in parentheses and may hold anything, so that the rest is read from behind it.
+                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                    table[int(folder.name)] = (int(fields[1]), int(fields[21]) * page)
+        return table
+    listing = subprocess.run(["ps", "-axo", "pid=,ppid=,rss="], capture_output=True, text=True, check=True).stdout
+    rows = (line.split() for line in listing.splitlines())
+    return {int(pid): (int(parent), int(kilobytes) * 1024) for pid, parent, kilobytes in rows}
+
+
+def _descendants(pid: int, table: dict[int, tuple[int, int]] | None = None) -> list[int]:
+    table = _process_table() if table is None else table
+    found: list[int] = []
+    level = {pid}
+    while level:
+        level = {child for child, (parent, _) in table.items() if parent in level}
+        found += sorted(level)
+    return found
