@@ -375,11 +375,13 @@ def _join_cast(script: Script) -> Iterator[tuple[int, str]]:
 
 
 def _openrowsets(script: Script) -> Iterator[tuple[Statement, int, list[Token]]]:
+    """Each OPENROWSET as (statement, its token's index, the tokens inside its parentheses)."""
     for statement in script.statements:
-        for index, token in enumerate(statement.tokens[:-1]):
-            if token.upper == "OPENROWSET" and statement.tokens[index + 1].text == "(":
-                inside = [t for t in statement.tokens[index + 2 :] if t.depth > token.depth]
-                yield statement, index, inside
+        tokens = statement.tokens
+        for index, token in enumerate(tokens[:-1]):
+            if token.upper == "OPENROWSET" and tokens[index + 1].text == "(":
+                end = next((i for i in range(index + 2, len(tokens)) if tokens[i].depth <= token.depth), len(tokens))
+                yield statement, index, list(tokens[index + 2 : end])
 
 
 @rule(
