@@ -71,25 +71,39 @@ class Arrival(_Part):
     poke_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
 
 
-class SqlStep(_Part):
-    """A T-SQL file below include/sql, run statement by statement."""
+def _as_tuple(value: object) -> object:
+    """YAML has lists, a frozen value has tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class _PrepareStep(_Part):
+    """One step of `prepare`.
+
+    :ivar after: steps it waits for; None: the step before it in the file.
+    """
 
     name: Name
+    after: tuple[Name, ...] | None = None
+    timeout_minutes: Minutes = 120
+
+    _after = field_validator("after", mode="before")(_as_tuple)
+
+
+class SqlStep(_PrepareStep):
+    """A T-SQL file below include/sql, run statement by statement."""
+
     sql: Text
     parameters: Mapping[str, ParameterValue] = {}
-    timeout_minutes: Minutes = 120
 
     _sql = field_validator("sql")(_below_include("sql", ".sql"))
 
 
-class NotebookStep(_Part):
+class NotebookStep(_PrepareStep):
     """A notebook below include/spark/notebooks, run on a Synapse Spark pool."""
 
-    name: Name
     notebook: Text
     spark_pool: Text | None = None  # None: the connection's
     parameters: Mapping[str, ParameterValue] = {}
-    timeout_minutes: Minutes = 120
 
     _notebook = field_validator("notebook")(_below_include("spark/notebooks", ".ipynb"))
 
@@ -144,7 +158,7 @@ class Job(_Part):
 class Gate(_Part):
     """When a challenger may replace the champion, judged on the same hold-out rows.
 
-    :ivar metric: name in verdict.json.
+    :ivar metric: the metric the evidence must be about.
     :ivar max_loss: how much worse than the champion it may be.
     :ivar floor: the least it must reach, champion or not.
     :ivar min_rows: the least hold-out rows for a verdict.
@@ -157,9 +171,8 @@ class Gate(_Part):
 
 
 class Evaluate(Job):
-    """The job that scores champion and challenger on the hold-out, and the gate that reads its verdict."""
+    """The job that scores champion and challenger on the hold-out, and the gate that judges its evidence."""
 
-    verdict: Text
     gate: Gate
 
 
@@ -170,10 +183,7 @@ class Person(_Part):
     on_timeout: Literal["reject", "approve"] = "reject"
     assigned: tuple[Text, ...] = ()
 
-    @field_validator("assigned", mode="before")
-    @classmethod
-    def _as_tuple(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
+    _assigned = field_validator("assigned", mode="before")(_as_tuple)
 
 
 class Approve(_Part):
@@ -187,10 +197,6 @@ class Register(_Part):
 
     model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$")]
     type: Literal["mlflow_model", "custom_model"] = "mlflow_model"
-
-
-def _stages(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def check_stages(stages: tuple[int, ...]) -> tuple[int, ...]:
@@ -219,7 +225,7 @@ class Deploy(_Part):
     sample_rows: Annotated[int, Field(ge=1, le=100_000)] = 200
 
     _endpoint = field_validator("endpoint")(_below_include("ml/endpoints", ""))
-    _as_tuple = field_validator("stages", mode="before")(_stages)
+    _stages = field_validator("stages", mode="before")(_as_tuple)
     _check = field_validator("stages")(check_stages)
 
 
@@ -232,13 +238,6 @@ class WriteBack(Job):
     _sql = field_validator("sql")(_below_include("sql", ".sql"))
 
 
-class Window(_Part):
-    """How many days before and including the partition are trained on and held out."""
-
-    train_days: Annotated[int, Field(ge=1)]
-    holdout_days: Annotated[int, Field(ge=1)]
-
-
 class ModelSpec(_Part):
     """One model: ``include/models/<folder>/model.yml``."""
 
@@ -248,7 +247,6 @@ class ModelSpec(_Part):
     connection: Text = "azure_default"
     schedule: Text
     timezone: Text = "UTC"
-    window: Window
     arrival: Arrival
     prepare: tuple[Step, ...] = Field(min_length=1)
     quality: tuple[Suite, ...] = ()
@@ -260,10 +258,7 @@ class ModelSpec(_Part):
     deploy: Deploy
     write_back: WriteBack
 
-    @field_validator("prepare", "quality", mode="before")
-    @classmethod
-    def _as_tuple(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
+    _lists = field_validator("prepare", "quality", mode="before")(_as_tuple)
 
     @field_validator("timezone")
     @classmethod
@@ -282,13 +277,18 @@ class ModelSpec(_Part):
         return value
 
     @model_validator(mode="after")
-    def _unique_names(self) -> Self:
+    def _consistent_names(self) -> Self:
         for field, names in (
             ("prepare", [step.name for step in self.prepare]),
             ("quality", [suite.name for suite in self.quality]),
         ):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{field}: the name {twice[0]} is used twice")
+        before: set[str] = set()
+        for step in self.prepare:
+            if unknown := sorted(set(step.after or ()) - before):
+                raise ValueError(f"prepare: {step.name} comes after {unknown[0]}, which no earlier step is called")
+            before.add(step.name)
         return self
 
     @classmethod
