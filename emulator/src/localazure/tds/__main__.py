@@ -1,0 +1,67 @@
+"""``python -m localazure.tds --home HOME``: the SQL pool's process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+from pathlib import Path
+
+from localazure.core.auth import Tokens
+from localazure.settings import Settings
+from localazure.sql.pool import Pool
+from localazure.storage.blobs import BlobStore
+from localazure.tds.connection import Service
+from localazure.tds.server import HOST, Server, tls_contexts
+
+log = logging.getLogger("localazure.tds")
+
+
+def make_service(settings: Settings, pool: Pool, tokens: Tokens) -> Service:
+    """What the connections share, for one home."""
+    classic, strict = tls_contexts(settings.server_certificate, settings.server_key)
+
+    def subject_of(token: str) -> str:
+        return tokens.verify(token, "sql").subject
+
+    return Service(
+        database=settings.sql_database,
+        login=settings.sql_login,
+        password=settings.sql_password,
+        sts_url=f"{settings.api_url}/{settings.tenant_id}",
+        tls=classic,
+        strict_tls=strict,
+        verify_token=subject_of,
+        open_session=pool.session,
+    )
+
+
+async def serve(settings: Settings) -> None:
+    """Listen until SIGTERM or SIGINT."""
+    pool = Pool(settings, BlobStore(settings))
+    server = Server(make_service(settings, pool, Tokens(settings)))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        port = await server.start(settings.tds_port)
+        log.info("TDS on %s:%s, database %s", HOST, port, settings.sql_database)
+        await stop.wait()
+    finally:
+        await server.close()
+        pool.close()
+
+
+def main() -> None:
+    """Parse the command line and serve."""
+    parser = argparse.ArgumentParser(prog="python -m localazure.tds", description=__doc__)
+    parser.add_argument("--home", type=Path, help="home folder; default $LOCALAZURE_HOME or var/localazure")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    asyncio.run(serve(Settings.load(arguments.home)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What the server needs from a SQL engine: the protocol that ``localazure.sql.pool`` fulfils and tests stand in for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from localazure.sql.results import Column, Parameter, Result
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Session(Protocol):
+    """One client's session. Synchronous; used by one thread, but for ``cancel``. Every method may raise SqlError."""
+
+    spid: int
+    database: str
+
+    @property
+    def transaction_count(self) -> int:
+        """@@TRANCOUNT."""
+
+    def execute(self, batch: str, parameters: Sequence[Parameter] = ()) -> Iterator[Result]:
+        """Run a batch; results come lazily, in order."""
+
+    def describe(self, batch: str, parameters: Sequence[Parameter] = ()) -> tuple[Column, ...]:
+        """Columns of the batch's first result set; nothing is executed."""
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+
+    def commit(self) -> None:
+        """Commit it."""
+
+    def rollback(self) -> None:
+        """Roll it back."""
+
+    def cancel(self) -> None:
+        """From any thread: the running statement ends with SqlError 3617."""
+
+    def bulk_load(self, table: str, columns: Sequence[str], data: pa.Table) -> int:
+        """Append rows; the number of rows."""
+
+    def close(self) -> None:
+        """Roll back and end."""
+
+
+OpenSession = Callable[[str, str, str], Session]
+"""(login, application, host) -> Session."""
