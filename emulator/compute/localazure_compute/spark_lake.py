@@ -1,0 +1,290 @@
+"""Spark's readers and writers on abfss paths, by way of a local mirror.
+
+A local Spark has no ABFS driver. `install()` changes PySpark's DataFrameReader and DataFrameWriter so that
+
+* a read copies what the path names (a file, a folder, a glob) into the mirror and reads it there: partition folders,
+  several paths and `basePath` work; a path that isn't there raises AnalysisException PATH_NOT_FOUND with the abfss path;
+* a write lands in a staging folder first and is then published as blobs, `_SUCCESS` last; the modes `append`,
+  `overwrite` (static and dynamic), `errorifexists` and `ignore` mean what they mean to Spark.
+
+What would not outlive the session or needs a connector that isn't there is refused by name: catalogue tables, Delta,
+synapsesql. Reference: https://spark.apache.org/docs/3.5.9/sql-data-sources-load-save-functions.html
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.readwriter import DataFrameReader, DataFrameWriter
+
+from localazure_compute import lake
+from localazure_compute.lake import Lake, LakePath
+
+READERS = ("load", "parquet", "csv", "json", "text", "orc")
+WRITERS = ("save", "parquet", "csv", "json", "text", "orc")
+FORMATS = frozenset({"parquet", "csv", "json", "text", "orc", "binaryfile", "noop", "console", "memory", "rate"})
+MARKER = "_SUCCESS"
+_CATALOGUE = re.compile(
+    r"^\s*(?:CREATE\s+(?:OR\s+REPLACE\s+)?(?:EXTERNAL\s+)?(?:TABLE|DATABASE|SCHEMA)|INSERT|DROP\s+(?:TABLE|DATABASE|SCHEMA)"
+    r"|ALTER\s+TABLE|MERGE|UPDATE|DELETE|TRUNCATE|LOAD\s+DATA|MSCK)\b",
+    re.IGNORECASE,
+)
+
+
+def refuse(what: str, instead: str = "") -> NotImplementedError:
+    """The error for something that localazure's Spark doesn't do."""
+    return NotImplementedError(f"{what} is not implemented by localazure's Spark" + (f"; {instead}" if instead else ""))
+
+
+class Mirror:
+    """Local copies of lake folders, in `{folder}/{container}/{path}`, refreshed by ETag on every read."""
+
+    def __init__(self, lake: Lake, folder: Path) -> None:
+        self._lake = lake
+        self._folder = folder
+        self._etags: dict[Path, str] = {}
+
+    @property
+    def lake(self) -> Lake:
+        return self._lake
+
+    def local(self, path: LakePath) -> Path:
+        """Where a path is mirrored, whether or not it is there yet."""
+        return self._folder / path.container / path.path
+
+    def fetch(self, text: str) -> str:
+        """Bring what an abfss path names up to date; the local path to read. Raises AnalysisException PATH_NOT_FOUND."""
+        path = lake.parse(text)
+        fixed, has_wildcard = lake.split_wildcard(path.path)
+        entries = [entry for entry in self._lake.entries(path.at(fixed)) if not entry.is_folder_marker]
+        if not entries and (has_wildcard or self._lake.size(path) is None):
+            raise path_not_found(text)
+        if not entries:  # a single blob
+            target = self.local(path)
+            self._lake.download(path, target)
+            return str(target)
+        wanted: dict[Path, str] = {self.local(path.at(entry.path)): entry.etag for entry in entries}
+        stale = [
+            (path.at(entry.path), self.local(path.at(entry.path)))
+            for entry in entries
+            if self._etags.get(self.local(path.at(entry.path))) != entry.etag
+        ]
+        self._lake.each(self._lake.download, stale)
+        self._etags.update(wanted)
+        root = self.local(path.at(fixed))
+        for known in [known for known in self._etags if known.is_relative_to(root) and known not in wanted]:
+            known.unlink(missing_ok=True)
+            del self._etags[known]
+        local = self.local(path)
+        if has_wildcard and not any(True for _ in self._folder.joinpath(path.container).glob(_as_glob(path.path))):
+            raise path_not_found(text)
+        return str(local)
+
+    def staging(self) -> Path:
+        """A fresh folder name for a write; the folder doesn't exist yet."""
+        folder = self._folder / ".staging"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / uuid.uuid4().hex
+
+    def publish(self, staged: Path, target: LakePath, *, overwrite: bool, dynamic: bool) -> None:
+        """Upload a finished write. With `overwrite`, what was there goes first (`dynamic`: only the partitions written)."""
+        files = [file for file in sorted(staged.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        if overwrite and dynamic:
+            for partition in sorted({file.parent.relative_to(staged).as_posix() for file in files if file.parent != staged}):
+                self._lake.delete_tree(target.child(partition))
+            self._lake.delete(target.child(MARKER))
+        elif overwrite:
+            self._lake.delete_tree(target)
+            self._lake.delete(target)
+        data = [(file, target.child(file.relative_to(staged).as_posix())) for file in files if file.name != MARKER]
+        self._lake.each(self._lake.upload, data)
+        if (staged / MARKER).exists():
+            self._lake.upload(staged / MARKER, target.child(MARKER))
+
+    def unmap(self, text: str, host: str = "dfs.core.windows.net") -> str:
+        """Local mirror paths in a message, shown as the abfss paths they stand for."""
+        pattern = re.compile(rf"(?:file:)?/*{re.escape(str(self._folder).lstrip('/'))}/([^/\s]+)/")
+        return pattern.sub(rf"abfss://\1@{self._lake.account}.{host}/", text)
+
+
+def path_not_found(path: str) -> AnalysisException:
+    error = AnalysisException(f"Path does not exist: {path}.")
+    # PySpark puts the class in front of the message.
+    error.error_class = "PATH_NOT_FOUND"
+    return error
+
+
+def _path_exists(path: str) -> AnalysisException:
+    error = AnalysisException(
+        f"Path {path} already exists. Set mode as \"overwrite\" to overwrite the existing path."
+    )
+    error.error_class = "PATH_ALREADY_EXISTS"
+    return error
+
+
+def _as_glob(path: str) -> str:
+    # Hadoop's {a,b} has no counterpart in pathlib; what it would match is left to Spark.
+    return re.sub(r"\{[^}]*\}", "*", path)
+
+
+def install(folder: Path) -> Mirror:
+    """Change PySpark's classes for this process. `folder` holds mirror and staging."""
+    mirror = Mirror(Lake.from_environment(), folder)
+    for name in READERS:
+        setattr(DataFrameReader, name, _reading(getattr(DataFrameReader, name), mirror))
+    for name in WRITERS:
+        setattr(DataFrameWriter, name, _writing(getattr(DataFrameWriter, name), mirror))
+    for cls in (DataFrameReader, DataFrameWriter):
+        cls.format = _checked_format(cls.format)
+        cls.option = _mapped_option(cls.option, mirror)
+        cls.options = _mapped_options
+        cls.synapsesql = _refused("synapsesql", "export with CETAS to Parquet and read that")
+    DataFrameWriter.mode = _recorded_mode(DataFrameWriter.mode)
+    for name in ("saveAsTable", "insertInto"):
+        setattr(DataFrameWriter, name, _refused(f"DataFrameWriter.{name}", "write to an abfss path"))
+    DataFrame.writeTo = _refused("DataFrame.writeTo", "write to an abfss path")
+    SparkSession.sql = _checked_sql(SparkSession.sql)
+    return mirror
+
+
+def _reading(original: Callable[..., DataFrame], mirror: Mirror) -> Callable[..., DataFrame]:
+    @functools.wraps(original)
+    def read(self: DataFrameReader, *paths: Any, **named: Any) -> DataFrame:
+        option = getattr(self, "_lake_path", None)
+        if option is not None and not paths and not {"path", "paths"} & named.keys():
+            paths = (option,)
+        if "format" in named or (original.__name__ == "load" and len(paths) > 1):
+            _check_format(named.get("format", paths[1] if len(paths) > 1 else None))
+        for key in ("path", "paths"):
+            if key in named:
+                named[key] = _fetched(named[key], mirror)
+        # Only parquet takes paths in every position; elsewhere the rest are options.
+        count = len(paths) if original.__name__ == "parquet" else 1
+        return original(self, *(_fetched(path, mirror) for path in paths[:count]), *paths[count:], **named)
+
+    return read
+
+
+def _fetched(path: Any, mirror: Mirror) -> Any:
+    if isinstance(path, list | tuple):
+        return [_fetched(item, mirror) for item in path]
+    return mirror.fetch(path) if lake.is_lake(path) else path
+
+
+def _writing(original: Callable[..., None], mirror: Mirror) -> Callable[..., None]:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def write(self: DataFrameWriter, *args: Any, **named: Any) -> None:
+        call = signature.bind(self, *args, **named)
+        _check_format(call.arguments.get("format"))
+        text = call.arguments.get("path") or getattr(self, "_lake_path", None)
+        if not lake.is_lake(text):
+            original(self, *args, **named)
+            return
+        target = lake.parse(text)
+        mode = (call.arguments.get("mode") or getattr(self, "_lake_mode", None) or "errorifexists").lower()
+        if mode in ("error", "errorifexists", "ignore") and mirror.lake.exists(target):
+            if mode == "ignore":
+                return
+            raise _path_exists(text)
+        overwrite = mode == "overwrite"
+        if overwrite:
+            root = mirror.local(target).as_posix()
+            if any(file.removeprefix("file:").replace("//", "/").startswith(root + "/") for file in self._df.inputFiles()):
+                raise AnalysisException(f"Cannot overwrite a path that is also being read from: {text}.")
+        staged = mirror.staging()
+        call.arguments["path"] = str(staged)
+        try:
+            original(*call.args, **call.kwargs)
+            mirror.publish(staged, target, overwrite=overwrite, dynamic=overwrite and _is_dynamic(self))
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    return write
+
+
+def _is_dynamic(writer: DataFrameWriter) -> bool:
+    option = getattr(writer, "_lake_partition_mode", None)
+    mode = option or writer._spark.conf.get("spark.sql.sources.partitionOverwriteMode", "static")
+    return str(mode).lower() == "dynamic"
+
+
+def _check_format(name: Any) -> None:
+    if isinstance(name, str) and name.lower() not in FORMATS:
+        raise refuse(f"the data source {name!r}", "parquet, csv, json, text and orc are")
+
+
+def _checked_format(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def format(self: Any, source: str) -> Any:
+        _check_format(source)
+        return original(self, source)
+
+    return format
+
+
+def _mapped_option(original: Callable[..., Any], mirror: Mirror) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def option(self: Any, key: str, value: Any) -> Any:
+        lowered = key.lower()
+        if lowered == "path" and lake.is_lake(value):
+            self._lake_path = value
+            return self
+        if lowered == "basepath" and lake.is_lake(value):
+            value = str(mirror.local(lake.parse(value)))
+        if lowered == "partitionoverwritemode":
+            # Spark is given an empty folder and has nothing to overwrite; publishing is what heeds it.
+            self._lake_partition_mode = value
+        return original(self, key, value)
+
+    return option
+
+
+def _mapped_options(self: Any, **options: Any) -> Any:
+    for key, value in options.items():
+        self.option(key, value)
+    return self
+
+
+def _recorded_mode(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def mode(self: DataFrameWriter, saveMode: str | None) -> DataFrameWriter:
+        if saveMode:
+            self._lake_mode = saveMode
+        return original(self, saveMode)
+
+    return mode
+
+
+def _refused(what: str, instead: str) -> Callable[..., Any]:
+    def refused(*_args: Any, **_named: Any) -> Any:
+        raise refuse(what, instead)
+
+    return refused
+
+
+def _checked_sql(original: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
+    @functools.wraps(original)
+    def sql(self: SparkSession, sqlQuery: str, *args: Any, **named: Any) -> DataFrame:
+        if match := _CATALOGUE.match(sqlQuery):
+            words = " ".join(match.group().upper().split())
+            raise refuse(f"{words} in Spark SQL (catalogue tables outlive a session in Synapse)", "use views and abfss paths")
+        return original(self, sqlQuery, *args, **named)
+
+    return sql
+
+
+def mirror_folder() -> Path:
+    """The folder for mirror and staging of this session."""
+    return Path(os.environ.get("LOCALAZURE_SESSION_FOLDER") or ".").absolute() / "lake"

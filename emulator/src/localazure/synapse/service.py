@@ -1,0 +1,40 @@
+"""The Synapse service: what it answers, and its life."""
+
+from __future__ import annotations
+
+import logging
+
+from localazure.core.registry import Operation
+from localazure.core.store import Store
+from localazure.settings import Settings
+from localazure.synapse.notebooks import Notebooks
+from localazure.synapse.pools import Pools
+from localazure.synapse.runs import Runs
+from localazure.synapse.sessions import Sessions
+
+log = logging.getLogger(__name__)
+
+
+class Synapse:
+    """The development endpoint's service (`localazure.core.service.Service`)."""
+
+    def __init__(self, settings: Settings, store: Store, warm: int = 1) -> None:
+        self._sessions = Sessions(settings, store, warm)
+        self._notebooks = Notebooks(settings, store)
+        self._pools = Pools(settings)
+        self._runs = Runs(settings, store, self._notebooks, self._pools, self._sessions)
+
+    def operations(self) -> list[Operation]:
+        """The implemented operations; every other one of the endpoint is refused by method and path (`core.registry`)."""
+        return [*self._notebooks.operations(), *self._runs.operations(), *self._pools.operations()]
+
+    async def start(self) -> None:
+        """Fail the runs of an earlier life and bring up the session that stands by (in the background)."""
+        if lost := self._runs.recover():
+            log.warning("%d notebook run(s) were active when localazure ended; they are Failed now", lost)
+        self._sessions.keep_warm()
+
+    async def stop(self) -> None:
+        """End runs and sessions."""
+        await self._runs.stop()
+        await self._sessions.stop()
