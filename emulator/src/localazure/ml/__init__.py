@@ -1,1 +1,75 @@
 """Azure Machine Learning: the ARM provider Microsoft.MachineLearningServices, run history, discovery and the dataplane look-ups."""
+
+from __future__ import annotations
+
+import logging
+
+from localazure.core.registry import Operation
+from localazure.core.service import Service, ServiceContext
+from localazure.executors.automl import AutoMLRunner
+from localazure.executors.command import CommandRunner
+from localazure.executors.job import JobRunner
+from localazure.ml.assets import Assets
+from localazure.ml.catalogue import Catalogue
+from localazure.ml.history import HistoryService
+from localazure.ml.jobs import JobsService
+from localazure.ml.queue import JobQueue
+from localazure.ml.workspace import WorkspaceService
+from localazure.tracking.proxy import TrackingProxy
+from localazure.tracking.runs import TrackingRuns
+
+log = logging.getLogger(__name__)
+
+
+def build(context: ServiceContext) -> Service:
+    """The service. Provides `ml.assets` (Assets) and `ml.queue` (JobQueue) to the services built later."""
+    settings, store, blobs = context.settings, context.store, context.blobs
+    assets = Assets(store, blobs, settings)
+    catalogue = Catalogue(settings, store, blobs)
+    tracking = TrackingRuns(settings)
+    # One row a job type: a type that isn't here is refused by name.
+    runners: dict[str, JobRunner] = {
+        "Command": CommandRunner(settings, assets),
+        "AutoML": AutoMLRunner(settings, assets),
+    }
+    queue = JobQueue(settings, store, blobs, context.tokens, assets, catalogue, tracking, runners)
+    context.provide("ml.assets", assets)
+    context.provide("ml.queue", queue)
+    jobs = JobsService(settings, store, assets, queue, runners, context.long_running)
+    history = HistoryService(settings, store, blobs, assets, tracking)
+    return _MachineLearning(
+        WorkspaceService(settings, store, blobs), catalogue, jobs, history, queue, tracking, TrackingProxy(settings)
+    )
+
+
+class _MachineLearning:
+    """The parts as one service."""
+
+    def __init__(
+        self,
+        workspace: WorkspaceService,
+        catalogue: Catalogue,
+        jobs: JobsService,
+        history: HistoryService,
+        queue: JobQueue,
+        tracking: TrackingRuns,
+        proxy: TrackingProxy,
+    ) -> None:
+        self._workspace = workspace
+        self._parts = (workspace, catalogue, jobs, history, proxy)
+        self._queue = queue
+        self._tracking = tracking
+        self._proxy = proxy
+
+    def operations(self) -> list[Operation]:
+        return [operation for part in self._parts for operation in part.operations()]
+
+    async def start(self) -> None:
+        self._workspace.seed()
+        if orphans := await self._queue.recover():
+            log.warning("%d job(s) of an earlier process are marked Failed", orphans)
+
+    async def stop(self) -> None:
+        await self._queue.close()
+        await self._tracking.close()
+        await self._proxy.close()

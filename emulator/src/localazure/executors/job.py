@@ -1,0 +1,165 @@
+"""A job while it runs: its folder, log, processes, and what a runner of one job type has to supply."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from localazure.core.auth import Tokens
+from localazure.executors import processes
+from localazure.settings import Settings
+from localazure.storage.blobs import BlobStore
+from localazure.storage.locations import Location
+from localazure.tracking.runs import TrackingRuns
+from localazure.tracking.server import TELEMETRY_OFF
+
+_TOKEN_SECONDS = 7 * 24 * 3600  # a job outlives the hour of an ordinary token
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "JAVA_HOME")
+_ERROR_LINES = 15
+
+
+class JobFailed(Exception):
+    """The job ends as Failed: `code` as in Azure ML's error responses (UserError, SystemError), a message for people."""
+
+    def __init__(self, message: str, code: str = "UserError") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class AssetSource(Protocol):
+    """What jobs need of the workspace's assets; `localazure.ml.assets.Assets` has it."""
+
+    def code_folder(self, id: str) -> Path: ...
+    def environment(self, id: str) -> dict[str, Any]: ...
+    def resolve(self, uri: str) -> Path: ...
+    def uri(self, reference: str) -> str: ...
+    def location(self, reference: str) -> Location: ...
+
+
+class Children(Protocol):
+    """Where a runner writes down its child jobs (trials)."""
+
+    def add(self, name: str, properties: dict[str, Any], run: dict[str, Any]) -> None:
+        """A child in a final state. `run` has startTimeUtc, endTimeUtc and outputs."""
+        ...
+
+
+@dataclass
+class RunningJob:
+    """One attempt at a job. `properties` are the ARM resource's; `outputs` its outputs with their addresses."""
+
+    name: str
+    properties: dict[str, Any]
+    outputs: dict[str, dict[str, Any]]
+    folder: Path
+    settings: Settings
+    blobs: BlobStore
+    assets: AssetSource
+    tracking: TrackingRuns
+    tokens: Tokens
+    children: Children
+    tracking_uri: str
+    experiment_id: str = ""
+    found: dict[str, Any] = field(default_factory=dict)  # properties of the job that the run brought to light
+    notes: list[str] = field(default_factory=list)
+    _processes: list[processes.Process] = field(default_factory=list)
+
+    @property
+    def log(self) -> Path:
+        """What the user's code prints, as `user_logs/std_log.txt` of the job."""
+        return self.folder / "user_logs" / "std_log.txt"
+
+    @property
+    def working_directory(self) -> Path:
+        return self.folder / "wd"
+
+    def note(self, text: str) -> None:
+        """A line of localazure's own in the job's log."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        stamp = datetime.now(UTC).strftime("%H:%M:%S")
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(f"[localazure {stamp}] {text}\n")
+
+    def environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        """The job's environment variables: nothing of this process' but what a shell needs, the user's, Azure ML's.
+
+        https://learn.microsoft.com/azure/machine-learning/how-to-train-distributed-gpu and how-to-use-mlflow-configure-tracking name them.
+        """
+        settings = self.settings
+        base = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        binaries = str(settings.compute_python.parent)
+        base["PATH"] = f"{binaries}:{base.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
+        # A job on a small machine: without this every library starts a thread a core, and they fight.
+        base |= {name: "2" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        base |= TELEMETRY_OFF | {"PYTHONUNBUFFERED": "1", "MLFLOW_ENABLE_ASYNC_LOGGING": "false"}
+        user = {name: str(value) for name, value in (self.properties.get("environmentVariables") or {}).items()}
+        python_path = [str(settings.compute_source), user.get("PYTHONPATH", "")]
+        parts = settings.workspace_id.split("/")
+        own = {
+            "PYTHONPATH": ":".join(part for part in python_path if part),
+            "AZUREML_RUN_ID": self.name,
+            "AZUREML_ROOT_RUN_ID": self.name,
+            "AZUREML_EXPERIMENT_ID": self.experiment_id,
+            "AZUREML_ARM_SUBSCRIPTION": parts[2],
+            "AZUREML_ARM_RESOURCEGROUP": parts[4],
+            "AZUREML_ARM_WORKSPACE_NAME": settings.workspace,
+            "AZUREML_ARM_PROJECT_NAME": self.properties.get("experimentName", "Default"),
+            "MLFLOW_TRACKING_URI": self.tracking_uri,
+            "MLFLOW_TRACKING_TOKEN": self.token(),
+            "MLFLOW_RUN_ID": self.name,
+            "MLFLOW_EXPERIMENT_ID": self.experiment_id,
+            "REQUESTS_CA_BUNDLE": str(settings.ca_bundle),
+            "SSL_CERT_FILE": str(settings.ca_bundle),
+        }
+        return {**base, **user, **own, **more}
+
+    def token(self) -> str:
+        """An Azure ML token of the job's own."""
+        return self.tokens.issue(f"job:{self.name}", "https://ml.azure.com", lifetime_seconds=_TOKEN_SECONDS)
+
+    async def run(self, argv: Sequence[str], environment: Mapping[str, str]) -> int:
+        """Runs a program in the working directory, output to the log; its exit code. Ended when the job ends."""
+        try:
+            process = processes.start(argv, env=environment, cwd=self.working_directory, log=self.log)
+        except OSError as error:
+            raise JobFailed(f"'{argv[0]}' could not be started: {error.strerror}.") from error
+        self._processes.append(process)
+        return await process.wait()
+
+    async def stop(self) -> None:
+        """Ends whatever the job started."""
+        for process in self._processes:
+            await process.aterminate()
+
+    def last_lines(self) -> str:
+        """The end of the log, for an error message."""
+        return "\n".join(processes.tail(self.log, _ERROR_LINES))
+
+
+class JobRunner(Protocol):
+    """One job type. The queue advances the states around these calls; each may raise JobFailed or AzureError."""
+
+    def validate(self, properties: dict[str, Any]) -> None:
+        """Refuses at submission what can't run: BadRequest, or NotImplementedOperation by name."""
+        ...
+
+    def seconds(self, properties: dict[str, Any]) -> float | None:
+        """The job's time-out; None if it has none."""
+        ...
+
+    async def prepare(self, job: RunningJob) -> None:
+        """Preparing: environment, code, inputs."""
+        ...
+
+    async def execute(self, job: RunningJob) -> None:
+        """Running: the user's work."""
+        ...
+
+    async def finalize(self, job: RunningJob) -> None:
+        """Finalizing: outputs."""
+        ...

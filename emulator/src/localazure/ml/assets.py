@@ -1,0 +1,197 @@
+"""What an asset's name leads to: local folders and files for jobs and deployments, from every spelling of a reference.
+
+    azureml:name:version   azureml:name@latest   azureml:/subscriptions/...        short names and prefixed ARM ids
+    /subscriptions/.../workspaces/{w}/{data|models|codes|environments}/{n}/versions/{v}
+    azureml://locations/{l}/workspaces/{w}/{data|models}/{n}/versions/{v}
+    azureml://jobs/{job}/outputs/{output}[/paths/{path}]      output `artifacts` is what the run logged
+    runs:/{job}/{path}                                        an artifact of the job's MLflow run
+    and every address of `localazure.storage.locations`
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from localazure.core.errors import BadRequest, NotFound
+from localazure.core.store import Store
+from localazure.ml.catalogue import versions_kind
+from localazure.ml.workspace import ARTIFACT_CONTAINER, ARTIFACTSTORE, DATASTORES
+from localazure.settings import Settings
+from localazure.storage.blobs import BlobStore
+from localazure.storage.locations import Location, parse
+
+JOBS = "ml.jobs"
+
+_VERSION_ID = re.compile(
+    r"(?:.*/workspaces/[^/]+|azureml://locations/[^/]+/workspaces/[^/]+)/"
+    r"(?P<collection>data|models|codes|environments|components)/(?P<name>[^/]+)/(?P<by>versions|labels)/(?P<version>[^/]+)/?",
+    re.IGNORECASE,
+)
+_SHORT = re.compile(r"(?P<name>[A-Za-z0-9][\w.\-]*)(?::(?P<version>[\w.\-]+)|@(?P<label>latest))")
+_JOB_OUTPUT = re.compile(r"azureml://jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)(?:/paths(?:/(?P<path>.*))?|/?)")
+_RUN = re.compile(r"runs:/(?P<job>[^/]+)/(?P<path>.+)")
+_ARTIFACT_OUTPUTS = frozenset({"artifacts", "default"})
+
+
+def artifact_folder(job: str) -> str:
+    """Where a run's own files live in the artifact store: logs, `./outputs`, `./logs`."""
+    return f"ExperimentRun/dcid.{job}"
+
+
+class Assets:
+    """References to assets, resolved. Synchronous and thread-safe; what it returns must not be written to."""
+
+    def __init__(self, store: Store, blobs: BlobStore, settings: Settings) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._settings = settings
+
+    def code_folder(self, id: str) -> Path:
+        """The folder of a code snapshot."""
+        return self.resolve(self._asset("codes", id)["properties"]["codeUri"])
+
+    def model(self, id: str) -> dict[str, Any]:
+        """The ARM resource of a model version."""
+        return self._asset("models", id)
+
+    def model_folder(self, id: str) -> Path:
+        """The folder of a registered model (for a single-file model: the file's folder)."""
+        path = self.resolve(self.model(id)["properties"]["modelUri"])
+        return path.parent if path.is_file() else path
+
+    def data(self, id: str) -> dict[str, Any]:
+        """The ARM resource of a data version."""
+        return self._asset("data", id)
+
+    def data_path(self, id: str) -> Path:
+        """The file or folder of a data asset."""
+        return self.resolve(self.data(id)["properties"]["dataUri"])
+
+    def environment(self, id: str) -> dict[str, Any]:
+        """The ARM resource of an environment version.
+
+        Curated environments (`azureml://registries/...`) are Microsoft's and not here: an empty one stands for them.
+        """
+        if id.startswith("azureml://registries/"):
+            return {"id": id, "name": id.rpartition("/")[2], "properties": {}}
+        return self._asset("environments", id)
+
+    def uri(self, reference: str) -> str:
+        """The address that a reference stands for, with assets and job outputs followed to their end."""
+        for _ in range(8):  # an asset may point at a job's output, that at a datastore
+            step = self._followed(reference)
+            if step is None:
+                return reference
+            reference = step
+        raise BadRequest(f"'{reference}' leads from asset to asset without an end.", code="UserError")
+
+    def location(self, reference: str) -> Location:
+        """The place in storage that a reference stands for."""
+        return parse(self.uri(reference), self._settings, self.datastores())
+
+    def resolve(self, uri: str) -> Path:
+        """The local file or folder behind a reference. NotFound names the reference and where it led."""
+        if match := _RUN.fullmatch(uri):
+            return self._run_artifact(match["job"], match["path"], uri)
+        location = self.location(uri)
+        try:
+            return self._blobs.materialize(location)
+        except NotFound as error:
+            end = f"{self._settings.storage_account}/{location}"
+            raise NotFound(f"There is nothing at '{_shown(uri)}' (blob '{end}').", code="UserError") from error
+
+    def datastores(self) -> dict[str, str]:
+        """Every registered datastore: name -> container."""
+        return {each["name"]: each["properties"]["containerName"] for each in self._store.list(DATASTORES)}
+
+    def output_uri(self, job: str, output: str) -> str:
+        """The address of a job's output; a path may be joined with '/'."""
+        document = self._store.get(JOBS, job)
+        if document is None:
+            raise NotFound(f"The job '{job}' was not found.", code="ResourceNotFound")
+        if output in _ARTIFACT_OUTPUTS:
+            return f"azureml://datastores/{ARTIFACTSTORE}/paths/{artifact_folder(job)}/"
+        outputs = document["run"]["outputs"]
+        if output not in outputs:
+            known = ", ".join(sorted(outputs)) or "none"
+            raise NotFound(f"The job '{job}' has no output '{output}' (it has {known}).", code="UserError")
+        return str(outputs[output]["uri"])
+
+    def _followed(self, reference: str) -> str | None:
+        """The next step from a reference to an address, None at its end."""
+        if reference.startswith(("azureml:/subscriptions", "azureml:azureml:")):
+            return reference.removeprefix("azureml:")
+        if match := _JOB_OUTPUT.fullmatch(reference):
+            uri = self.output_uri(match["job"], match["output"])
+            return uri.rstrip("/") + "/" + match["path"] if match["path"] else uri
+        if match := _VERSION_ID.fullmatch(reference):
+            # An output's own asset id, as run history gives it.
+            if output := _implicit_output(match["name"]):
+                return self.output_uri(*output) if self._store.get(JOBS, output[0]) else None
+            document = self._asset(match["collection"].lower(), reference)
+        elif reference.startswith("azureml:") and (match := _SHORT.fullmatch(reference.removeprefix("azureml:"))):
+            document = self._short(match)
+        else:
+            return None
+        properties = document["properties"]
+        uri: str | None = properties.get("dataUri") or properties.get("modelUri") or properties.get("codeUri")
+        if uri is None:
+            raise BadRequest(f"'{reference}' is no data, model or code asset.", code="UserError")
+        return uri
+
+    def _short(self, match: re.Match[str]) -> dict[str, Any]:
+        for collection in ("data", "models"):
+            if document := self._lookup(collection, match["name"], match["version"]):
+                return document
+        raise NotFound(f"There is no data or model asset '{match[0]}' in the workspace.", code="UserError")
+
+    def _asset(self, collection: str, id: str) -> dict[str, Any]:
+        bare = id.removeprefix("azureml:")
+        if match := _VERSION_ID.fullmatch(bare):
+            latest = match["by"].lower() == "labels" and match["version"] == "latest"
+            name, version = match["name"], None if latest else match["version"]
+        elif match := _SHORT.fullmatch(bare):
+            name, version = match["name"], match["version"]
+        else:
+            raise BadRequest(f"'{id}' is not the id of a version in {collection} (.../{collection}/<name>/versions/<v>).")
+        document = self._lookup(collection, name, version)
+        if document is None:
+            raise NotFound(f"'{name}:{version or 'latest'}' was not found in {collection} ('{id}').", code="UserError")
+        return document
+
+    def _lookup(self, collection: str, name: str, version: str | None) -> dict[str, Any] | None:
+        if version is not None:
+            return self._store.get(versions_kind(collection), f"{name}/{version}")
+        versions = self._store.list(versions_kind(collection), f"{name}/")
+        return max(versions, key=lambda each: each["systemData"]["createdAt"], default=None)
+
+    def _run_artifact(self, job: str, path: str, uri: str) -> Path:
+        # MLflow's artifacts are files of this home: <experiment>/<run>/artifacts/<path>.
+        root = self._settings.home / "mlflow" / "artifacts"
+        if ".." in path.split("/"):
+            raise BadRequest(f"'{uri}' must not contain '..'.", code="UserError")
+        found = next(iter(root.glob(f"*/{job}/artifacts/{path}")), None) if re.fullmatch(r"[\w\-]+", job) else None
+        if found is not None:
+            return found
+        # What the job wrote to ./outputs is a run artifact as well.
+        try:
+            return self._blobs.materialize(Location(ARTIFACT_CONTAINER, f"{artifact_folder(job)}/{path}"))
+        except NotFound as error:
+            raise NotFound(f"The run '{job}' has no artifact '{path}' ('{uri}').", code="UserError") from error
+
+
+def output_asset_name(job: str, output: str) -> str:
+    """The name under which run history lists a job's output."""
+    return f"azureml_{job}_output_{output}"
+
+
+def _implicit_output(name: str) -> tuple[str, str] | None:
+    match = re.fullmatch(r"azureml_(.+)_output_([A-Za-z0-9_\-]+?)", name)
+    return (match[1], match[2]) if match else None
+
+
+def _shown(uri: str) -> str:
+    """The URI without its query, which may be a SAS."""
+    return uri.partition("?")[0]

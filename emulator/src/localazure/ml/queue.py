@@ -1,0 +1,324 @@
+"""The life of a job: a bounded queue a compute, the states, the log's way into storage, cancelling, and what a restart leaves.
+
+One asyncio task a job. States are advanced in the store only (`ml.states`), so that a reader never sees half a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from localazure.core.auth import Tokens
+from localazure.core.errors import AzureError
+from localazure.core.store import Store
+from localazure.executors.job import JobFailed, JobRunner, RunningJob
+from localazure.ml import states
+from localazure.ml.assets import JOBS, Assets, artifact_folder
+from localazure.ml.catalogue import Catalogue
+from localazure.ml.resources import resource
+from localazure.ml.workspace import ARTIFACT_CONTAINER, COMPUTES, tracking_uri
+from localazure.settings import Settings
+from localazure.storage.blobs import BlobStore
+from localazure.tracking.runs import TrackingError, TrackingRuns
+
+log = logging.getLogger(__name__)
+
+LOG_NAME = "user_logs/std_log.txt"
+_LOG_SECONDS = 1.0
+_DEFAULT_NODES = 2
+_SERVERLESS = "serverless"
+
+
+class _Stopped(Exception):
+    """The job ends as Canceled; the message says why, None after a client's request."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class JobQueue:
+    """Runs jobs in the background of the API's event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        blobs: BlobStore,
+        tokens: Tokens,
+        assets: Assets,
+        catalogue: Catalogue,
+        tracking: TrackingRuns,
+        runners: Mapping[str, JobRunner],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._blobs = blobs
+        self._tokens = tokens
+        self._assets = assets
+        self._catalogue = catalogue
+        self._tracking = tracking
+        self._runners = runners
+        self._nodes: dict[str, asyncio.Semaphore] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cancelled: set[str] = set()
+        self._ending: set[str] = set()
+
+    def submit(self, name: str) -> None:
+        """Begins the job that is stored under `name`."""
+        task = asyncio.get_running_loop().create_task(self._live(name), name=f"job {name}")
+        self._tasks[name] = task
+        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+
+    def cancel(self, name: str) -> None:
+        """Asks a job to stop; its processes end within seconds. A job in a final state stays as it is."""
+        document = self._store.get(JOBS, name)
+        if document is None or states.is_terminal(document) or name not in self._tasks or name in self._ending:
+            return
+        self._advance(name, states.CANCEL_REQUESTED)
+        self._cancelled.add(name)
+        self._tasks[name].cancel()
+
+    async def wait(self, name: str) -> None:
+        """Waits for the end of a job that runs."""
+        task = self._tasks.get(name)
+        if task is not None:
+            await asyncio.wait([task])
+
+    async def recover(self) -> int:
+        """Fails the jobs that an earlier process left unfinished, and ends what still runs of them; how many."""
+        orphans = [job for job in self._store.list(JOBS) if not states.is_terminal(job)]
+        for job in orphans:
+            name = job["resource"]["name"]
+            _end_orphans(name)
+            cancelled = job["resource"]["properties"]["status"] == states.CANCEL_REQUESTED
+            message = f"localazure was stopped or restarted while the job '{name}' was running; submit it under a new name."
+            if cancelled:
+                self._finish(name, states.CANCELED, None)
+            else:
+                self._finish(name, states.FAILED, JobFailed(message, "SystemError"))
+        return len(orphans)
+
+    async def close(self) -> None:
+        """Ends every job. They are failed by name: their processes are gone."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=15)
+
+    async def _live(self, name: str) -> None:
+        """A job from Starting to its end. Never raises."""
+        document = self._store.get(JOBS, name)
+        assert document is not None
+        properties = document["resource"]["properties"]
+        job = RunningJob(
+            name=name,
+            properties=properties,
+            outputs=document["run"]["outputs"],
+            folder=self._settings.home / "jobs" / name,
+            settings=self._settings,
+            blobs=self._blobs,
+            assets=self._assets,
+            tracking=self._tracking,
+            tokens=self._tokens,
+            children=_Children(self._settings, self._store, name),
+            tracking_uri=tracking_uri(self._settings, "https"),
+        )
+        shutil.rmtree(job.folder, ignore_errors=True)
+        job.log.parent.mkdir(parents=True)
+        job.log.touch()
+        uploads = asyncio.get_running_loop().create_task(self._keep_log_uploaded(job))
+        failure: JobFailed | None = None
+        try:
+            await self._steps(job)
+            state = states.COMPLETED
+        except asyncio.CancelledError:
+            if name in self._cancelled:
+                state, failure = states.CANCELED, None
+            else:
+                state = states.FAILED
+                failure = JobFailed(f"localazure was stopped while the job '{name}' was running.", "SystemError")
+        except _Stopped as stop:
+            state, failure = states.CANCELED, JobFailed(stop.reason or "", "JobCancelled")
+        except JobFailed as error:
+            state, failure = states.FAILED, error
+        except AzureError as error:
+            state, failure = states.FAILED, JobFailed(error.message, error.code)
+        except TrackingError as error:
+            state, failure = states.FAILED, JobFailed(str(error), "SystemError")
+        except Exception as error:
+            log.exception("job %s", name)
+            state, failure = states.FAILED, JobFailed(f"localazure failed: {type(error).__name__}: {error}", "SystemError")
+        self._ending.add(name)
+        self._cancelled.discard(name)
+        try:
+            # What follows must happen even if the API is stopping: shielded from further cancellation.
+            await asyncio.shield(self._end(job, state, failure, uploads))
+        finally:
+            self._ending.discard(name)
+
+    async def _steps(self, job: RunningJob) -> None:
+        runner = self._runners[job.properties["jobType"]]
+        nodes = self._pool(job.properties.get("computeId"))
+        if nodes.locked():
+            self._advance(job.name, states.QUEUED)
+            job.note("waiting for a node of the compute")
+        async with nodes:
+            self._advance(job.name, states.PREPARING)
+            await self._track(job)
+            await runner.prepare(job)
+            self._advance(job.name, states.RUNNING)
+            limit = runner.seconds(job.properties)
+            try:
+                async with asyncio.timeout(limit):
+                    await runner.execute(job)
+            except TimeoutError:
+                # https://learn.microsoft.com/azure/machine-learning/reference-yaml-job-command: "the system cancels the job"
+                reason = f"The job ran longer than its time-out of {limit:.0f} s and was stopped.\n{job.last_lines()}"
+                raise _Stopped(reason) from None
+            self._advance(job.name, states.FINALIZING)
+            await runner.finalize(job)
+            self._register_outputs(job)
+
+    async def _track(self, job: RunningJob) -> None:
+        """The job's MLflow run. MLflow's server starts slowly: the job waits for it here."""
+        await self._tracking.ready()
+        properties = job.properties
+        tags = {**(properties.get("tags") or {}), "azureml.jobType": properties["jobType"]}
+        display = properties.get("displayName") or job.name
+        job.experiment_id = await self._tracking.create(job.name, properties["experimentName"], display, tags)
+        studio = studio_url(self._settings, job.experiment_id, job.name)
+
+        def described(document: dict[str, Any]) -> dict[str, Any]:
+            document["run"]["experimentId"] = job.experiment_id
+            document["resource"]["properties"]["services"]["Studio"]["endpoint"] = studio
+            return document
+
+        self._store.update(JOBS, job.name, described)
+
+    async def _end(
+        self, job: RunningJob, state: str, failure: JobFailed | None, uploads: asyncio.Task[None]
+    ) -> None:
+        await job.stop()
+        if failure is not None:
+            job.note(f"{state}: {failure.message.partition(chr(10))[0]}")
+        uploads.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await uploads
+        with contextlib.suppress(Exception):
+            await self._upload_log(job)
+        if job.experiment_id:
+            try:
+                await self._tracking.end(job.name, state)
+            except TrackingError as error:
+                log.warning("job %s: its MLflow run couldn't be ended: %s", job.name, error)
+        # Last: whoever sees the final state finds log and run complete.
+        self._finish(job.name, state, failure, job.found.get("properties"))
+
+    def _advance(self, name: str, state: str) -> None:
+        self._store.update(JOBS, name, lambda job: states.advance(job, state))
+
+    def _finish(
+        self, name: str, state: str, failure: JobFailed | None, properties: Mapping[str, str] | None = None
+    ) -> None:
+        def ended(job: dict[str, Any]) -> dict[str, Any]:
+            if failure is not None and failure.message:
+                job["run"]["error"] = {"code": failure.code, "message": failure.message}
+            job["resource"]["properties"].setdefault("properties", {}).update(properties or {})
+            return states.advance(job, state)
+
+        try:
+            self._store.update(JOBS, name, ended)
+        except states.IllegalTransition as error:
+            log.warning("%s", error)
+
+    def _register_outputs(self, job: RunningJob) -> None:
+        """Outputs with a name of their own become data assets or models.
+
+        https://learn.microsoft.com/azure/machine-learning/how-to-manage-inputs-outputs-pipeline#register-output-as-named-assets
+        """
+        for output in job.outputs.values():
+            name = output.get("assetName")
+            if not name:
+                continue
+            kind = output["jobOutputType"]
+            model = kind.endswith("_model")
+            path = "models" if model else "data"
+            content = {"modelUri": output["uri"], "modelType": kind} if model else {"dataUri": output["uri"], "dataType": kind}
+            version = output.get("assetVersion") or str(len(self._store.list(f"ml.{path}", f"{name}/")) + 1)
+            self._catalogue.add(path, name, version, {**content, "properties": {"jobName": job.name}})
+
+    def _pool(self, compute_id: str | None) -> asyncio.Semaphore:
+        name = compute_id.rpartition("/")[2] if compute_id else _SERVERLESS
+        if name not in self._nodes:
+            compute = self._store.get(COMPUTES, name) or {}
+            scale = compute.get("properties", {}).get("properties", {}).get("scaleSettings") or {}
+            self._nodes[name] = asyncio.Semaphore(int(scale.get("maxNodeCount") or _DEFAULT_NODES))
+        return self._nodes[name]
+
+    async def _keep_log_uploaded(self, job: RunningJob) -> None:
+        size = -1
+        while True:
+            try:
+                now = job.log.stat().st_size
+                if now != size:
+                    await self._upload_log(job)
+                    size = now
+            except (OSError, AzureError) as error:
+                log.warning("job %s: its log couldn't be uploaded: %s", job.name, error)
+            await asyncio.sleep(_LOG_SECONDS)
+
+    async def _upload_log(self, job: RunningJob) -> None:
+        # Read at once: a file that grows while it is sent has no length.
+        content = await asyncio.to_thread(job.log.read_bytes)
+        name = f"{artifact_folder(job.name)}/{LOG_NAME}"
+        await asyncio.to_thread(self._blobs.write, ARTIFACT_CONTAINER, name, content, "text/plain; charset=utf-8")
+
+
+class _Children:
+    """Trials of a job, as jobs of their own below it."""
+
+    def __init__(self, settings: Settings, store: Store, parent: str) -> None:
+        self._settings = settings
+        self._store = store
+        self._parent = parent
+
+    def add(self, name: str, properties: dict[str, Any], run: dict[str, Any]) -> None:
+        """See executors.job.Children."""
+        inner = {"services": services(self._settings, name), "isArchived": False, "inputs": {}, "outputs": {}, **properties}
+        document = {
+            "resource": resource(self._settings, f"jobs/{name}", inner),
+            "request": {},
+            "run": {"parent": self._parent, "states": [], "outputs": {}, **run},
+        }
+        self._store.put(JOBS, name, document)
+
+
+def services(settings: Settings, name: str) -> dict[str, Any]:
+    """The addresses a job is shown and tracked at."""
+    return {
+        "Tracking": {"jobServiceType": "Tracking", "endpoint": tracking_uri(settings) + "?"},
+        "Studio": {"jobServiceType": "Studio", "endpoint": studio_url(settings, "0", name)},
+    }
+
+
+def studio_url(settings: Settings, experiment_id: str, name: str) -> str:
+    """The page of a run. There is no studio here: MLflow's own user interface shows it."""
+    return f"{settings.mlflow_url}/#/experiments/{experiment_id}/runs/{name}?wsid={settings.workspace_id}"
+
+
+def _end_orphans(name: str) -> None:
+    """Ends processes of a job whose API process died, recognised by the environment they were started with (Linux)."""
+    wanted = f"AZUREML_RUN_ID={name}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)

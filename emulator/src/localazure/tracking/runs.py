@@ -1,0 +1,119 @@
+"""The MLflow runs that localazure itself keeps: one a job, under the job's name.
+
+https://mlflow.org/docs/latest/api_reference/rest-api.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from localazure.settings import Settings
+
+RUN_ID_TAG = "azureml.runId"
+_RUN_STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
+
+
+class TrackingError(RuntimeError):
+    """MLflow's server didn't answer, or refused."""
+
+
+class TrackingRuns:
+    """A client of MLflow's server for the runs of jobs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: httpx.AsyncClient | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def ready(self, seconds: float = 180) -> None:
+        """Waits until MLflow answers. TrackingError after `seconds`, naming its log."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                answer = await self._http().get("/health", timeout=5)
+                if answer.status_code == httpx.codes.OK:
+                    return
+                cause = f"HTTP {answer.status_code}"
+            except httpx.TransportError as error:
+                cause = type(error).__name__
+            if time.monotonic() > deadline:
+                log = self._settings.logs / "mlflow.log"
+                raise TrackingError(f"MLflow's server didn't come up within {seconds:.0f} s ({cause}); see {log}")
+            await asyncio.sleep(0.5)
+
+    async def create(
+        self, name: str, experiment: str, display_name: str, tags: Mapping[str, str], parent: str | None = None
+    ) -> str:
+        """The run `name` in `experiment` (made if it isn't there); returns the experiment's id. Existing runs are kept."""
+        experiment_id = await self._experiment(experiment)
+        all_tags = {**tags, RUN_ID_TAG: name, "mlflow.user": "localazure"}
+        if parent is not None:
+            all_tags["mlflow.parentRunId"] = parent
+            all_tags["mlflow.rootRunId"] = parent
+        content = {
+            "experiment_id": experiment_id,
+            "run_name": display_name,
+            "start_time": int(time.time() * 1000),
+            "tags": [{"key": key, "value": str(value)} for key, value in all_tags.items()],
+        }
+        answer = await self._call("POST", "runs/create", content, allowed=("RESOURCE_ALREADY_EXISTS",))
+        if "run" not in answer:
+            await self._call("POST", "runs/update", {"run_id": name, "status": "RUNNING"})
+        return experiment_id
+
+    async def end(self, name: str, state: str) -> None:
+        """The run's end, from the job's final state. A run that isn't there is left so."""
+        content = {"run_id": name, "status": _RUN_STATUS[state], "end_time": int(time.time() * 1000)}
+        await self._call("POST", "runs/update", content, allowed=("RESOURCE_DOES_NOT_EXIST",))
+
+    async def metrics(self, name: str) -> dict[str, float]:
+        """The last value of every metric of a run; none if there is no such run."""
+        answer = await self._call("GET", f"runs/get?run_id={name}", None, allowed=("RESOURCE_DOES_NOT_EXIST",))
+        found = answer.get("run", {}).get("data", {}).get("metrics", [])
+        return {each["key"]: float(each["value"]) for each in found}
+
+    async def set_tags(self, name: str, tags: Mapping[str, str]) -> None:
+        """Sets tags of a run that may not be there."""
+        for key, value in tags.items():
+            content = {"run_id": name, "key": key, "value": str(value)}
+            await self._call("POST", "runs/set-tag", content, allowed=("RESOURCE_DOES_NOT_EXIST",))
+
+    async def _experiment(self, name: str) -> str:
+        # Creating first is atomic; two jobs may begin an experiment at the same time.
+        answer = await self._call("POST", "experiments/create", {"name": name}, allowed=("RESOURCE_ALREADY_EXISTS",))
+        if "experiment_id" not in answer:
+            found = await self._call("GET", str(httpx.URL("experiments/get-by-name", params={"experiment_name": name})), None)
+            answer = found["experiment"]
+            if answer.get("lifecycle_stage") == "deleted":
+                await self._call("POST", "experiments/restore", {"experiment_id": answer["experiment_id"]})
+        return str(answer["experiment_id"])
+
+    async def _call(
+        self, method: str, path: str, content: dict[str, Any] | None, allowed: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        try:
+            answer = await self._http().request(method, f"/api/2.0/mlflow/{path}", json=content)
+        except httpx.TransportError as error:
+            raise TrackingError(f"MLflow's server didn't answer {path}: {type(error).__name__}") from error
+        try:
+            body: dict[str, Any] = answer.json()
+        except ValueError as error:
+            raise TrackingError(f"MLflow's server answered {path} with HTTP {answer.status_code} and no JSON") from error
+        if answer.is_success or body.get("error_code") in allowed:
+            return body
+        raise TrackingError(f"MLflow's server refused {path}: {body.get('error_code')}: {body.get('message')}")
+
+    def _http(self) -> httpx.AsyncClient:
+        if self._client is None:
+            self._client = httpx.AsyncClient(base_url=self._settings.mlflow_url, timeout=60, trust_env=False)
+        return self._client
