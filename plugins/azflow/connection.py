@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
-from azflow.errors import AccessDenied, ConfigurationError
+from azflow.errors import AccessDenied, ConfigurationError, first_line
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -379,7 +379,7 @@ class AzureConnection:
             )
         except mssql_python.Error as problem:
             if "18456" in str(problem) or "Login failed" in str(problem):
-                raise AccessDenied(self.id, f"the SQL pool {self.sql_server} says: {_one_line(problem)}") from problem
+                raise AccessDenied(self.id, f"the SQL pool {self.sql_server} says: {first_line(problem)}") from problem
             raise
 
     def sqlalchemy_engine_arguments(self) -> dict[str, Any]:
@@ -450,7 +450,9 @@ class AzureConnection:
             # A path-style account URL names no host of the account's own; the cloud's suffix completes it.
             suffix = self.cloud.storage_endpoint.partition(":")[0]
             return f"abfss://{self.container}@{account}.dfs.{suffix}"
-        raise ConfigurationError(f"Connection {self.id!r}: set the extra lake_abfss_url; it can't be told from the URL.")
+        raise ConfigurationError(
+            f"Connection {self.id!r}: set the extra lake_abfss_url; it can't be told from the URL."
+        )
 
     def view(self) -> dict[str, str]:
         """What templates see as ``azure``: names and URLs, no secret."""
@@ -490,7 +492,7 @@ class _NamedCredential:
         try:
             return self._inner.get_token(*scopes, **arguments)  # type: ignore[no-any-return]
         except ClientAuthenticationError as problem:
-            raise AccessDenied(self._connection_id, _one_line(problem)) from None
+            raise AccessDenied(self._connection_id, first_line(problem)) from None
 
     def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
         """As ``azure.core.credentials.SupportsTokenInfo.get_token_info``."""
@@ -499,7 +501,7 @@ class _NamedCredential:
         try:
             return self._inner.get_token_info(*scopes, options=options)  # type: ignore[no-any-return]
         except ClientAuthenticationError as problem:
-            raise AccessDenied(self._connection_id, _one_line(problem)) from None
+            raise AccessDenied(self._connection_id, first_line(problem)) from None
 
     def close(self) -> None:
         """Release the credential's connections."""
@@ -526,7 +528,7 @@ class _NamedAsyncCredential:
         try:
             return await self._inner.get_token(*scopes, **arguments)  # type: ignore[no-any-return]
         except ClientAuthenticationError as problem:
-            raise AccessDenied(self._connection_id, _one_line(problem)) from None
+            raise AccessDenied(self._connection_id, first_line(problem)) from None
 
     async def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
         """As ``azure.core.credentials_async.AsyncSupportsTokenInfo.get_token_info``."""
@@ -535,7 +537,7 @@ class _NamedAsyncCredential:
         try:
             return await self._inner.get_token_info(*scopes, options=options)  # type: ignore[no-any-return]
         except ClientAuthenticationError as problem:
-            raise AccessDenied(self._connection_id, _one_line(problem)) from None
+            raise AccessDenied(self._connection_id, first_line(problem)) from None
 
     async def close(self) -> None:
         """Release the credential's connections."""
@@ -568,11 +570,6 @@ def _text(value: object, where: str, key: str) -> str:
     if not isinstance(value, str):
         raise ConfigurationError(f"{where}: {key} must be text, not {type(value).__name__}.")
     return value
-
-
-def _one_line(problem: BaseException) -> str:
-    """The first line of an error that says something, without what follows (traces, correlation ids)."""
-    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
 
 
 def _odbc_quoted(value: str) -> str:

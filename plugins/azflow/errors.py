@@ -240,3 +240,8 @@ class QualityFailed(AzflowError):
 
 class RolloutFailed(AzflowError):
     """A roll-out stage failed; the traffic from before is restored (or the message says that it isn't)."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, without what follows it (traces, correlation ids)."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,42 @@
+"""One DAG a model of ``include/models``: data arrives, a challenger is trained, judged, and shipped if it earns it.
+
+A model.yml that can't be read has no DAG here; ``model_specs.py`` beside this file shows why, as an import error that
+names file and key, and leaves the other models' DAGs alone.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, chain
+
+from azflow import lifecycle
+from azflow.errors import SpecError
+from azflow.specs import ModelSpec, find_specs
+
+
+def nightly_retraining(spec: ModelSpec) -> DAG:
+    """The nightly chain of one model, top to bottom."""
+    plan = lifecycle.plan(spec)
+    with DAG(**lifecycle.dag_arguments(plan)) as dag:
+        stages = {stage: lifecycle.build(plan, stage, dag) for stage in plan.stages()}
+        chain(
+            stages["arrival"],  # the partition's marker lies in the lake
+            stages["prepare"],  # Synapse: T-SQL and notebooks build features and export the sets
+            *([stages["quality"]] if "quality" in stages else []),  # expectations, pushed down to the pool
+            stages["data"],  # data assets that point at the exported sets
+            stages["train"],  # an Azure ML job yields the challenger
+            stages["evaluate"],  # champion against challenger, and the verdict
+            stages["approve"],  # the gate alone, or a person; a no skips the next two
+            stages["register"],  # the challenger becomes a version of the registered model
+            stages["roll_out"],  # canary, then traffic stage by stage
+            stages["write_back"],  # whoever is champion now scores the partition
+            stages["report"],  # always
+        )
+    return dag
+
+
+for path in find_specs():
+    try:
+        dag = nightly_retraining(ModelSpec.load(path))
+    except SpecError:
+        continue  # shown by model_specs.py
+    globals()[dag.dag_id] = dag

@@ -1,0 +1,142 @@
+"""Whether a challenger that passed the gate goes on: by itself, or after a person's word in Airflow's UI.
+
+A challenger that failed the gate is stopped here, without a question: what follows directly (registration, and with it
+the roll-out) is skipped, the rest of the night goes on with the champion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk.bases.skipmixin import SkipMixin
+
+from azflow.errors import ConfigurationError
+from azflow.runs import AzflowOperator, airflow_edge
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+def read_verdict(context: Context, task_id: str) -> Mapping[str, Any]:
+    """The verdict the gate `task_id` left as its XCom: at least ``promote`` (bool) and ``reasons`` (texts).
+
+    :raises ConfigurationError: it left none; promoting without a verdict isn't an option.
+    """
+    verdict = context["ti"].xcom_pull(task_ids=task_id)
+    if not isinstance(verdict, Mapping) or not isinstance(verdict.get("promote"), bool):
+        raise ConfigurationError(f"The task {task_id} left no verdict; clear it and what follows.")
+    return verdict
+
+
+def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
+    """The verdict for a log or a page: promoted or not, and each reason."""
+    head = "The challenger may replace the champion." if verdict["promote"] else "The challenger isn't promoted."
+    return [head, *(f"- {reason}" for reason in verdict.get("reasons") or ())]
+
+
+class AutomaticApproval(AzflowOperator, SkipMixin):
+    """Lets a promoted challenger pass; skips what follows directly if the gate said no.
+
+    :param verdict: task id of the gate.
+    """
+
+    inherits_from_skipmixin = True
+
+    def __init__(self, *, verdict: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.verdict = verdict
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Returns ``{"approved": True, "by": "gate"}``, or skips."""
+        with airflow_edge(self.conn_id):
+            verdict = read_verdict(context, self.verdict)
+        for line in verdict_lines(verdict):
+            self.log.info("%s", line)
+        answer = {"approved": verdict["promote"], "by": "gate"}
+        if not verdict["promote"]:
+            _reject(self, context, answer)
+        return answer
+
+
+class PersonalApproval(ApprovalOperator):
+    """Asks a person, who sees the verdict; asks nobody about a challenger that the gate turned down.
+
+    :param verdict: task id of the gate.
+    :param timeout_minutes: how long to wait for the answer.
+    :param on_timeout: what silence means.
+    :param assigned: names of those who may answer; empty: everybody who may act on the DAG.
+    """
+
+    template_fields = ("subject", "body")
+
+    def __init__(
+        self,
+        *,
+        verdict: str,
+        timeout_minutes: float,
+        on_timeout: Literal["reject", "approve"],
+        assigned: tuple[str, ...] = (),
+        subject: str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            subject=subject,
+            body="",
+            defaults=self.APPROVE if on_timeout == "approve" else self.REJECT,
+            response_timeout=timedelta(minutes=timeout_minutes),
+            assigned_users=[{"id": name, "name": name} for name in assigned] or None,
+            **kwargs,
+        )
+        self.verdict = verdict
+
+    def execute(self, context: Context) -> Any:
+        """Shows the verdict and waits; or skips at once."""
+        with airflow_edge():
+            verdict = read_verdict(context, self.verdict)
+        if not verdict["promote"]:
+            _reject(self, context, {"approved": False, "by": "gate"})
+        self.body = verdict_table(verdict)
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """As the base class; the XCom tells who decided."""
+        approved = event.get("chosen_options") == [self.APPROVE]
+        user = event.get("responded_by_user") or {}
+        answer = {"approved": approved, "by": user.get("name") or user.get("id") or "timeout"}
+        if not approved and "error" not in event:
+            context["ti"].xcom_push("return_value", answer)
+        super().execute_complete(context, event)
+        return answer
+
+
+def _reject(operator: SkipMixin, context: Context, answer: dict[str, Any]) -> None:
+    """Skip the tasks that directly follow; Airflow ends this task as a success by way of an exception."""
+    ti = context["ti"]
+    ti.xcom_push("return_value", answer)
+    followers = [task for task in context["task"].get_direct_relatives(upstream=False) if not task.is_teardown]
+    operator.skip(ti, followers)
+
+
+def verdict_table(verdict: Mapping[str, Any]) -> str:
+    """The verdict as Markdown: champion against challenger, and the reasons."""
+
+    def shown(measured: object) -> str:
+        if not isinstance(measured, Mapping) or measured.get("value") is None:
+            return "-"
+        low, high = measured.get("low"), measured.get("high")
+        interval = f" [{low:.4f}, {high:.4f}]" if low is not None and high is not None else ""
+        return f"{measured['value']:.4f}{interval}"
+
+    version = verdict.get("champion_version") or "none"
+    rows = [
+        f"| | {verdict.get('metric', 'metric')} |",
+        "|---|---|",
+        f"| challenger | {shown(verdict.get('challenger'))} |",
+        f"| champion (version {version}) | {shown(verdict.get('champion'))} |",
+        f"| difference | {shown(verdict.get('difference'))} |",
+        f"| hold-out rows | {verdict.get('rows', '-')} |",
+    ]
+    return "\n".join([*rows, "", *verdict_lines(verdict)])

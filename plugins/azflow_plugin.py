@@ -1,0 +1,14 @@
+"""Tells Airflow of azflow: the link from a task to its remote run. Airflow loads this file at every start: keep it light."""
+
+from __future__ import annotations
+
+from airflow.plugins_manager import AirflowPlugin
+
+from azflow.runs import RunLink
+
+
+class AzflowPlugin(AirflowPlugin):
+    """azflow."""
+
+    name = "azflow"
+    operator_extra_links = (RunLink(),)
