@@ -62,6 +62,14 @@ class TsqlTextError(ValueError):
         self.line = line
 
 
+class UnboundParameter(TsqlTextError):
+    """A batch uses `@name`, which it doesn't declare and nobody gave a value for."""
+
+    def __init__(self, name: str, line: int) -> None:
+        super().__init__(f"{name} has no value", line)
+        self.name = name
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     kind: TokenKind
@@ -218,7 +226,7 @@ def statements(text: str) -> tuple[Statement, ...]:
             if word == "BEGIN" and index + 1 < len(tokens) and tokens[index + 1].upper in ("TRY", "CATCH"):
                 continue
             close()
-        elif len(current) == 2 and current[0].upper in ("BEGIN", "END") and word in ("TRY", "CATCH"):
+        elif len(current) > 1 and current[0].upper in ("BEGIN", "END") and word in ("TRY", "CATCH"):
             close()
     close()
     return tuple(result)
@@ -249,7 +257,7 @@ def bind(text: str, parameters: Mapping[str, object]) -> tuple[str, tuple[object
     """The batch with each `@name` of `parameters` as the driver's `?` and the values in that order.
 
     A variable that the batch declares itself is left alone. Comments are blanked when something is bound: a driver
-    would count their question marks. Raises KeyError(name) for an `@name` neither declared nor given.
+    would count their question marks. Raises UnboundParameter for an `@name` neither declared nor given.
     """
     given = {name.lstrip("@").lower(): value for name, value in parameters.items()}
     declared = declared_variables(text)
@@ -265,7 +273,7 @@ def bind(text: str, parameters: Mapping[str, object]) -> tuple[str, tuple[object
         if name not in given:
             if _is_named_argument(text, token):
                 continue
-            raise KeyError(token.text)
+            raise UnboundParameter(token.text, token.line)
         pieces += [text[position : token.start], "?"]
         position = token.end
         values.append(given[name])

@@ -152,7 +152,7 @@ def _nested_transaction(script: Script) -> Iterator[tuple[int, str]]:
         elif words[0] == "BEGIN":
             if open_line:
                 yield statement.line, f"a transaction is open since line {open_line}; a pool doesn't nest them"
-            if len(words) > 2:
+            if words[2:]:
                 yield statement.line, "a pool takes BEGIN TRAN without a name or mark"
             open_line = statement.line
         else:

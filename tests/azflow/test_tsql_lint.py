@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from azflow import tsql, tsql_lint
 from azflow.tsql_rules import RULES, Pool
 
@@ -52,7 +53,7 @@ def test_text_that_never_ends_names_the_line(text: str, line: int) -> None:
         ("UPDATE a SET x = CASE WHEN y = 1 THEN 2 ELSE 3 END WHERE z = 1 DELETE a", ["update", "delete"]),
         (
             "IF EXISTS (SELECT 1 FROM a) BEGIN DELETE FROM a END ELSE PRINT 'x'",
-            "if begin delete end else print".split(),
+            ["if", "begin", "delete", "end", "else", "print"],
         ),
         ("IF OBJECT_ID('a') IS NOT NULL DROP TABLE a", ["if", "drop_table"]),
         ("DROP TABLE IF EXISTS a DROP TABLE IF EXISTS b", ["drop_table", "drop_table"]),
@@ -66,7 +67,7 @@ def test_text_that_never_ends_names_the_line(text: str, line: int) -> None:
             ["merge"],
         ),
         ("CREATE PROCEDURE p AS BEGIN SELECT 1; DELETE FROM a; END", ["create_procedure"]),
-        ("BEGIN TRY SELECT 1 END TRY BEGIN CATCH THROW END CATCH", "begin select end begin throw end".split()),
+        ("BEGIN TRY SELECT 1 END TRY BEGIN CATCH THROW END CATCH", ["begin", "select", "end", "begin", "throw", "end"]),
         ("BEGIN TRAN DELETE FROM a COMMIT", ["transaction", "delete", "transaction"]),
         ("GRANT SELECT, INSERT ON a TO b SELECT 1", ["grant", "select"]),
         ("DECLARE @a int = 1, @b int SET @b = @a", ["declare", "set"]),
@@ -119,8 +120,9 @@ def test_parameters_are_bound_in_order_and_declared_variables_left_alone() -> No
 
 
 def test_a_parameter_nobody_gave_is_an_error() -> None:
-    with pytest.raises(KeyError, match="@missing"):
-        tsql.bind("SELECT @missing", {})
+    with pytest.raises(tsql.UnboundParameter, match="@missing") as caught:
+        tsql.bind("SELECT 1,\n@missing", {})
+    assert caught.value.line == 2
 
 
 def test_a_procedures_argument_names_are_not_parameters() -> None:

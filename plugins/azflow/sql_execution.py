@@ -1,0 +1,375 @@
+"""Runs T-SQL batches over a DB-API connection: counts, first rows; errors with number and statement; cancellable.
+
+No Airflow and no SDK here: a connection comes in, values come out. The driver's call blocks its thread, and no signal
+handler runs in the main thread meanwhile; so statements run in a thread of their own and the caller's thread waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from datetime import time as clock_time
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from azflow import tsql
+
+#: Error numbers after which the same statement may succeed: the connection was lost, the pool was busy or moving.
+#: https://learn.microsoft.com/en-us/azure/azure-sql/database/troubleshoot-common-errors-issues#list-of-transient-fault-error-codes
+#: 1205 (deadlock victim): https://learn.microsoft.com/en-us/sql/relational-databases/errors-events/mssqlserver-1205-database-engine-error
+#: 42109 (the pool is warming up): https://learn.microsoft.com/en-us/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-troubleshoot
+TRANSIENT = frozenset(
+    {20, 64, 233, 615, 926, 1205, 4060, 4221, 10053, 10054, 10060, 10928, 10929}
+    | {40143, 40166, 40197, 40501, 40540, 40613, 42109, 49918, 49919, 49920}
+)
+#: SQLSTATEs of a broken connection. https://learn.microsoft.com/en-us/sql/odbc/reference/appendixes/appendix-a-odbc-error-codes
+_BROKEN = frozenset({"08001", "08003", "08004", "08007", "08S01", "08S02", "HYT00", "HYT01"})
+
+FETCH_ROWS = 1000
+
+
+class Cancelled(Exception):
+    """The statement was stopped from outside.
+
+    :ivar confirmed: the server ended it; else only the connection is given up.
+    :ivar deadline: its time was over; else somebody asked.
+    """
+
+    def __init__(self, *, confirmed: bool, deadline: bool) -> None:
+        super().__init__("cancelled" if confirmed else "abandoned: the connection was dropped")
+        self.confirmed = confirmed
+        self.deadline = deadline
+
+
+class StatementFailed(Exception):
+    """A batch failed on the server.
+
+    :ivar number: the server's error number; None if the driver doesn't tell.
+    :ivar line: 1-based line in the batch of the statement that failed, as far as it can be told.
+    :ivar exact: whether `line` is certain, not the batch's best guess.
+    """
+
+    def __init__(self, message: str, *, number: int | None, state: str, line: int, exact: bool) -> None:
+        super().__init__(message)
+        self.message = message
+        self.number = number
+        self.state = state
+        self.line = line
+        self.exact = exact
+
+    @property
+    def transient(self) -> bool:
+        return self.number in TRANSIENT or self.state in _BROKEN
+
+
+@dataclass
+class BatchResult:
+    """What one batch did.
+
+    :ivar counts: one entry a statement that counts: {"rows": read} of a result set, or {"affected": written}.
+    :ivar columns: of the last result set; empty if there was none.
+    :ivar rows: its first rows, as plain values (JSON can hold them).
+    """
+
+    seconds: float = 0.0
+    counts: list[dict[str, int]] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+
+def run_batch(connection: Any, text: str, values: Sequence[object] = (), *, keep_rows: int = 20) -> BatchResult:
+    """Execute `text` with its bound `values` and read everything it answers.
+
+    Raises StatementFailed. To be called in the thread that owns the statement; see `Runner`.
+    """
+    result = BatchResult()
+    started = time.monotonic()
+    cursor = connection.cursor()
+    diagnostics = _Diagnostics(cursor)
+    try:
+        cursor.execute(text, *([tuple(values)] if values else []))
+        more = True
+        while more:
+            result.messages += [
+                _clean(message[1]) for message in getattr(cursor, "messages", None) or () if len(message) > 1
+            ]
+            if cursor.description:
+                _read_rows(cursor, result, keep_rows)
+            elif cursor.rowcount is not None and cursor.rowcount >= 0:
+                result.counts.append({"affected": int(cursor.rowcount)})
+            more = bool(cursor.nextset())
+        result.messages += [
+            _clean(message[1]) for message in getattr(cursor, "messages", None) or () if len(message) > 1
+        ]
+    except Exception as error:
+        if not _is_database_error(error):
+            raise
+        raise _failed(error, text, len(result.counts), diagnostics.records()) from error
+    finally:
+        diagnostics.close()
+        with contextlib.suppress(Exception):
+            cursor.close()
+    result.seconds = round(time.monotonic() - started, 3)
+    return result
+
+
+def _read_rows(cursor: Any, result: BatchResult, keep_rows: int) -> None:
+    result.columns = [str(column[0]) for column in cursor.description]
+    result.rows = []
+    count = 0
+    while chunk := cursor.fetchmany(FETCH_ROWS):
+        for row in chunk[: max(0, keep_rows - len(result.rows))]:
+            result.rows.append([plain(value) for value in row])
+        count += len(chunk)
+    result.counts.append({"rows": count})
+
+
+def plain(value: object) -> object:
+    """A value as JSON can hold it: dates as ISO text, decimals as numbers where exact, bytes as 0x text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() and abs(value) < 2**53 else float(value)
+    if isinstance(value, datetime | date | clock_time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes | bytearray):
+        return "0x" + bytes(value).hex()
+    return str(value) if isinstance(value, UUID) else repr(value)
+
+
+class Runner:
+    """Runs calls on one connection in a thread of its own and lets another thread, or a signal handler, stop them.
+
+    :param connect: opens the connection; called in the caller's thread.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._stop = threading.Event()
+        self._busy: threading.Thread | None = None
+        self._broken = False
+
+    def stop(self) -> None:
+        """Ask for a stop; safe in a signal handler. The waiting `run_batch` then cancels and raises Cancelled."""
+        self._stop.set()
+
+    def run_batch(
+        self, text: str, values: Sequence[object] = (), *, deadline: float | None = None, keep_rows: int = 20
+    ) -> BatchResult:
+        """As the function `run_batch`; raises Cancelled when stopped or when `deadline` (time.monotonic) has passed."""
+        box: dict[str, Any] = {}
+        done = threading.Event()
+
+        def work() -> None:
+            try:
+                box["result"] = run_batch(self._connection, text, values, keep_rows=keep_rows)
+            except BaseException as error:
+                box["error"] = error
+            finally:
+                done.set()
+
+        # A daemon: should the driver never come back, the process can still end.
+        self._busy = threading.Thread(target=work, name="azflow-sql", daemon=True)
+        if self._stop.is_set():
+            raise Cancelled(confirmed=True, deadline=False)
+        self._busy.start()
+        while not done.wait(0.2):
+            late = deadline is not None and time.monotonic() >= deadline
+            if self._stop.is_set() or late:
+                confirmed = self._cancel(done)
+                if confirmed and "result" in box:
+                    break  # it finished before the cancellation arrived
+                raise Cancelled(confirmed=confirmed, deadline=late and not self._stop.is_set())
+        if "error" in box:
+            raise box["error"]
+        result: BatchResult = box["result"]
+        return result
+
+    def _cancel(self, done: threading.Event, patience: float = 15.0) -> bool:
+        """Cancel the running statement; whether the server ended it."""
+        until = time.monotonic() + patience
+        while not done.is_set() and time.monotonic() < until:
+            # Again and again: a cancel between two calls of the driver hits nothing.
+            for cursor in list(getattr(self._connection, "_cursors", ())):
+                with contextlib.suppress(Exception):
+                    cancel_cursor(cursor)
+            done.wait(0.5)
+        self._broken = not done.is_set()
+        return done.is_set()
+
+    def close(self) -> None:
+        """Close the connection, unless a thread still hangs in it: then the process's end does."""
+        if not self._broken:
+            with contextlib.suppress(Exception):
+                self._connection.close()
+
+
+def cancel_cursor(cursor: Any) -> None:
+    """Cancel what `cursor` executes; callable from any thread.
+
+    ODBC's SQLCancel is the one call that another thread may make on a busy statement; mssql-python 1.16 keeps it on the
+    statement's handle. https://learn.microsoft.com/en-us/sql/odbc/reference/syntax/sqlcancel-function
+    """
+    if cancel := getattr(cursor, "cancel", None):
+        cancel()
+    elif (handle := getattr(cursor, "hstmt", None)) is not None:
+        handle._cancel()
+
+
+# errors
+
+
+class _Diagnostics:
+    """Keeps the statement's ODBC diagnostic records, which carry the server's error number.
+
+    mssql-python 1.16 raises without the number and frees the statement, and its records with it, before the exception
+    leaves `execute`. Where the driver is built differently, there are simply no records.
+    """
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self._records: list[tuple[str, str]] = []
+        self._reset: Callable[[], None] | None = getattr(cursor, "_reset_cursor", None)
+        if self._reset is not None:
+            with contextlib.suppress(AttributeError):
+                cursor._reset_cursor = self._read_and_reset
+
+    def _read_and_reset(self) -> None:
+        self._read()
+        assert self._reset is not None
+        self._reset()
+
+    def _read(self) -> None:
+        if self._records:
+            return
+        with contextlib.suppress(Exception):
+            from mssql_python import ddbc_bindings
+
+            read: Callable[[Any], list[tuple[str, str]]] = getattr(ddbc_bindings, "DDBCSQLGetAllDiagRecords")  # noqa: B009
+            self._records = [(str(head), str(body)) for head, body in read(self._cursor.hstmt)]
+
+    def records(self) -> list[tuple[str, str]]:
+        """(state and number, text) of each record, first error first."""
+        self._read()
+        return self._records
+
+    def close(self) -> None:
+        """Give the cursor its own method back: no reference cycle stays."""
+        with contextlib.suppress(AttributeError):
+            del self._cursor._reset_cursor
+
+
+_PREFIX = re.compile(r"^(?:\s*\[[^\]]*\])+\s*")
+_MESSAGE_NUMBER = re.compile(r"\b(?:Msg|Error|error)\s+(\d{2,6})\b")
+_TEXT_LINE = re.compile(r"\b(?:at line:?|[Ll]ine)\s+(\d+)\b")
+_RECORD = re.compile(r"\[?(\w{5})\]?\D+(-?\d+)")
+_QUOTED = re.compile(r"'([^']{2,})'")
+
+
+def _clean(text: object) -> str:
+    """A driver's message without the brackets that name driver and server."""
+    return _PREFIX.sub("", str(text)).strip()
+
+
+def _is_database_error(error: BaseException) -> bool:
+    # Every DB-API driver has these names (PEP 249); naming the driver's class would import it.
+    return any(cls.__name__ in ("DatabaseError", "InterfaceError", "Error") for cls in type(error).__mro__)
+
+
+def _failed(error: BaseException, text: str, counted: int, records: Sequence[tuple[str, str]]) -> StatementFailed:
+    state, number = "", None
+    message = _clean(getattr(error, "ddbc_error", "") or error)
+    for head, body in records:
+        match = _RECORD.search(head)
+        if match and int(match[2]) > 0:
+            state, number, message = match[1], int(match[2]), _clean(body) or message
+            break
+    if number is None and (match := _MESSAGE_NUMBER.search(message)):
+        number = int(match[1])
+    if not state and (match := re.search(r"SQLSTATE code: (\w{5})", str(error))):
+        state = match[1]
+    if not state and re.search(
+        r"[Cc]ommunication link|Disconnect|[Cc]onnection (?:failure|not open|timeout)", str(error)
+    ):
+        state = "08S01"
+    line, exact = locate(text, message, counted)
+    return StatementFailed(message, number=number, state=state, line=line, exact=exact)
+
+
+@dataclass(frozen=True)
+class ConnectionFailure:
+    """Why no connection came about.
+
+    :ivar denied: the log-in was refused: trying again can't help.
+    """
+
+    message: str
+    number: int | None
+    denied: bool
+    transient: bool
+
+
+#: Log-in failed; the database doesn't exist or isn't ours; the user may not connect; the address is blocked.
+#: https://learn.microsoft.com/en-us/sql/relational-databases/errors-events/mssqlserver-18456-database-engine-error
+_DENIED = frozenset({18452, 18456, 18470, 18486, 18487, 18488, 916, 40615, 47073})
+
+
+def connection_failure(error: BaseException) -> ConnectionFailure | None:
+    """What a driver's error at connecting means; None if it isn't the driver's error at all."""
+    if not _is_database_error(error) and not isinstance(error, OSError):
+        return None
+    message = _clean(getattr(error, "ddbc_error", "") or error)
+    match = _MESSAGE_NUMBER.search(message)
+    number = int(match[1]) if match else None
+    denied = number in _DENIED or "Login failed" in message
+    # A connection that didn't come about did nothing: all but a refusal may be tried again.
+    return ConnectionFailure(message, number, denied, not denied)
+
+
+def locate(text: str, message: str, counted: int) -> tuple[int, bool]:
+    """The line of `text` that an error means: (line, certain).
+
+    A pool's parser says it ("at line: 3, column: 5"). Otherwise: the statements that count told how far the batch came,
+    and a quoted name in the message tells which of the remaining ones it was.
+    """
+    lines = text.count("\n") + 1
+    match = _TEXT_LINE.search(message)
+    if match and 1 <= int(match[1]) <= lines:
+        return int(match[1]), True
+    try:
+        found = tsql.statements(text)
+    except tsql.TsqlTextError as unreadable:
+        return unreadable.line, True
+    if not found:
+        return 1, False
+    remaining = list(found)
+    for _ in range(counted):
+        index = next((i for i, s in enumerate(remaining) if counts(s)), None)
+        if index is None or index + 1 >= len(remaining):
+            break
+        remaining = remaining[index + 1 :]
+    if len(remaining) == 1:
+        return remaining[0].line, len(found) == 1
+    for name in _QUOTED.findall(message):
+        wanted = [part.strip('[]"').lower() for part in name.split(".") if part]
+        for statement in remaining:
+            names = [token.identifier for token in statement.tokens]
+            for index, token in enumerate(statement.tokens):
+                if wanted and names[index : index + len(wanted) * 2 : 2] == wanted:
+                    return token.line, False
+    candidate = next((s for s in remaining if counts(s)), remaining[0])
+    return candidate.line, False
+
+
+def counts(statement: tsql.Statement) -> bool:
+    """Whether the server answers the statement with a result set or a row count."""
+    return statement.kind in ("select", "insert", "update", "delete", "merge", "copy", "ctas", "cetas")

@@ -1,0 +1,420 @@
+"""Synapse from Airflow: T-SQL files on a SQL pool, notebooks on a Spark pool.
+
+A SQL file is a Jinja template below include/sql. It is rendered, split on GO, checked (`tsql_lint`), labelled with
+dag, task and run, and run batch by batch; values are bound as parameters of the driver, never pasted into the text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+from azflow import notebook_runs, sql_execution, tsql, tsql_lint
+from azflow.connection import DEFAULT_CONNECTION, AzureConnection
+from azflow.errors import AccessDenied, AzflowError, ConfigurationError, ServiceUnavailable, SpecError, SqlFailed
+from azflow.runs import NOTEBOOK_RUN, Alphabet, AzflowOperator, RemoteRunOperator, RunsReference, airflow_edge
+from azflow.specs import INCLUDE
+from azflow.tsql_rules import Pool
+
+if TYPE_CHECKING:
+    import jinja2
+    from airflow.sdk import Context
+    from sqlalchemy.engine import Engine
+
+CONNECT_ATTEMPTS = 4
+SELECT_ATTEMPTS = 3
+
+
+class SynapseSqlHook(DbApiHook):
+    """A DB-API hook over mssql-python: Entra tokens or a password, as the azflow connection says.
+
+    Airflow's own SQL operators and sensors work over it too.
+    """
+
+    conn_name_attr = "conn_id"
+    default_conn_name = DEFAULT_CONNECTION
+    conn_type = "azflow"
+    hook_name = "Azure ML and Synapse (azflow)"
+    supports_autocommit = True
+    supports_executemany = True
+    _placeholder = "?"
+
+    conn_id: str
+
+    def get_conn(self) -> Any:
+        """A connection in autocommit mode: a pool refuses DDL inside a transaction, and CTAS is most of the work.
+
+        :raises AccessDenied: the log-in is refused; names the Airflow connection.
+        """
+        return connect(AzureConnection.load(self.conn_id))
+
+    def set_autocommit(self, conn: Any, autocommit: bool) -> None:
+        """As DB-API's drivers want it."""
+        conn.autocommit = autocommit
+
+    def get_autocommit(self, conn: Any) -> bool:
+        """Whether each statement is its own transaction."""
+        return bool(conn.autocommit)
+
+    def get_sqlalchemy_engine(self, engine_kwargs: dict[str, Any] | None = None) -> Engine:
+        """An engine with the same authentication."""
+        from sqlalchemy import create_engine
+
+        arguments = AzureConnection.load(self.conn_id).sqlalchemy_engine_arguments()
+        return create_engine(arguments["connection_string"], **{**arguments["kwargs"], **(engine_kwargs or {})})
+
+
+def connect(connection: AzureConnection, log: Any = None) -> Any:
+    """Open a connection to the pool; transient refusals are tried again, nothing has happened yet.
+
+    :raises AccessDenied: the log-in is refused.
+    :raises ServiceUnavailable: the pool can't be reached or is busy, several times in a row.
+    """
+    for attempt in range(1, CONNECT_ATTEMPTS + 1):
+        try:
+            return connection.sql_connect(autocommit=True)
+        except AzflowError:
+            raise
+        except Exception as error:
+            failed = sql_execution.connection_failure(error)
+            if failed is None:
+                raise
+            if failed.denied:
+                raise AccessDenied(connection.id, failed.message) from None
+            if not failed.transient or attempt == CONNECT_ATTEMPTS:
+                raise ServiceUnavailable(
+                    f"Connection {connection.id!r}: SQL pool {connection.sql_server} can't be reached: {failed.message}"
+                ) from error
+            if log is not None:
+                log.warning("The SQL pool refused the connection (%s); trying again.", failed.message)
+            time.sleep(2.0**attempt)
+    raise AssertionError("unreachable")
+
+
+class SynapseSqlOperator(AzflowOperator):
+    """Runs a T-SQL file on a SQL pool.
+
+    XCom: ``{"file", "label", "seconds", "rows_affected", "batches": [{"line", "seconds", "counts"}], "columns",
+    "rows", "row"}``; the last three are of the last result set (its first rows; ``row`` is the first as a mapping).
+
+    :param sql: the file, relative to include/sql; a template with ``night``, ``azure``, ``model``, ``params``.
+    :param parameters: values for ``@name`` in the file, bound by the driver; text among them is a template.
+    :param sql_pool: what kind of pool runs it; a serverless pool has other rules and takes no labels.
+    :param timeout_minutes: for the file as a whole; the running statement is then cancelled.
+    :param keep_rows: how many rows of the last result set go to XCom.
+    """
+
+    template_fields = ("sql", "parameters", "script")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"parameters": "json", "script": "tsql"}
+    ui_color = "#dcebfb"
+
+    def __init__(
+        self,
+        *,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        sql_pool: Pool = "dedicated",
+        timeout_minutes: float = 120,
+        keep_rows: int = 20,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.sql = sql
+        self.parameters = dict(parameters or {})
+        self.sql_pool = sql_pool
+        self.timeout_minutes = timeout_minutes
+        self.keep_rows = keep_rows
+        #: The rendered file; shown in Airflow's UI.
+        self.script = ""
+        self._lines: list[int] = []
+        self._runner: sql_execution.Runner | None = None
+
+    # -- rendering ---------------------------------------------------------------------------------------------------
+
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render the fields, then the file itself: an undefined name in it is an error, not an empty text."""
+        self.script = ""
+        super().render_template_fields(context, jinja_env)
+        with airflow_edge(self.conn_id):
+            environment = jinja_env or self.get_template_env()
+            self.script, self._lines = render(INCLUDE / "sql", self.sql, environment, context)
+
+    def get_template_env(self, dag: Any = None) -> jinja2.Environment:
+        """As the base class; kept apart for tasks without a DAG."""
+        environment: jinja2.Environment = super().get_template_env(dag)
+        return environment
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Check the script, connect, run its batches."""
+        with airflow_edge(self.conn_id):
+            script = self._prepared(_label(context))
+            connection = connect(AzureConnection.load(self.conn_id), self.log)
+            self._runner = sql_execution.Runner(connection)
+            try:
+                return self._run(script, _label(context))
+            finally:
+                self._runner.close()
+
+    def on_kill(self) -> None:
+        """SIGTERM: only ask; the waiting main thread then cancels the statement on the server."""
+        if self._runner is not None:
+            self._runner.stop()
+
+    def _prepared(self, label: str) -> list[tuple[tsql.Batch, str, tuple[object, ...]]]:
+        """Each batch with its text as sent and its values; raises before anything is run."""
+        findings = tsql_lint.lint(self.script, self.sql_pool)
+        errors = [finding for finding in findings if finding.severity == "error"]
+        for finding in findings:
+            if finding.severity == "warning":
+                self.log.warning(
+                    "%s, line %s: %s: %s", self.sql, self._line(finding.line), finding.rule, finding.message
+                )
+        if errors:
+            more = "".join(f"\n  line {self._line(other.line)}: {other.rule}: {other.message}" for other in errors[1:])
+            raise self._failed(errors[0].line, f"{errors[0].rule}: {errors[0].message}{more}")
+        prepared = []
+        used: set[str] = set()
+        for batch in tsql.batches(self.script):
+            used |= tsql.used_variables(batch.text)
+            text = tsql.label_statements(batch.text, label) if self.sql_pool == "dedicated" else batch.text
+            try:
+                bound, values = tsql.bind(text, self.parameters)
+            except tsql.UnboundParameter as missing:
+                raise self._failed(
+                    batch.line + missing.line - 1,
+                    f"{missing.name} is neither declared in its batch nor among the task's parameters "
+                    f"({', '.join(sorted(self.parameters)) or 'none'})",
+                ) from None
+            except tsql.TsqlTextError as problem:
+                raise self._failed(batch.line + problem.line - 1, problem.problem) from None
+            prepared.append((batch, bound, values))
+        if unused := sorted(name for name in self.parameters if name.lstrip("@").lower() not in used):
+            raise ConfigurationError(
+                f"{self.sql} doesn't use the parameter(s) {', '.join(unused)}. Remove them, or use @name."
+            )
+        if not prepared:
+            raise ConfigurationError(f"{self.sql} is empty after rendering.")
+        return prepared
+
+    def _run(self, script: list[tuple[tsql.Batch, str, tuple[object, ...]]], label: str) -> dict[str, Any]:
+        started = time.monotonic()
+        deadline = started + self.timeout_minutes * 60
+        done: list[dict[str, Any]] = []
+        last = sql_execution.BatchResult()
+        for batch, text, values in script:
+            for _ in range(batch.times):
+                result = self._run_batch(batch, text, values, deadline)
+                line = self._line(batch.line + tsql.statements(batch.text)[0].line - 1)
+                done.append({"line": line, "seconds": result.seconds, "counts": result.counts})
+                for message in result.messages:
+                    self.log.info("The pool says: %s", message)
+                self.log.info("%s, line %s: %s in %.1f s", self.sql, line, _counted(result.counts), result.seconds)
+                if result.columns:
+                    last = result
+        return {
+            "file": self.sql,
+            "label": label,
+            "seconds": round(time.monotonic() - started, 3),
+            "rows_affected": sum(count.get("affected", 0) for batch in done for count in batch["counts"]),
+            "batches": done,
+            "columns": last.columns,
+            "rows": last.rows,
+            "row": dict(zip(last.columns, last.rows[0], strict=True)) if last.rows else None,
+        }
+
+    def _run_batch(
+        self, batch: tsql.Batch, text: str, values: tuple[object, ...], deadline: float
+    ) -> sql_execution.BatchResult:
+        """One batch; a batch of nothing but SELECTs is tried again after a transient error, nothing else is."""
+        assert self._runner is not None
+        only_reads = all(statement.kind in ("select", "declare", "set") for statement in tsql.statements(batch.text))
+        for attempt in range(1, SELECT_ATTEMPTS + 1):
+            try:
+                return self._runner.run_batch(text, values, deadline=deadline, keep_rows=self.keep_rows)
+            except sql_execution.Cancelled as stopped:
+                raise self._cancelled(batch, stopped) from None
+            except sql_execution.StatementFailed as problem:
+                failed = self._failed(
+                    batch.line + problem.line - 1,
+                    problem.message,
+                    number=problem.number,
+                    retry_helps=problem.transient,
+                    exact=problem.exact,
+                )
+                if not (only_reads and problem.transient and problem.number is not None) or attempt == SELECT_ATTEMPTS:
+                    raise failed from problem
+                self.log.warning("%s Trying again.", failed)
+                time.sleep(2.0**attempt)
+        raise AssertionError("unreachable")
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def _line(self, rendered: int) -> int:
+        """The file's line that made line `rendered` of the script."""
+        return self._lines[rendered - 1] if 0 < rendered <= len(self._lines) else rendered
+
+    def _failed(
+        self, rendered: int, message: str, *, number: int | None = None, retry_helps: bool = False, exact: bool = True
+    ) -> SqlFailed:
+        lines = self.script.splitlines()
+        text = lines[rendered - 1].strip() if 0 < rendered <= len(lines) else ""
+        place = f" In: {text[:200]}" if text and exact else f" In the statement at: {text[:200]}" if text else ""
+        return SqlFailed(
+            f"{message}{place}", file=self.sql, line=self._line(rendered), number=number, retry_helps=retry_helps
+        )
+
+    def _cancelled(self, batch: tsql.Batch, stopped: sql_execution.Cancelled) -> SqlFailed:
+        why = f"it ran past the task's {self.timeout_minutes:g} minutes" if stopped.deadline else "the task was stopped"
+        how = "was cancelled" if stopped.confirmed else "didn't answer the cancellation; its connection is given up"
+        first = tsql.statements(batch.text)[0].line
+        return self._failed(
+            batch.line + first - 1, f"the batch {how}: {why}.", retry_helps=not stopped.deadline, exact=False
+        )
+
+
+def render(root: Path, name: str, environment: jinja2.Environment, context: Mapping[str, Any]) -> tuple[str, list[int]]:
+    """The file `name` below `root`, rendered: (text, for each of its lines the line of the file it came from).
+
+    ``include`` and ``import`` in a file find others below `root`.
+
+    :raises SpecError: it doesn't exist, lies outside `root`, or the template is wrong (names the line).
+    """
+    import jinja2
+
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise SpecError(f"sql/{name}", "", "must be relative to include/sql")
+    try:
+        source = (root / pure).read_text(encoding="utf-8")
+    except OSError as problem:
+        raise SpecError(f"include/sql/{name}", "", f"can't be read: {problem.strerror}") from None
+    strict = environment.overlay(
+        undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(root), keep_trailing_newline=True
+    )
+    try:
+        text = strict.from_string(source).render(context)
+    except jinja2.TemplateSyntaxError as problem:
+        raise SpecError(f"include/sql/{name}", f"line {problem.lineno}", str(problem.message)) from None
+    except jinja2.TemplateError as problem:
+        raise SpecError(f"include/sql/{name}", _template_line(problem), str(problem.message)) from None
+    return text, source_lines(source, text, strict, context)
+
+
+def _template_line(problem: BaseException) -> str:
+    """Where in the template a run-time error arose: Jinja rewrites the traceback to the template's lines."""
+    line, trace = 0, problem.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename in ("<template>", "<unknown>"):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"line {line}" if line else ""
+
+
+def source_lines(source: str, text: str, environment: jinja2.Environment, context: Mapping[str, Any]) -> list[int]:
+    """For each line of the rendered `text` the line of `source` it came from; the same number where that can't be told.
+
+    Rendered a second time with a mark at the end of each line: loops and conditions then show where lines came from.
+    """
+    import jinja2
+
+    if "{%" not in source:
+        return list(range(1, len(text.splitlines()) + 1))
+    marked = "\n".join(f"{line}\x02{number}\x03" for number, line in enumerate(source.split("\n"), start=1))
+    try:
+        rendered = environment.from_string(marked).render(context)
+    except jinja2.TemplateError:
+        return []  # a tag over several lines can't be marked
+    origins: list[tuple[str, int]] = []
+    for piece in rendered.split("\x03"):
+        content, _, number = piece.rpartition("\x02")
+        if content.strip() and number.isdigit():
+            origins += [(line.strip(), int(number)) for line in content.split("\n") if line.strip()]
+    lines: list[int] = []
+    for position, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        while origins and stripped and origins[0][0] != stripped:
+            origins.pop(0)
+        lines.append(origins.pop(0)[1] if stripped and origins else (lines[-1] if lines else position))
+    return lines
+
+
+def _label(context: Context) -> str:
+    """Dag, task and run as sys.dm_pdw_exec_requests shows them."""
+    ti = context["ti"]
+    return f"azflow:{ti.dag_id}:{ti.task_id}:{ti.run_id}"
+
+
+def _counted(counts: list[dict[str, int]]) -> str:
+    parts = [
+        f"{count['rows']} rows read" if "rows" in count else f"{count['affected']} rows affected" for count in counts
+    ]
+    return ", ".join(parts) or "done"
+
+
+class SynapseNotebookOperator(RemoteRunOperator):
+    """Runs a notebook on a Synapse Spark pool, exactly once.
+
+    XCom: ``{"run_id", "status", "exit_value", "session_id", "spark_pool", "url", "notebook"}``; the exit value is
+    parsed if it is JSON.
+
+    :param notebook: the file, relative to include/spark/notebooks.
+    :param spark_pool: default: the connection's.
+    :param parameters: ``{name: value}`` or ``{name: {"type", "value"}}``; text is a template. They land in the cell
+        after the one tagged ``parameters``.
+    :param session_options: sizes and ``conf`` of the Spark session, in the service's own words (camelCase).
+    """
+
+    service = notebook_runs.SERVICE
+    alphabet: ClassVar[Alphabet] = NOTEBOOK_RUN
+    template_fields = ("notebook", "spark_pool", "parameters", "session_options")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"parameters": "json", "session_options": "json"}
+    ui_color = "#fdebd8"
+
+    def __init__(
+        self,
+        *,
+        notebook: str,
+        spark_pool: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        session_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.notebook = notebook
+        self.spark_pool = spark_pool
+        self.parameters = dict(parameters or {})
+        self.session_options = dict(session_options or {})
+
+    def remote_runs(self) -> RunsReference:
+        """The workspace's notebook runs."""
+        return RunsReference("azflow.notebook_runs.SynapseNotebookRuns")
+
+    def payload(self, context: Context) -> dict[str, Any]:
+        """Notebook, content, pool, typed parameters."""
+        shown = f"include/spark/notebooks/{self.notebook}"
+        pure = PurePosixPath(self.notebook)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise SpecError(shown, "", "must be relative to include/spark/notebooks")
+        pool = self.spark_pool or AzureConnection.load(self.conn_id).spark_pool
+        if not pool:
+            raise ConfigurationError(
+                f"Connection {self.conn_id!r} lacks the extra spark_pool, and the task names none."
+            )
+        content = notebook_runs.read_notebook(INCLUDE / "spark" / "notebooks" / pure, shown)
+        return {
+            "notebook": notebook_runs.artifact_name(pure.stem, content),
+            "content": content,
+            "spark_pool": pool,
+            "parameters": notebook_runs.typed_parameters(self.parameters, shown),
+            "session_options": self.session_options,
+        }
+
+    def outcome(self, context: Context, result: dict[str, Any]) -> dict[str, Any]:
+        """The run's result, and which file it was."""
+        return {**result, "notebook": self.notebook}
