@@ -35,12 +35,13 @@ USER = "admin"
 
 @dataclass(frozen=True)
 class AirflowHome:
-    """Where one Airflow lives: its folder, its port, and the connection its DAGs use."""
+    """Where one Airflow lives: its folder, its port, the connection its DAGs use, and the project whose DAGs they are."""
 
     folder: Path
     port: int
     connection: Mapping[str, Any]
     ca_bundle: Path
+    project: Path = ROOT
 
     @property
     def url(self) -> str:
@@ -70,13 +71,13 @@ class AirflowHome:
             "AIRFLOW__API__BASE_URL": self.url,
             "AIRFLOW__API__SECRET_KEY": self.secret("api"),
             "AIRFLOW__API_AUTH__JWT_SECRET": self.secret("jwt"),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.project / "dags"),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__FERNET_KEY": self.secret("fernet", lambda: base64.urlsafe_b64encode(os.urandom(32)).decode()),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__PARALLELISM": "4",
-            "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(self.project / "plugins"),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
@@ -86,7 +87,7 @@ class AirflowHome:
             "DO_NOT_TRACK": "1",
             "GX_ANALYTICS_ENABLED": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            "PYTHONPATH": str(ROOT / "plugins"),
+            "PYTHONPATH": str(self.project / "plugins"),
             "REQUESTS_CA_BUNDLE": str(self.ca_bundle),
             "SSL_CERT_FILE": str(self.ca_bundle),
             "OMP_NUM_THREADS": "1",
@@ -116,7 +117,7 @@ class AirflowComponents:
     def migrate(self) -> None:
         """Creates or upgrades the metadata database."""
         command = [str(AIRFLOW.python), "-m", "airflow", "db", "migrate"]
-        done = subprocess.run(command, env=self.home.environment(), cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=self.home.environment(), cwd=self.home.project, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SetUpError("`airflow db migrate` failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-20:]))
 
@@ -132,7 +133,7 @@ class AirflowComponents:
             self.log(name).parent.mkdir(parents=True, exist_ok=True)
             with self.log(name).open("ab") as output:
                 process = subprocess.Popen(
-                    command, env=self.home.environment(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                    command, env=self.home.environment(), cwd=self.home.project, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
             pids[name] = process.pid

@@ -62,11 +62,11 @@ def stop_everything(clock: Stopwatch, components: AirflowComponents | None) -> N
     local_azure.command("down", quiet=True)
 
 
-def land(days: tuple[datetime.date, datetime.date]) -> str:
+def land(days: tuple[datetime.date, datetime.date], connection: Path = local_azure.HOME / "connection.json") -> str:
     """Runs the source simulator in Airflow's environment; answers its summary."""
     done = subprocess.run(
         [str(AIRFLOW.python), str(ROOT / "tools" / "source_simulator.py"), "--from", days[0].isoformat(), "--to", days[1].isoformat(),
-         "--connection", str(local_azure.HOME / "connection.json")],
+         "--connection", str(connection)],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )
     if done.returncode:

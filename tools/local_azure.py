@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,23 +15,23 @@ from environments import COMPUTE, LOCALAZURE, ROOT, SetUpError, azurite
 HOME = ROOT / "var" / "localazure"
 
 
-def environment(home: Path = HOME) -> dict[str, str]:
-    """What localazure's processes need to know of this checkout."""
+def environment(home: Path = HOME, port_base: int | None = None) -> dict[str, str]:
+    """What localazure's processes need to know of this checkout; `port_base` moves all its ports (default 18400)."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
     return inherited | {
         "LOCALAZURE_HOME": str(home),
         "LOCALAZURE_COMPUTE_PYTHON": str(COMPUTE.python),
-        "LOCALAZURE_AZURITE": " ".join(azurite()),
+        "LOCALAZURE_AZURITE": shlex.join(azurite()),
         "PYTHONPATH": str(ROOT / "emulator" / "src"),
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
+    } | ({} if port_base is None else {"LOCALAZURE_PORT_BASE": str(port_base)})
 
 
-def command(*arguments: str, home: Path = HOME, quiet: bool = False) -> None:
+def command(*arguments: str, home: Path = HOME, port_base: int | None = None, quiet: bool = False) -> None:
     """Runs `localazure ARGUMENTS`; a failure raises with its words."""
     done = subprocess.run(
-        [str(LOCALAZURE.python), "-m", "localazure", *arguments], env=environment(home), cwd=ROOT, check=False,
+        [str(LOCALAZURE.python), "-m", "localazure", *arguments], env=environment(home, port_base), cwd=ROOT, check=False,
         stdout=subprocess.PIPE if quiet else None, stderr=subprocess.STDOUT if quiet else None, text=True,
     )
     if done.returncode:

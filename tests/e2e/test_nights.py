@@ -1,0 +1,188 @@
+"""Nights on real data through everything: scheduler, workers, triggerer, SQL pool, Spark, Azure ML, router.
+
+The tests run in the order of the file: each goes on where the one before left the world.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pymssql
+import pytest
+from conftest import Workbench
+
+INCLUDE_JOB = "include/ml/jobs/flight_delay_automl.yml"
+ENDPOINT = "flight-delay"
+
+
+def query(workbench: Workbench, sql: str) -> list[tuple[Any, ...]]:
+    """Rows from the pool, by a client that azflow doesn't use."""
+    server, port = workbench.local["sql_server"].split(",")
+    with pymssql.connect(
+        server=server, port=port, user=workbench.local["sql_login"], password=workbench.local["sql_password"],
+        database=workbench.local["sql_database"], tds_version="7.4",
+    ) as connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        return list(cursor.fetchall())
+
+
+def predictions(workbench: Workbench) -> dict[str, tuple[int, str]]:
+    """Day -> (rows, model version) of what was written back."""
+    rows = query(workbench, "SELECT flight_date, COUNT(*), MIN(model_version), MAX(model_version) FROM ml.flight_predictions GROUP BY flight_date")
+    assert all(least == most for _, _, least, most in rows), "one day holds predictions of two model versions"
+    return {str(day): (count, version) for day, count, version, _ in rows}
+
+
+def automl_jobs(workbench: Workbench) -> list[dict[str, Any]]:
+    """The AutoML jobs in the workspace, asked of ARM."""
+    jobs = arm(workbench, "GET", "/jobs?api-version=2024-04-01")["value"]
+    return [job for job in jobs if job["properties"]["jobType"] == "AutoML"]
+
+
+def arm(workbench: Workbench, method: str, path: str) -> Any:
+    import ssl
+    import urllib.parse
+
+    local = workbench.local
+    trusted = ssl.create_default_context(cafile=local["ca_bundle"])
+    form = {"client_id": local["client_id"], "client_secret": local["client_secret"], "grant_type": "client_credentials", "scope": local["api_url"] + "/.default"}
+    token_request = urllib.request.Request(f"{local['api_url']}/{local['tenant_id']}/oauth2/v2.0/token", urllib.parse.urlencode(form).encode())
+    with urllib.request.urlopen(token_request, context=trusted) as answer:
+        token = json.load(answer)["access_token"]
+    workspace = (
+        f"{local['api_url']}/subscriptions/{local['subscription_id']}/resourceGroups/{local['resource_group']}"
+        f"/providers/Microsoft.MachineLearningServices/workspaces/{local['workspace']}"
+    )
+    request = urllib.request.Request(workspace + path, method=method, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, context=trusted) as answer:
+        return json.load(answer)
+
+
+def test_the_first_night_trains_ships_and_writes_back(workbench: Workbench, first_night: str) -> None:
+    states = workbench.states(first_night)
+    assert set(states.values()) == {"success"}, states
+    train = workbench.xcom(first_night, "train.job")
+    scored = [child for child in train["children"] if child["metrics"]]
+    assert len(scored) >= 5, train
+    verdict = workbench.xcom(first_night, "evaluate.verdict")
+    assert verdict["promote"] is True
+    assert verdict["champion"] is None
+    assert verdict["challenger"]["value"] >= 0.65
+    assert verdict["challenger"]["low"] < verdict["challenger"]["value"] < verdict["challenger"]["high"]
+
+
+def test_long_waits_went_through_the_triggerer(workbench: Workbench, first_night: str) -> None:
+    assert "Pausing task as DEFERRED" in workbench.log(first_night, "train.job")
+
+
+def test_the_predictions_are_the_models(workbench: Workbench, first_night: str) -> None:
+    registered = workbench.xcom(first_night, "register.model")
+    [(flights,)] = query(workbench, "SELECT COUNT(*) FROM ml.flight_features WHERE flight_date = '2013-03-08'")
+    rows, version = predictions(workbench)["2013-03-08"]
+    assert version == str(registered["version"])
+    assert rows == flights > 700
+
+
+def test_the_endpoint_serves_the_registered_model_alone(workbench: Workbench, first_night: str) -> None:
+    endpoint = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")
+    traffic = endpoint["properties"]["traffic"]
+    assert sum(traffic.values()) == 100
+    [serving] = [name for name, share in traffic.items() if share == 100]
+    deployment = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}/deployments/{serving}?api-version=2024-04-01")
+    registered = workbench.xcom(first_night, "register.model")
+    assert deployment["properties"]["model"].endswith(f"/versions/{registered['version']}")
+
+
+def test_the_same_partition_again_changes_no_count(workbench: Workbench, first_night: str) -> None:
+    counts = "SELECT flight_date, COUNT(*) FROM ml.flight_features GROUP BY flight_date ORDER BY flight_date"
+    features, written = query(workbench, counts), predictions(workbench)
+    run_id, state = workbench.night(partition="2013-03-08")
+    assert state == "success", workbench.why(run_id)
+    assert query(workbench, counts) == features
+    assert {day: rows for day, (rows, _) in predictions(workbench).items()} == {day: rows for day, (rows, _) in written.items()}
+
+
+def test_a_killed_worker_leaves_one_training_job(workbench: Workbench, first_night: str) -> None:
+    before = {job["name"] for job in automl_jobs(workbench)}
+    run_id = workbench.start(partition="2013-03-09")
+    workbench.wait_for(run_id, "train.job", "running")
+    deadline = time.monotonic() + 60
+    while not (submitted := {job["name"] for job in automl_jobs(workbench)} - before):
+        assert time.monotonic() < deadline, "the training job wasn't submitted"
+        time.sleep(0.1)
+    kill_workers_of("train.job", run_id)
+    assert workbench.finish(run_id) == "success", workbench.why(run_id)
+    assert {job["name"] for job in automl_jobs(workbench)} - before == submitted
+    assert len(submitted) == 1
+    assert workbench.tasks(run_id)["train.job"]["try_number"] == 2
+    verdict = workbench.xcom(run_id, "evaluate.verdict")
+    assert verdict["champion"]["value"] >= 0.6
+    assert verdict["difference"]["low"] <= verdict["difference"]["value"] <= verdict["difference"]["high"]
+
+
+def kill_workers_of(task_id: str, run_id: str) -> None:
+    """`kill -9` to the processes that run a task: the worker's supervisor and its child."""
+    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    pids = [int(line.split(None, 1)[0]) for line in found if task_id in line and run_id in line]
+    assert pids, f"no process names {task_id} of {run_id}:\n" + "\n".join(line for line in found if "airflow" in line)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_model_that_guesses_is_not_promoted(workbench: Workbench, first_night: str) -> None:
+    job = workbench.project / INCLUDE_JOB
+    kept = job.read_text()
+    traffic = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")["properties"]["traffic"]
+    folder = workbench.project / "include/ml/code/guess"
+    folder.mkdir()
+    (folder / "guess.py").write_text(Path(__file__).with_name("guess.py").read_text())
+    job.write_text(Path(__file__).with_name("guess_job.yml").read_text())
+    try:
+        run_id, state = workbench.night(partition="2013-03-10")
+    finally:
+        job.write_text(kept)
+    assert state == "success", workbench.why(run_id)
+    verdict = workbench.xcom(run_id, "evaluate.verdict")
+    assert verdict["promote"] is False
+    assert any("below the floor" in reason for reason in verdict["reasons"]), verdict
+    states = workbench.states(run_id)
+    assert states["register.model"] == states["roll_out.traffic"] == "skipped"
+    assert arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")["properties"]["traffic"] == traffic
+    assert "2013-03-10" in predictions(workbench)
+
+
+def test_a_score_that_raises_is_rolled_back(workbench: Workbench, first_night: str) -> None:
+    score = next((workbench.project / "include/ml/endpoints").rglob("score.py"))
+    kept = score.read_text()
+    before = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")["properties"]["traffic"]
+    score.write_text("def init():\n    pass\n\n\ndef run(data):\n    raise RuntimeError('this model cannot score')\n")
+    try:
+        run_id, state = workbench.night(partition="2013-03-11", force_promotion=True)
+    finally:
+        score.write_text(kept)
+    assert state == "failed"
+    states = workbench.states(run_id)
+    assert "failed" in (states["roll_out.deploy"], states["roll_out.traffic"]), states
+    after = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")["properties"]["traffic"]
+    assert {name: share for name, share in after.items() if share} == {name: share for name, share in before.items() if share}
+
+
+def test_a_partition_that_never_arrives_is_named(workbench: Workbench, first_night: str) -> None:
+    spec = workbench.project / "include/models/flight_delay/model.yml"
+    kept = spec.read_text()
+    spec.write_text(kept.replace("timeout_minutes: 360", "timeout_minutes: 0.1", 1))
+    try:
+        time.sleep(1)
+        run_id, state = workbench.night(partition="2013-06-01")
+    finally:
+        spec.write_text(kept)
+    if state != "failed":
+        pytest.fail(f"the night ended {state} without its data")
+    assert "landing/flights/2013-06-01/_SUCCESS" in workbench.log(run_id, "arrival.wait_for_data")
