@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import duckdb
 import pyarrow as pa
-
 from localazure.sql.results import (
     Column,
     Message,
@@ -43,6 +42,26 @@ def sql_type(kind: pa.DataType) -> SqlType:
     return SqlType("varbinary", length=-1) if pa.types.is_binary(kind) else SqlType("nvarchar", length=4000)
 
 
+_REPLACED = (
+    (r"\bN'", "'"),
+    (r"(?<![\w@])@(\w+)", r"$\1"),
+    (r"\[([^\]]+)\]", r'"\1"'),
+    (r"\bn?(var)?char\s*\((\d+|max)\)", "varchar"),
+    (r"\b(var)?binary\s*\((\d+|max)\)", "blob"),
+    (r"\bdatetime2?(\(\d\))?(?!\w)", "timestamp"),
+    (r"\btime\(\d\)", "time"),
+    (r"\bbit\b", "boolean"),
+    (r"\bfloat\b", "double"),
+    (r"\bdbo\.", ""),
+)
+
+
+def _duckdb(statement: str) -> str:
+    for pattern, replacement in _REPLACED:
+        statement = re.sub(pattern, replacement, statement, flags=re.IGNORECASE)
+    return statement
+
+
 class StandIn:
     """DuckDB's own dialect, with N'' literals and @parameters understood, and errors told by T-SQL numbers."""
 
@@ -70,7 +89,7 @@ class StandIn:
                 time.sleep(0.01)
                 if self._stop.is_set():
                     raise SqlError(3617, "Operation cancelled by user.")
-        elif match := re.match(r"(BEGIN|COMMIT|ROLLBACK)\b(?:\s+TRAN)", statement, re.I):
+        elif match := re.match(r"(BEGIN|COMMIT|ROLLBACK)\b(?:\s+TRAN)", statement, re.IGNORECASE):
             kind = match[1].lower()
             getattr(self, kind)()
             yield TransactionChange(kind)  # type: ignore[arg-type]
@@ -80,14 +99,14 @@ class StandIn:
             yield self._query(statement, values)
 
     def _query(self, statement: str, values: dict[str, object]) -> Result:
-        statement = re.sub(r"(?<![\w@])@(\w+)", r"$\1", re.sub(r"\bN'", "'", statement))
+        statement = _duckdb(statement)
         used = {name: value for name, value in values.items() if f"${name}" in statement}
         try:
             relation = self._db.execute(statement, used or None)
             names = [d[0] for d in relation.description or []]
             if statement.split()[0].upper() in {"INSERT", "UPDATE", "DELETE"}:
                 return RowsAffected(relation.fetchall()[0][0])
-            if not re.match(r"\s*(SELECT|WITH|VALUES)", statement, re.I):
+            if not re.match(r"\s*(SELECT|WITH|VALUES)", statement, re.IGNORECASE):
                 return RowsAffected(None)
             table = relation.to_arrow_table()
         except duckdb.InterruptException:
@@ -97,10 +116,16 @@ class StandIn:
         except duckdb.ConstraintException:
             raise SqlError(2627, "Violation of PRIMARY KEY constraint.", severity=14) from None
         except duckdb.ConversionException:
-            raise SqlError(245, "Conversion failed when converting the varchar value to data type int.") from None
+            raise SqlError(
+                245,
+                "Conversion failed when converting the varchar value to data type int.",
+            ) from None
         except duckdb.Error as error:
             raise SqlError(102, str(error), severity=15) from None
-        return ResultSet(tuple(Column(n, sql_type(f.type)) for n, f in zip(names, table.schema, strict=True)), table)
+        return ResultSet(
+            tuple(Column(n, sql_type(f.type)) for n, f in zip(names, table.schema, strict=True)),
+            table,
+        )
 
     def describe(self, batch: str, parameters: Sequence[Parameter] = ()) -> tuple[Column, ...]:
         result = next(self.execute(batch, parameters))

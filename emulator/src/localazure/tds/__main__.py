@@ -57,7 +57,11 @@ async def serve(settings: Settings) -> None:
 def main() -> None:
     """Parse the command line and serve."""
     parser = argparse.ArgumentParser(prog="python -m localazure.tds", description=__doc__)
-    parser.add_argument("--home", type=Path, help="home folder; default $LOCALAZURE_HOME or var/localazure")
+    parser.add_argument(
+        "--home",
+        type=Path,
+        help="home folder; default $LOCALAZURE_HOME or var/localazure",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     asyncio.run(serve(Settings.load(arguments.home)))

@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from localazure.sql.results import Message, Result, ResultSet, RowsAffected, SqlError, TransactionChange
+from localazure.sql.results import (
+    Message,
+    Result,
+    ResultSet,
+    RowsAffected,
+    SqlError,
+    TransactionChange,
+)
 from localazure.tds.packets import ProtocolError
 from localazure.tds.rows import encode_rows
 from localazure.tds.tokens import (
@@ -138,7 +145,14 @@ class Statements:
         status, count, command = self._held
         self._held = None
         token = Token.DONEINPROC if self._rpc else Token.DONE
-        self._answer.write(make_done(status | DoneStatus.MORE | self._bits(), count, token=token, command=command))
+        self._answer.write(
+            make_done(
+                status | DoneStatus.MORE | self._bits(),
+                count,
+                token=token,
+                command=command,
+            )
+        )
 
     def _bits(self) -> DoneStatus:
         return DoneStatus.IN_TRANSACTION if self._transactions.active else DoneStatus.FINAL
@@ -179,7 +193,13 @@ def make_error(error: Exception) -> bytes:
         )
     if isinstance(error, ProtocolError):
         # 8009: the incoming tabular data stream protocol stream is incorrect.
-        return make_message(Token.ERROR, 8009, 3, 16, f"The incoming TDS protocol stream is incorrect: {error}.")
+        return make_message(
+            Token.ERROR,
+            8009,
+            3,
+            16,
+            f"The incoming TDS protocol stream is incorrect: {error}.",
+        )
     log.error("a request failed inside the server", exc_info=error)
     return make_message(
         Token.ERROR,
@@ -194,4 +214,11 @@ def make_error(error: Exception) -> bytes:
 def make_info(message: Message) -> bytes:
     """PRINT and warnings: [MS-TDS] 2.2.7.13; above severity 10 it is an error's token that has to be used."""
     token = Token.INFO if message.severity <= 10 else Token.ERROR
-    return make_message(token, message.number, message.state, message.severity, message.text, line=message.line)
+    return make_message(
+        token,
+        message.number,
+        message.state,
+        message.severity,
+        message.text,
+        line=message.line,
+    )

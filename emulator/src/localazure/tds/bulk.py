@@ -15,8 +15,11 @@ from localazure.sql.results import SqlError, SqlType
 from localazure.tds.requests import BulkRows
 
 _NAME: Final = r'(?:\[(?:[^\]]|\]\])+\]|"(?:[^"]|"")+"|[A-Za-z_#@][\w@#$]*)'
-_STATEMENT: Final = re.compile(rf"^\s*INSERT\s+BULK\s+(?P<table>{_NAME}(?:\s*\.+\s*{_NAME})*)\s*\((?P<rest>.*)$", re.I | re.S)
-_COLUMN: Final = re.compile(rf"\s*(?P<name>{_NAME})\s+[^,()]*(?:\([^()]*\))?[^,()]*(?P<end>[,)])", re.S)
+_STATEMENT: Final = re.compile(
+    rf"^\s*INSERT\s+BULK\s+(?P<table>{_NAME}(?:\s*\.+\s*{_NAME})*)\s*\((?P<rest>.*)$",
+    re.IGNORECASE | re.DOTALL,
+)
+_COLUMN: Final = re.compile(rf"\s*(?P<name>{_NAME})\s+[^,()]*(?:\([^()]*\))?[^,()]*(?P<end>[,)])", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,11 @@ def parse_insert_bulk(statement: str) -> BulkTarget | None:
     while True:
         column = _COLUMN.match(rest, pos)
         if column is None:
-            raise SqlError(102, f"Incorrect syntax in INSERT BULK near '{rest[pos : pos + 40]}'.", severity=15)
+            raise SqlError(
+                102,
+                f"Incorrect syntax in INSERT BULK near '{rest[pos : pos + 40]}'.",
+                severity=15,
+            )
         columns.append(_unquote(column["name"]))
         if column["end"] == ")":
             return BulkTarget(match["table"], tuple(columns))
@@ -76,7 +83,8 @@ def make_table(target: BulkTarget, rows: BulkRows) -> pa.Table:
     """The rows as an Arrow table with the target's column names. Raises SqlError 4865 (number of columns) or 4863 (a value)."""
     if rows.columns and len(rows.columns) != len(target.columns):
         raise SqlError(
-            4865, f"INSERT BULK names {len(target.columns)} columns of {target.table}; the data has {len(rows.columns)}."
+            4865,
+            f"INSERT BULK names {len(target.columns)} columns of {target.table}; the data has {len(rows.columns)}.",
         )
     arrays: list[pa.Array] = []
     for name, column, values in zip(target.columns, rows.columns, rows.values, strict=True):
@@ -84,6 +92,8 @@ def make_table(target: BulkTarget, rows: BulkRows) -> pa.Table:
         try:
             arrays.append(pa.array(values, kind))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            raise SqlError(4863, f"Bulk load data conversion error in column {name}: a value is no {column.type}.") from None
+            raise SqlError(
+                4863,
+                f"Bulk load data conversion error in column {name}: a value is no {column.type}.",
+            ) from None
     return pa.table(arrays, names=list(target.columns))
-

@@ -18,7 +18,13 @@ from typing import Any, Final
 from localazure.sql.results import RowsAffected, SqlError
 from localazure.tds import login as wire
 from localazure.tds import metadata
-from localazure.tds.answers import Answer, Cancelled, Statements, Transactions, make_error
+from localazure.tds.answers import (
+    Answer,
+    Cancelled,
+    Statements,
+    Transactions,
+    make_error,
+)
 from localazure.tds.bulk import BulkTarget, make_table, parse_insert_bulk
 from localazure.tds.channel import Channel, Disconnected
 from localazure.tds.packets import (
@@ -45,8 +51,8 @@ from localazure.tds.tokens import (
     make_collation_change,
     make_done,
     make_env_change,
-    make_fedauth_info,
     make_feature_ack,
+    make_fedauth_info,
     make_login_ack,
     make_message,
 )
@@ -131,7 +137,11 @@ class Connection:
         except Disconnected:
             pass
         except TimeoutError:
-            log.info("%s: no log-in within %s s", self._peer, self._service.limits.login_seconds)
+            log.info(
+                "%s: no log-in within %s s",
+                self._peer,
+                self._service.limits.login_seconds,
+            )
         except (ProtocolError, ssl.SSLError) as error:
             log.info("%s: connection ended: %s", self._peer, error)
         except Exception:
@@ -193,7 +203,8 @@ class Connection:
                 raise LoginRefused(18456, "Login failed for user '<token-identified principal>'.") from None
         if login.integrated:
             raise LoginRefused(
-                18452, "Login failed. Windows authentication is not supported: use a SQL login or an access token."
+                18452,
+                "Login failed. Windows authentication is not supported: use a SQL login or an access token.",
             )
         name = hmac.compare_digest(login.user.lower().encode(), self._service.login.lower().encode())
         secret = hmac.compare_digest(login.password.encode(), self._service.password.encode())
@@ -212,7 +223,10 @@ class Connection:
     async def _open(self, login: wire.Login, *, strict: bool) -> bytes:
         """Open the session; the tokens that welcome the client. Raises LoginRefused."""
         database = self._service.database
-        if login.database and login.database.lower() not in {database.lower(), "master"}:
+        if login.database and login.database.lower() not in {
+            database.lower(),
+            "master",
+        }:
             raise LoginRefused(
                 4060,
                 f'Cannot open database "{login.database}" requested by the login. The login failed. '
@@ -405,7 +419,8 @@ class Connection:
                         answer.write(self._transactions.change("begin"))
                 case _:
                     raise SqlError(
-                        40510, f"Transaction request {request.kind.name} is not supported (savepoints, distributed ones)."
+                        40510,
+                        f"Transaction request {request.kind.name} is not supported (savepoints, distributed ones).",
                     )
         except SqlError as error:
             statements.fail(error)
@@ -415,7 +430,11 @@ class Connection:
 class _Pipe:
     """From the connection's thread to the loop: one piece on its way, so that encoding and sending overlap."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, write: Callable[[bytes], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        write: Callable[[bytes], Coroutine[Any, Any, None]],
+    ) -> None:
         self._loop = loop
         self._write = write
         self._flying: Future[None] | None = None

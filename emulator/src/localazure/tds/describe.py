@@ -77,8 +77,16 @@ def measures(kind: SqlType) -> tuple[int, int, int]:
                 precision, kind.scale or 0)  # fmt: skip
     if kind.name in {"time", "datetime2", "datetimeoffset"}:
         scale = 7 if kind.scale is None else kind.scale
-        base, digits = {"time": (3, 8), "datetime2": (6, 19), "datetimeoffset": (8, 26)}[kind.name]
-        return base + (scale > 2) + (scale > 4), digits + (scale + 1 if scale else 0), scale
+        base, digits = {
+            "time": (3, 8),
+            "datetime2": (6, 19),
+            "datetimeoffset": (8, 26),
+        }[kind.name]
+        return (
+            base + (scale > 2) + (scale > 4),
+            digits + (scale + 1 if scale else 0),
+            scale,
+        )
     return (-1 if is_max(kind) else byte_length(kind)), 0, 0
 
 
@@ -133,16 +141,21 @@ def undeclared_parameters(session: Session, statement: str, declared: Sequence[D
     return _result(_UNDECLARED, rows)
 
 
-_LITERALS: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|\[(?:[^\]]|\]\])*\]|\"(?:[^\"]|\"\")*\"", re.S)
+_LITERALS: Final = re.compile(
+    r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|\[(?:[^\]]|\]\])*\]|\"(?:[^\"]|\"\")*\"",
+    re.DOTALL,
+)
 _VARIABLE: Final = re.compile(r"(?<![@\w])@[A-Za-z_][\w@#$]*")
 _NAME_PART: Final = r'(?:\[(?:[^\]]|\]\])+\]|"(?:[^"]|"")+"|[A-Za-z_#][\w@#$]*)'
 _TABLE: Final = rf"(?P<table>{_NAME_PART}(?:\s*\.\s*{_NAME_PART})*)"
 _INSERT: Final = re.compile(
-    rf"^\s*INSERT\s+(?:INTO\s+)?{_TABLE}\s*(?:\((?P<columns>[^()]*)\))?\s*VALUES\s*(?P<rows>\(.*)$", re.I | re.S
+    rf"^\s*INSERT\s+(?:INTO\s+)?{_TABLE}\s*(?:\((?P<columns>[^()]*)\))?\s*VALUES\s*(?P<rows>\(.*)$",
+    re.IGNORECASE | re.DOTALL,
 )
-_SOURCE: Final = re.compile(rf"\b(?:FROM|UPDATE)\s+{_TABLE}", re.I)
+_SOURCE: Final = re.compile(rf"\b(?:FROM|UPDATE)\s+{_TABLE}", re.IGNORECASE)
 _COMPARED: Final = re.compile(
-    rf"(?P<column>{_NAME_PART}(?:\s*\.\s*{_NAME_PART})?)\s*(?:=|<>|!=|<=|>=|<|>|\bLIKE\b)\s*(?P<name>@\w+)", re.I
+    rf"(?P<column>{_NAME_PART}(?:\s*\.\s*{_NAME_PART})?)\s*(?:=|<>|!=|<=|>=|<|>|\bLIKE\b)\s*(?P<name>@\w+)",
+    re.IGNORECASE,
 )
 
 
@@ -164,8 +177,8 @@ def _column_types(session: Session, statement: str) -> dict[str, SqlType]:
     if source is None:
         return found
     for match in _COMPARED.finditer(statement):
-        column = re.split(r"\.\s*(?=[^.]*$)", match["column"])[-1]
-        if columns := _columns_of(session, source["table"], column):
+        name = re.split(r"\.\s*(?=[^.]*$)", match["column"])[-1]
+        if columns := _columns_of(session, source["table"], name):
             found.setdefault(match["name"].lower(), columns[0].type)
     return found
 

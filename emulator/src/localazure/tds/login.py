@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
-from localazure.tds.packets import DEFAULT_PACKET_SIZE, MAX_PACKET_SIZE, MIN_PACKET_SIZE, ProtocolError, Reader, text
+from localazure.tds.packets import (
+    DEFAULT_PACKET_SIZE,
+    MAX_PACKET_SIZE,
+    MIN_PACKET_SIZE,
+    ProtocolError,
+    Reader,
+    text,
+)
 
 TDS_7_4: Final = 0x74000004
 TDS_8_0: Final = 0x08000000
@@ -107,14 +114,10 @@ def make_prelogin(*, encryption: int, fedauth: bool) -> bytes:
     return table + b"\xff" + values
 
 
-def reply_encryption(asked: int) -> int:
+def reply_encryption(asked: int) -> Encryption:
     """[MS-TDS] 2.2.6.5, table of client and server settings, for a server that supports but does not demand TLS."""
-    return {
-        Encryption.OFF: Encryption.OFF,
-        Encryption.ON: Encryption.ON,
-        Encryption.NOT_SUPPORTED: Encryption.NOT_SUPPORTED,
-        Encryption.REQUIRED: Encryption.ON,
-    }.get(asked & 0x03, Encryption.ON)
+    wanted = Encryption(asked & 0x03)
+    return Encryption.ON if wanted is Encryption.REQUIRED else wanted
 
 
 @dataclass(frozen=True)
@@ -155,9 +158,20 @@ _FIXED = struct.Struct("<IIIIIIBBBBiI")
 def parse_login(payload: bytes) -> Login:
     """[MS-TDS] 2.2.6.4 LOGIN7: 36 fixed bytes, then (offset, length in characters) pairs, then the feature list."""
     reader = Reader(payload)
-    (length, tds, psize, _version, pid, _connection, _flags1, flags2, type_flags, flags3, _zone, _lcid) = _FIXED.unpack(
-        reader.take(_FIXED.size)
-    )
+    (
+        length,
+        tds,
+        psize,
+        _version,
+        pid,
+        _connection,
+        _flags1,
+        flags2,
+        type_flags,
+        flags3,
+        _zone,
+        _lcid,
+    ) = _FIXED.unpack(reader.take(_FIXED.size))
     if length > len(payload):
         raise ProtocolError(f"LOGIN7 says {length} bytes, {len(payload)} came")
     end = length

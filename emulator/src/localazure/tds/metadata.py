@@ -17,11 +17,18 @@ from localazure.tds.session import Session
 from localazure.tds.tokens import EnvChange, Token, make_env_change, make_message
 from localazure.tds.types import COLLATION
 
-_USE: Final = re.compile(r"^\s*USE\s+(?:\[(?P<a>(?:[^\]]|\]\])+)\]|\"(?P<b>[^\"]+)\"|(?P<c>[\w@#$]+))\s*;?\s*$", re.I)
-_FMTONLY: Final = re.compile(
-    r"^(?P<before>.*?)\bSET\s+FMTONLY\s+ON\b\s*;?(?P<query>.*?)\bSET\s+FMTONLY\s+OFF\b\s*;?(?P<after>.*)$", re.I | re.S
+_USE: Final = re.compile(
+    r"^\s*USE\s+(?:\[(?P<a>(?:[^\]]|\]\])+)\]|\"(?P<b>[^\"]+)\"|(?P<c>[\w@#$]+))\s*;?\s*$",
+    re.IGNORECASE,
 )
-_COLLATIONS: Final = re.compile(r"^\s*EXEC(?:UTE)?\s+(?:[\w\[\]]*\.)*sp_tablecollations_\d+\s+N?'(?P<table>[^']+)'\s*;?\s*$", re.I)
+_FMTONLY: Final = re.compile(
+    r"^(?P<before>.*?)\bSET\s+FMTONLY\s+ON\b\s*;?(?P<query>.*?)\bSET\s+FMTONLY\s+OFF\b\s*;?(?P<after>.*)$",
+    re.IGNORECASE | re.DOTALL,
+)
+_COLLATIONS: Final = re.compile(
+    r"^\s*EXEC(?:UTE)?\s+(?:[\w\[\]]*\.)*sp_tablecollations_\d+\s+N?'(?P<table>[^']+)'\s*;?\s*$",
+    re.IGNORECASE,
+)
 
 
 def parse_use(batch: str) -> str | None:
@@ -34,8 +41,9 @@ def use(wanted: str, database: str) -> bytes:
     """Tokens of a USE: fine when the client is there already, as drivers make sure; else error 40508, as in Azure."""
     if wanted.lower() != database.lower():
         raise SqlError(
-            40508, "USE statement is not supported to switch between databases. Use a new connection to connect to a "
-            "different database."
+            40508,
+            "USE statement is not supported to switch between databases. Use a new connection to connect to a "
+            "different database.",
         )
     info = make_message(Token.INFO, 5701, 1, 0, f"Changed database context to '{database}'.")
     return make_env_change(EnvChange.DATABASE, database, database) + info

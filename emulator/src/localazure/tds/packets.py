@@ -122,7 +122,11 @@ class Packetizer:
         """The rest of the message, its last packet marked; the next ``feed`` starts a new message."""
         head = self.feed(data) if data else b""
         tail = make_packet(
-            PacketType.TABULAR_RESULT, self._pending, last=True, packet_id=self._id + 1, spid=self._spid
+            PacketType.TABULAR_RESULT,
+            self._pending,
+            last=True,
+            packet_id=self._id + 1,
+            spid=self._spid,
         )
         self._pending, self._id = b"", 0
         return head + tail

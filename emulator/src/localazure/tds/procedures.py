@@ -16,12 +16,19 @@ from localazure.tds.answers import Answer, Statements, Transactions
 from localazure.tds.packets import ProtocolError
 from localazure.tds.requests import RpcCall, RpcParameter
 from localazure.tds.session import Session
-from localazure.tds.tokens import make_column_metadata, make_return_int, make_return_status
+from localazure.tds.tokens import (
+    make_column_metadata,
+    make_return_int,
+    make_return_status,
+)
 from localazure.tds.types import Declared, parse_declarations
 
 MAX_PREPARED: Final = 2000
 
-_SYSTEM: Final = re.compile(r"^(?:\[?sys\]?\.|\[?dbo\]?\.|\[?master\]?\.\[?(?:sys|dbo)\]?\.|\.\.?)?\[?(sp_\w+)\]?$", re.I)
+_SYSTEM: Final = re.compile(
+    r"^(?:\[?sys\]?\.|\[?dbo\]?\.|\[?master\]?\.\[?(?:sys|dbo)\]?\.|\.\.?)?\[?(sp_\w+)\]?$",
+    re.IGNORECASE,
+)
 _CURSORS: Final = "server-side cursors are not supported; use a forward-only, read-only cursor"
 
 
@@ -97,7 +104,11 @@ class Procedures:
         answer.write(make_return_int(0, handle_name, handle))
 
     def _write_metadata(
-        self, session: Session, statement: str, declared: Sequence[Declared], answer: Answer
+        self,
+        session: Session,
+        statement: str,
+        declared: Sequence[Declared],
+        answer: Answer,
     ) -> None:
         """Columns of a prepared query, if it has any and they can be told before it runs."""
         try:
@@ -152,7 +163,10 @@ class Procedures:
     def _other(self, session: Session, call: RpcCall, answer: Answer, statements: Statements) -> None:
         """Any other procedure: EXEC with the values as parameters; the engine knows it or says that it doesn't."""
         if outputs := [p.name for p in call.parameters if p.output]:
-            raise SqlError(40510, f"OUTPUT parameters of {call.name} ({', '.join(outputs)}) are not supported.")
+            raise SqlError(
+                40510,
+                f"OUTPUT parameters of {call.name} ({', '.join(outputs)}) are not supported.",
+            )
         parameters: list[Parameter] = []
         written: list[str] = []
         for index, given in enumerate(call.parameters):
@@ -198,7 +212,10 @@ def _finish(answer: Answer, statements: Statements) -> None:
 
 
 def _run(
-    session: Session, statement: str, declared: Sequence[Declared], given: Sequence[RpcParameter]
+    session: Session,
+    statement: str,
+    declared: Sequence[Declared],
+    given: Sequence[RpcParameter],
 ) -> Iterator[Result]:
     return session.execute(statement, bind(declared, given))
 
@@ -218,14 +235,23 @@ def bind(declared: Sequence[Declared], given: Sequence[RpcParameter]) -> list[Pa
         elif index < len(declared):
             target = declared[index]
         else:
-            raise SqlError(8144, f"The statement has {len(declared)} parameters; {len(given)} were given.")
+            raise SqlError(
+                8144,
+                f"The statement has {len(declared)} parameters; {len(given)} were given.",
+            )
         values[target.name] = parameter.value
     bound: list[Parameter] = []
     for d in declared:
         if d.name not in values:
-            raise SqlError(8178, f"The parameterized query expects the parameter '{d.name}', which was not supplied.")
+            raise SqlError(
+                8178,
+                f"The parameterized query expects the parameter '{d.name}', which was not supplied.",
+            )
         if d.output:
-            raise SqlError(40510, f"OUTPUT parameter '{d.name}' is not supported in a parameterized query.")
+            raise SqlError(
+                40510,
+                f"OUTPUT parameter '{d.name}' is not supported in a parameterized query.",
+            )
         bound.append(Parameter(d.name, d.type, values[d.name]))
     return bound
 
@@ -241,7 +267,10 @@ class _Arguments:
         """The next argument, or the one of this name."""
         found = self._find(names)
         if found is None:
-            raise SqlError(201, f"Procedure {self._call.name} expects parameter '{names[0]}', which was not supplied.")
+            raise SqlError(
+                201,
+                f"Procedure {self._call.name} expects parameter '{names[0]}', which was not supplied.",
+            )
         return found
 
     def _find(self, names: Sequence[str]) -> RpcParameter | None:
@@ -255,7 +284,10 @@ class _Arguments:
         """A string argument."""
         value = self.take(*names).value
         if not isinstance(value, str):
-            raise SqlError(214, f"Procedure {self._call.name} expects parameter '{names[0]}' of type 'nvarchar'.")
+            raise SqlError(
+                214,
+                f"Procedure {self._call.name} expects parameter '{names[0]}' of type 'nvarchar'.",
+            )
         return value
 
     def optional_text(self, *names: str) -> str:

@@ -84,10 +84,9 @@ def parse_rpc(payload: bytes) -> Iterator[RpcCall]:
     _skip_all_headers(reader)
     while len(reader):
         call = _parse_call(reader)
-        if len(reader):
-            # _parse_call stopped at a separator.
-            if reader.u8() == _RPC_NO_EXEC:
-                call = replace(call, execute=False)
+        # _parse_call stops at a separator or at the end.
+        if len(reader) and reader.u8() == _RPC_NO_EXEC:
+            call = replace(call, execute=False)
         yield call
 
 

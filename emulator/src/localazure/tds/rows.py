@@ -80,9 +80,7 @@ def _encode_slice(columns: Sequence[Column], piece: pa.Table) -> Iterator[bytes]
         yield from _encode_slice(columns, piece.slice(0, half))
         yield from _encode_slice(columns, piece.slice(half))
         return
-    fields = [
-        encode_field(_single(piece.column(index)), column.type) for index, column in enumerate(columns)
-    ]
+    fields = [encode_field(_single(piece.column(index)), column.type) for index, column in enumerate(columns)]
     yield _assemble(fields, piece.num_rows)
 
 
@@ -263,7 +261,9 @@ def _bit(array: pa.Array, _kind: SqlType) -> _Field:
     return _by_byte_length(values.reshape(-1, 1), array)
 
 
-def _halves(array: pa.Array) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], Mask]:
+def _halves(
+    array: pa.Array,
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], Mask]:
     """Magnitude (low, high) and sign of 128-bit decimals."""
     pairs = _values(array, np.dtype((np.uint64, (2,)))) if len(array) else np.zeros((0, 2), np.uint64)
     low, high = pairs[:, 0].copy(), pairs[:, 1].copy()
@@ -325,7 +325,10 @@ def _micros(array: pa.Array) -> Ints:
 def _datetime2(array: pa.Array, kind: SqlType) -> _Field:
     scale = 7 if kind.scale is None else kind.scale
     days, micros = np.divmod(_micros(array), _DAY_MICROS)
-    parts = [_as_bytes(_scaled_time(micros, scale), time_size(scale)), _as_bytes(days + _DAYS_TO_1970, 3)]
+    parts = [
+        _as_bytes(_scaled_time(micros, scale), time_size(scale)),
+        _as_bytes(days + _DAYS_TO_1970, 3),
+    ]
     if kind.name == "datetimeoffset":
         parts.append(np.zeros((len(array), 2), np.uint8))
     return _by_byte_length(np.concatenate(parts, axis=1), array)
@@ -335,8 +338,8 @@ def _datetime(array: pa.Array, kind: SqlType) -> _Field:
     """[MS-TDS] 2.2.5.5.1.8: days since 1900 and 1/300 s, rounded; smalldatetime: days and minutes, rounded."""
     micros = _micros(array)
     # A NULL's value is whatever the buffer holds: keep it in range.
-    if array.null_count:
-        micros = np.where(_valid(array), micros, 0)
+    if (valid := _valid(array)) is not None:
+        micros = np.where(valid, micros, 0)
     days, rest = np.divmod(micros, _DAY_MICROS)
     if kind.name == "smalldatetime":
         minutes = (rest + 30_000_000) // 60_000_000
@@ -383,7 +386,8 @@ def _per_row(counts_per_byte: npt.NDArray[Any], lengths: Ints) -> Ints:
     """Sums of a per-byte quantity over rows."""
     running = np.concatenate([np.zeros((1,), np.int64), np.cumsum(counts_per_byte, dtype=np.int64)])
     ends = np.cumsum(lengths)
-    return running[ends] - running[ends - lengths]
+    sums: Ints = running[ends] - running[ends - lengths]
+    return sums
 
 
 def _characters(array: pa.Array, kind: SqlType) -> _Field:
@@ -411,7 +415,10 @@ def _characters(array: pa.Array, kind: SqlType) -> _Field:
         limit *= 2
     elif not ascii_only:
         lengths = _per_row((data & 0xC0) != 0x80, lengths)
-        data = np.frombuffer(bytes(data).decode("utf-8", "replace").encode(CODE_PAGE, "replace"), np.uint8)
+        data = np.frombuffer(
+            bytes(data).decode("utf-8", "replace").encode(CODE_PAGE, "replace"),
+            np.uint8,
+        )
     return _string_field(data, lengths, valid, kind, limit)
 
 
@@ -434,7 +441,14 @@ def _string_field(data: Bytes, lengths: Ints, valid: Mask | None, kind: SqlType,
         return _Varying(head, data, lengths, valid, _NULL_PARTIAL, np.zeros((4,), np.uint8))
     if limit >= 0 and len(lengths) and int(lengths.max()) > limit:
         raise ValueError(f"a value of {int(lengths.max())} bytes does not fit its column of type {kind}")
-    return _Varying(_as_bytes(lengths, 2), data, lengths, valid, _NULL_SHORT, np.zeros((0,), np.uint8))
+    return _Varying(
+        _as_bytes(lengths, 2),
+        data,
+        lengths,
+        valid,
+        _NULL_SHORT,
+        np.zeros((0,), np.uint8),
+    )
 
 
 def _partial_with_empty(data: Bytes, lengths: Ints, valid: Mask | None) -> _Varying:
@@ -489,5 +503,3 @@ def warm_up() -> None:
     arrays = [pa.nulls(1, _ARROW.get(kind.name, pa.string())) for kind in kinds]
     for _ in encode_rows(columns, pa.table(arrays, names=[kind.name for kind in kinds])):
         pass
-
-

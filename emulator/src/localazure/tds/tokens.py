@@ -69,7 +69,11 @@ SELECT_COMMAND: Final = 0xC1
 
 
 def make_done(
-    status: DoneStatus, count: int | None = None, *, token: Token = Token.DONE, command: int = 0
+    status: DoneStatus,
+    count: int | None = None,
+    *,
+    token: Token = Token.DONE,
+    command: int = 0,
 ) -> bytes:
     """[MS-TDS] 2.2.7.6 DONE, 2.2.7.7 DONEINPROC, 2.2.7.8 DONEPROC; ``count`` sets DONE_COUNT."""
     if count is not None:
@@ -78,7 +82,14 @@ def make_done(
 
 
 def make_message(
-    token: Token, number: int, state: int, severity: int, message: str, *, line: int = 1, procedure: str = ""
+    token: Token,
+    number: int,
+    state: int,
+    severity: int,
+    message: str,
+    *,
+    line: int = 1,
+    procedure: str = "",
 ) -> bytes:
     """[MS-TDS] 2.2.7.10 ERROR and 2.2.7.13 INFO. Text beyond 8,000 characters is cut, and says so."""
     if len(message) > 8000:

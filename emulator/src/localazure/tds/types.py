@@ -35,7 +35,14 @@ _INTEGERS: Final = {"tinyint": 1, "smallint": 2, "int": 4, "bigint": 8}
 _FLOATS: Final = {"real": 4, "float": 8}
 _DATETIMES: Final = {"smalldatetime": 4, "datetime": 8}
 _SCALED_TIMES: Final = {"time": 0x29, "datetime2": 0x2A, "datetimeoffset": 0x2B}
-_STRINGS: Final = {"char": 0xAF, "varchar": 0xA7, "nchar": 0xEF, "nvarchar": 0xE7, "binary": 0xAD, "varbinary": 0xA5}
+_STRINGS: Final = {
+    "char": 0xAF,
+    "varchar": 0xA7,
+    "nchar": 0xEF,
+    "nvarchar": 0xE7,
+    "binary": 0xAD,
+    "varbinary": 0xA5,
+}
 
 _DAY_ZERO_1900: Final = datetime(1900, 1, 1)
 _DAY_ZERO_1: Final = date(1, 1, 1).toordinal()
@@ -113,7 +120,11 @@ def parse_type_info(reader: Reader) -> WireType:
         return WireType(SqlType(name), _fixed(_SCALARS[name, size], size))
     parser = _VARIABLE.get(code)
     if parser is None:
-        refused = {0x62: "sql_variant", 0xF0: "a CLR type", 0xF3: "a table-valued parameter"}.get(code)
+        refused = {
+            0x62: "sql_variant",
+            0xF0: "a CLR type",
+            0xF3: "a table-valued parameter",
+        }.get(code)
         raise ProtocolError(f"{refused} is not supported" if refused else f"0x{code:02x} is not a TDS data type")
     return parser(reader)
 
