@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-
 from tds_clients import KINDS, Client, ClientError, clients, missing
 
 MSSQL_PYTHON = ("mssql-python", "mssql-python-rust")
@@ -39,8 +38,8 @@ def numbers(localazure: dict[str, Any]) -> str:
         client.run(
             "IF OBJECT_ID('dbo.wire_numbers') IS NOT NULL DROP TABLE dbo.wire_numbers",
             "CREATE TABLE dbo.wire_digits (d int NOT NULL)",
-            "INSERT INTO dbo.wire_digits (d) SELECT 0 UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL "
-            "SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9",
+            "INSERT INTO dbo.wire_digits (d) SELECT 0 UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 "
+            "UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9",
             "CREATE TABLE dbo.wire_numbers WITH (DISTRIBUTION = ROUND_ROBIN, HEAP) AS "
             "SELECT a.d + 10 * b.d + 100 * c.d + 1000 * e.d + 10000 * f.d + 100000 * g.d AS n, "
             "CAST(a.d + 10 * b.d AS varchar(10)) AS text, CAST(1.5 AS float) AS x, "

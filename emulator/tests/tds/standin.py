@@ -80,7 +80,7 @@ class StandIn:
             yield from self._one(statement.strip(), values)
 
     def _one(self, statement: str, values: dict[str, object]) -> Iterator[Result]:
-        word = statement.split()[0].upper()
+        word = statement.split(maxsplit=1)[0].upper()
         if word == "PRINT":
             yield Message(0, 1, 0, statement.split("'")[1])
         elif word == "WAITFOR":

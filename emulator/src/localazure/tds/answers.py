@@ -1,6 +1,7 @@
 """A session's results -> a token stream.
 
-[MS-TDS] 2.2.7 and 3.2.5.2 (sending of results): every statement ends with a DONE of its kind, all but the last say MORE.
+[MS-TDS] 2.2.7 and 3.2.5.2 (sending of results): every statement ends with a DONE of its kind; all but the last
+say MORE.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Statements:
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """Write ``error`` as an ERROR token. Raises Cancelled when the error is the answer to the client's ATTENTION."""
+        """Write ``error`` as an ERROR token. Raises Cancelled when it is only the answer to the client's ATTENTION."""
         if self._answer.cancelled.is_set():
             raise Cancelled from error
         self._release()

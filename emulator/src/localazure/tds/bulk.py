@@ -80,7 +80,7 @@ def arrow_type(kind: SqlType) -> pa.DataType:
 
 
 def make_table(target: BulkTarget, rows: BulkRows) -> pa.Table:
-    """The rows as an Arrow table with the target's column names. Raises SqlError 4865 (number of columns) or 4863 (a value)."""
+    """The rows as an Arrow table with the target's column names. Raises SqlError 4865 (columns) or 4863 (a value)."""
     if rows.columns and len(rows.columns) != len(target.columns):
         raise SqlError(
             4865,

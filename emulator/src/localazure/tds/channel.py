@@ -9,6 +9,7 @@ the packets (Encrypt=yes), or only LOGIN7 (Encrypt=no). In TDS 8.0 (Encrypt=stri
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from typing import Final
 
@@ -192,10 +193,8 @@ class Channel:
         """Flush what is written and close the socket; a client that is gone already is no error."""
         try:
             if self._tls is not None:
-                try:
+                with contextlib.suppress(ssl.SSLError):
                     self._tls.unwrap()
-                except ssl.SSLError:
-                    pass
                 self._writer.write(self._outgoing.read())
             self._writer.close()
             await asyncio.wait_for(self._writer.wait_closed(), 2)

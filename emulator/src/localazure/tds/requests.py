@@ -79,7 +79,7 @@ _RPC_NO_EXEC: Final = 0xFE
 
 
 def parse_rpc(payload: bytes) -> Iterator[RpcCall]:
-    """[MS-TDS] 2.2.6.6: calls of one message, split by 0xFF (or 0xFE: parse, don't execute), read as they are wanted."""
+    """[MS-TDS] 2.2.6.6: calls of one message, split by 0xFF (or 0xFE: don't execute), read as they are wanted."""
     reader = Reader(payload)
     _skip_all_headers(reader)
     while len(reader):

@@ -19,7 +19,7 @@ HOST = "127.0.0.1"
 def tls_contexts(certificate: Path, key: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """(for TDS 7.x, for TDS 8.0).
 
-    TDS 7.x stops at TLS 1.2: in 1.3 the server still sends tickets after the handshake, which [MS-TDS] has no place for.
+    TDS 7.x stops at TLS 1.2: a 1.3 server sends tickets after the handshake, for which [MS-TDS] has no place.
     TDS 8.0 negotiates its own name by ALPN: https://learn.microsoft.com/en-us/sql/relational-databases/security/networking/tds-8
     """
     classic = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

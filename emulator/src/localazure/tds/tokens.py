@@ -114,7 +114,7 @@ def make_collation_change() -> bytes:
 
 
 def make_login_ack(tds_version: int) -> bytes:
-    """[MS-TDS] 2.2.7.14 LOGINACK: interface 1 (T-SQL), the agreed version big-endian, name and version of the server."""
+    """[MS-TDS] 2.2.7.14 LOGINACK: interface 1 (T-SQL), the agreed version big-endian, the server's name and version."""
     major, minor, build = SERVER_VERSION
     body = bytes((1,)) + struct.pack(">I", tds_version) + b_varchar(PRODUCT) + struct.pack(">BBH", major, minor, build)
     return struct.pack("<BH", Token.LOGINACK, len(body)) + body
@@ -127,7 +127,7 @@ def make_feature_ack(features: Sequence[tuple[int, bytes]]) -> bytes:
 
 
 def make_fedauth_info(sts_url: str, spn: str) -> bytes:
-    """[MS-TDS] 2.2.7.12 FEDAUTHINFO: 0x01 the STS's URL, 0x02 the service principal name; offsets count from the count."""
+    """[MS-TDS] 2.2.7.12 FEDAUTHINFO: 0x01 the STS's URL, 0x02 the service principal name; offsets from the token's body."""
     values = ((0x01, sts_url.encode("utf-16-le")), (0x02, spn.encode("utf-16-le")))
     offset = 4 + 9 * len(values)
     table, data = struct.pack("<I", len(values)), b""
