@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
@@ -201,7 +202,7 @@ def _writing(original: Callable[..., None], mirror: Mirror) -> Callable[..., Non
         overwrite = mode == "overwrite"
         if overwrite:
             root = mirror.local(target).as_posix()
-            if any(file.removeprefix("file:").replace("//", "/").startswith(root + "/") for file in self._df.inputFiles()):
+            if any(_local_file(file).startswith(root + "/") for file in self._df.inputFiles()):
                 raise AnalysisException(f"Cannot overwrite a path that is also being read from: {text}.")
         staged = mirror.staging()
         call.arguments["path"] = str(staged)
@@ -212,6 +213,11 @@ def _writing(original: Callable[..., None], mirror: Mirror) -> Callable[..., Non
             shutil.rmtree(staged, ignore_errors=True)
 
     return write
+
+
+def _local_file(url: str) -> str:
+    """Spark's `file:///a/b%20c` as a path."""
+    return "/" + unquote(url.removeprefix("file:")).lstrip("/")
 
 
 def _is_dynamic(writer: DataFrameWriter) -> bool:

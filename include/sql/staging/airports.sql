@@ -1,0 +1,26 @@
+-- Airports: reference data, loaded whole.
+IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'stg') EXEC('CREATE SCHEMA stg');
+
+IF OBJECT_ID('stg.airports') IS NOT NULL DROP TABLE stg.airports;
+CREATE TABLE stg.airports
+(
+    faa    char(3)        NULL,
+    name   nvarchar(100)  NULL,
+    lat    float          NULL,
+    lon    float          NULL,
+    alt    int            NULL,  -- feet
+    tz     int            NULL,  -- hours from UTC
+    dst    char(1)        NULL,
+    tzone  varchar(40)    NULL
+)
+WITH (DISTRIBUTION = ROUND_ROBIN, HEAP);
+
+COPY INTO stg.airports
+FROM '{{ azure.lake_url }}/landing/reference/airports.csv'
+WITH (
+    FILE_TYPE = 'CSV',
+    CREDENTIAL = (IDENTITY = 'Managed Identity'),
+    FIELDTERMINATOR = ',',
+    ROWTERMINATOR = '0x0A',
+    FIRSTROW = 2
+);

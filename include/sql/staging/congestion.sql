@@ -1,0 +1,18 @@
+-- What the notebook airport_congestion counted for this run's schedule.
+IF OBJECT_ID('stg.congestion') IS NOT NULL DROP TABLE stg.congestion;
+CREATE TABLE stg.congestion
+(
+    flight_id             bigint  NULL,
+    flight_date           date    NULL,
+    origin_departures_1h  int     NULL,
+    origin_departures_3h  int     NULL,
+    dest_arrivals_1h      int     NULL
+)
+WITH (DISTRIBUTION = ROUND_ROBIN, HEAP);
+
+COPY INTO stg.congestion
+FROM '{{ azure.lake_url }}/curated/congestion/{{ night.partition }}/{{ night.key }}/*.parquet'
+WITH (
+    FILE_TYPE = 'PARQUET',
+    CREDENTIAL = (IDENTITY = 'Managed Identity')
+);

@@ -1,0 +1,27 @@
+-- The register of planes: reference data, loaded whole.
+IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'stg') EXEC('CREATE SCHEMA stg');
+
+IF OBJECT_ID('stg.planes') IS NOT NULL DROP TABLE stg.planes;
+CREATE TABLE stg.planes
+(
+    tailnum       varchar(10)  NULL,
+    [year]        varchar(10)  NULL,  -- of manufacture; may be 'NA'
+    [type]        varchar(40)  NULL,
+    manufacturer  varchar(40)  NULL,
+    model         varchar(40)  NULL,
+    engines       int          NULL,
+    seats         int          NULL,
+    speed         varchar(10)  NULL,  -- 'NA' for nearly all
+    engine        varchar(40)  NULL
+)
+WITH (DISTRIBUTION = ROUND_ROBIN, HEAP);
+
+COPY INTO stg.planes
+FROM '{{ azure.lake_url }}/landing/reference/planes.csv'
+WITH (
+    FILE_TYPE = 'CSV',
+    CREDENTIAL = (IDENTITY = 'Managed Identity'),
+    FIELDTERMINATOR = ',',
+    ROWTERMINATOR = '0x0A',
+    FIRSTROW = 2
+);

@@ -1,0 +1,36 @@
+-- Hourly weather at the three origins, for the days to build.
+IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'stg') EXEC('CREATE SCHEMA stg');
+
+IF OBJECT_ID('stg.weather') IS NOT NULL DROP TABLE stg.weather;
+CREATE TABLE stg.weather
+(
+    origin      char(3)      NULL,
+    [year]      int          NULL,
+    [month]     int          NULL,
+    [day]       int          NULL,
+    [hour]      int          NULL,
+    temp        varchar(20)  NULL,  -- measurements may be 'NA': typed where they are used
+    dewp        varchar(20)  NULL,
+    humid       varchar(20)  NULL,
+    wind_dir    varchar(20)  NULL,
+    wind_speed  varchar(20)  NULL,
+    wind_gust   varchar(20)  NULL,
+    precip      varchar(20)  NULL,
+    pressure    varchar(20)  NULL,
+    visib       varchar(20)  NULL,
+    time_hour   varchar(20)  NULL
+)
+WITH (DISTRIBUTION = ROUND_ROBIN, HEAP);
+
+COPY INTO stg.weather
+FROM
+{%- for day in night.days %}
+    '{{ azure.lake_url }}/landing/weather/{{ day }}/weather.csv'{{ "," if not loop.last }}
+{%- endfor %}
+WITH (
+    FILE_TYPE = 'CSV',
+    CREDENTIAL = (IDENTITY = 'Managed Identity'),
+    FIELDTERMINATOR = ',',
+    ROWTERMINATOR = '0x0A',
+    FIRSTROW = 2
+);
