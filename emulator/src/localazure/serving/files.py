@@ -1,0 +1,147 @@
+"""A deployment's files on disk, laid out as in Azure's container.
+
+    <home>/deployments/<endpoint>/<deployment>/<digest>/
+        code/                                       the code configuration's folder
+        azureml-models/<model>/<version>/<folder>   AZUREML_MODEL_DIR is .../<version>: the model's folder name is kept
+        storage-initializer.log                     what was put where
+        inference-server-<n>.log
+
+https://learn.microsoft.com/azure/machine-learning/how-to-deploy-online-endpoints (AZUREML_MODEL_DIR)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from localazure.core.errors import AzureError, BadRequest
+from localazure.executors import environments
+from localazure.serving import resources
+from localazure.serving.servers import Probe, Spec
+from localazure.settings import Settings
+
+_MODEL_ID = re.compile(r"models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)$|^azureml:(?P<n>[^:/]+):(?P<v>[^:/]+)$")
+
+
+class Assets(Protocol):
+    """What is needed of the workspace's assets (`ml.assets`)."""
+
+    def code_folder(self, id: str) -> Path: ...
+
+    def model_folder(self, id: str) -> Path: ...
+
+    def model(self, id: str) -> dict[str, Any]: ...
+
+    def environment(self, id: str) -> dict[str, Any]: ...
+
+
+def digest(document: Mapping[str, Any]) -> str:
+    """A name for what a deployment runs; the same as long as nothing that matters changes."""
+    properties = {key: value for key, value in document["properties"].items() if key != "provisioningState"}
+    text = json.dumps({"properties": properties, "sku": document.get("sku")}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def folder_of(settings: Settings, endpoint: str, deployment: str) -> Path:
+    """The folder of all versions of a deployment."""
+    return settings.home / "deployments" / endpoint / deployment
+
+
+def prepare(settings: Settings, assets: Assets, endpoint: str, document: Mapping[str, Any]) -> Spec:
+    """Check the environment, put code and model in place (once for a digest), say what to run.
+
+    Blocks; raises AzureError.
+    """
+    properties = document["properties"]
+    name = document["name"]
+    missing = environments.check(assets.environment(properties["environmentId"]), settings)
+    if missing:
+        raise BadRequest(
+            f"The environment of deployment '{name}' asks for what the compute environment doesn't have: "
+            f"{', '.join(missing)}.",
+            "environmentId",
+            code="EnvironmentNotSatisfied",
+        )
+    folder = folder_of(settings, endpoint, name) / digest(document)
+    code, script = folder / "code", properties["codeConfiguration"]["scoringScript"]
+    model_dir = _model_dir(folder, properties.get("model"))
+    if not (folder / "storage-initializer.log").exists():
+        _fill(folder, assets, properties, code, model_dir)
+    entry_script = (code / script).resolve()
+    if not entry_script.is_file() or not entry_script.is_relative_to(code.resolve()):
+        there = ", ".join(sorted(path.name for path in code.iterdir())[:20])
+        raise BadRequest(f"scoringScript '{script}' is not in the code folder, which holds: {there}.", "scoringScript")
+    return Spec(
+        label=f"{endpoint}/{name}",
+        folder=folder,
+        code=code,
+        entry_script=entry_script,
+        model_dir=model_dir,
+        environment=dict(properties["environmentVariables"]),
+        instances=resources.instances_of(dict(document)),
+        readiness=probe(properties["readinessProbe"]),
+        liveness=probe(properties["livenessProbe"]),
+    )
+
+
+def probe(document: Mapping[str, Any]) -> Probe:
+    """A probe's settings, in seconds."""
+    return Probe(
+        initial_delay=resources.seconds(document["initialDelay"]),
+        period=resources.seconds(document["period"]),
+        timeout=resources.seconds(document["timeout"]),
+        failure_threshold=int(document["failureThreshold"]),
+    )
+
+
+def check_references(assets: Assets, properties: Mapping[str, Any]) -> None:
+    """Raise AzureError unless model and environment are in the workspace. Blocks."""
+    assets.environment(properties["environmentId"])
+    if properties.get("model"):
+        assets.model(properties["model"])
+
+
+def forget_versions(settings: Settings, endpoint: str, deployment: str, keep: Collection[Path]) -> None:
+    """Remove a deployment's folders but those in `keep`."""
+    root = folder_of(settings, endpoint, deployment)
+    for version in root.glob("*"):
+        if version not in keep:
+            shutil.rmtree(version, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _model_dir(folder: Path, model: str | None) -> Path | None:
+    if not model:
+        return None
+    match = _MODEL_ID.search(model)
+    if not match:
+        raise BadRequest(f"'{model}' is not the id of a registered model.", "properties.model")
+    name, version = match["name"] or match["n"], match["version"] or match["v"]
+    return folder / "azureml-models" / name / version
+
+
+def _fill(folder: Path, assets: Assets, properties: Mapping[str, Any], code: Path, model_dir: Path | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    done: list[str] = []
+    try:
+        source = assets.code_folder(properties["codeConfiguration"]["codeId"])
+        shutil.copytree(source, code)
+        done.append(f"code: {properties['codeConfiguration']['codeId']}")
+        if model_dir:
+            source = assets.model_folder(properties["model"])
+            if source.is_dir():
+                shutil.copytree(source, model_dir / source.name)
+            else:
+                model_dir.mkdir(parents=True)
+                shutil.copy2(source, model_dir / source.name)
+            done.append(f"model: {properties['model']} -> {model_dir / source.name}")
+    except OSError as error:
+        raise AzureError(500, "StorageInitializerFailed", f"Code or model couldn't be put in place: {error}") from error
+    # Written last: a folder without it is half made.
+    (folder / "storage-initializer.log").write_text("\n".join(done) + "\n")
