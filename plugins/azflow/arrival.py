@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -43,7 +43,7 @@ class BlobArrivalSensor(AzflowOperator):
     """
 
     template_fields = ("container", "blob")
-    ui_color: ClassVar[str] = "#e6f4ea"
+    ui_color = "#e6f4ea"
 
     def __init__(
         self,
@@ -151,9 +151,8 @@ def folder(service: BlobServiceClient, container: str, path: str) -> str:
         for blob in service.get_container_client(container).list_blobs(
             name_starts_with=f"{prefix}/" if prefix else None
         ):
-            listed.append(
-                f"{blob.name.removeprefix(prefix).lstrip('/')} ({blob.size:,} bytes, {blob.last_modified:%Y-%m-%d %H:%M} UTC)"
-            )
+            name = blob.name.removeprefix(prefix).lstrip("/")
+            listed.append(f"{name} ({blob.size:,} bytes, {blob.last_modified:%Y-%m-%d %H:%M} UTC)")
             if len(listed) > LISTED:
                 listed[-1] = "and more"
                 break
@@ -176,7 +175,7 @@ class BlobArrivalTrigger(BaseTrigger):
     def __init__(
         self, *, conn_id: str, container: str, path: str, started: float, deadline: float, poke_interval: float
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
         self.container = container
         self.path = path
@@ -191,7 +190,8 @@ class BlobArrivalTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look every `poke_interval` seconds. A failed look is logged and tried again."""
-        yield TriggerEvent({"outcome": await self._watch(), "started": self.started})
+        event = {"outcome": await self._watch(), "started": self.started}
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def _watch(self) -> str:
         from azure.core.exceptions import ResourceNotFoundError

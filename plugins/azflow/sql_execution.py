@@ -7,7 +7,10 @@ handler runs in the main thread meanwhile; so statements run in a thread of thei
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from datetime import time as clock_time
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from azflow import tsql
@@ -37,13 +40,14 @@ FETCH_ROWS = 1000
 class Cancelled(Exception):
     """The statement was stopped from outside.
 
-    :ivar confirmed: the server ended it; else only the connection is given up.
+    :ivar how: ``cancelled``: the server said so; ``dropped``: its connection was cut, which ends it on the server;
+        ``abandoned``: neither worked in time, the process's end will cut the connection.
     :ivar deadline: its time was over; else somebody asked.
     """
 
-    def __init__(self, *, confirmed: bool, deadline: bool) -> None:
-        super().__init__("cancelled" if confirmed else "abandoned: the connection was dropped")
-        self.confirmed = confirmed
+    def __init__(self, how: Literal["cancelled", "dropped", "abandoned"], *, deadline: bool) -> None:
+        super().__init__(how)
+        self.how = how
         self.deadline = deadline
 
 
@@ -102,8 +106,8 @@ def run_batch(connection: Any, text: str, values: Sequence[object] = (), *, keep
             ]
             if cursor.description:
                 _read_rows(cursor, result, keep_rows)
-            elif cursor.rowcount is not None and cursor.rowcount >= 0:
-                result.counts.append({"affected": int(cursor.rowcount)})
+            elif (affected := _affected(cursor)) >= 0:
+                result.counts.append({"affected": affected})
             more = bool(cursor.nextset())
         result.messages += [
             _clean(message[1]) for message in getattr(cursor, "messages", None) or () if len(message) > 1
@@ -131,6 +135,19 @@ def _read_rows(cursor: Any, result: BatchResult, keep_rows: int) -> None:
     result.counts.append({"rows": count})
 
 
+def _affected(cursor: Any) -> int:
+    """Rows the current statement wrote; -1 if it doesn't count.
+
+    mssql-python 1.16 leaves `cursor.rowcount` as it was when `nextset` moves on; the handle knows.
+    """
+    if (handle := getattr(cursor, "hstmt", None)) is None:
+        return -1 if cursor.rowcount is None else int(cursor.rowcount)
+    from mssql_python import ddbc_bindings
+
+    count: Callable[[Any], int] = getattr(ddbc_bindings, "DDBCSQLRowCount")  # noqa: B009
+    return int(count(handle))
+
+
 def plain(value: object) -> object:
     """A value as JSON can hold it: dates as ISO text, decimals as numbers where exact, bytes as 0x text."""
     if value is None or isinstance(value, bool | int | float | str):
@@ -147,15 +164,19 @@ def plain(value: object) -> object:
 
 
 class Runner:
-    """Runs calls on one connection in a thread of its own and lets another thread, or a signal handler, stop them.
+    """One connection, whose statements run in a thread of their own so that another thread, or a signal handler, can
+    stop them.
 
-    :param connect: opens the connection; called in the caller's thread.
+    :param connect: opens the connection; called at once, in the caller's thread.
+    :param port: the pool's TCP port, to tell the connection's socket from others.
     """
 
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
+    def __init__(self, connect: Callable[[], Any], port: int = 1433) -> None:
+        self._port = port
+        before = set(_sockets(port))
+        self._connection = connect()
+        self._sockets = [number for number in _sockets(port) if number not in before]
         self._stop = threading.Event()
-        self._busy: threading.Thread | None = None
         self._broken = False
 
     def stop(self) -> None:
@@ -166,6 +187,8 @@ class Runner:
         self, text: str, values: Sequence[object] = (), *, deadline: float | None = None, keep_rows: int = 20
     ) -> BatchResult:
         """As the function `run_batch`; raises Cancelled when stopped or when `deadline` (time.monotonic) has passed."""
+        if self._stop.is_set():
+            raise Cancelled("cancelled", deadline=False)
         box: dict[str, Any] = {}
         done = threading.Event()
 
@@ -178,39 +201,68 @@ class Runner:
                 done.set()
 
         # A daemon: should the driver never come back, the process can still end.
-        self._busy = threading.Thread(target=work, name="azflow-sql", daemon=True)
-        if self._stop.is_set():
-            raise Cancelled(confirmed=True, deadline=False)
-        self._busy.start()
+        threading.Thread(target=work, name="azflow-sql", daemon=True).start()
         while not done.wait(0.2):
             late = deadline is not None and time.monotonic() >= deadline
-            if self._stop.is_set() or late:
-                confirmed = self._cancel(done)
-                if confirmed and "result" in box:
-                    break  # it finished before the cancellation arrived
-                raise Cancelled(confirmed=confirmed, deadline=late and not self._stop.is_set())
+            if not (self._stop.is_set() or late):
+                continue
+            how = self._cancel(done)
+            if "result" in box:
+                break  # it finished before the cancellation arrived
+            raise Cancelled(how, deadline=late and not self._stop.is_set())
         if "error" in box:
             raise box["error"]
         result: BatchResult = box["result"]
         return result
 
-    def _cancel(self, done: threading.Event, patience: float = 15.0) -> bool:
-        """Cancel the running statement; whether the server ended it."""
-        until = time.monotonic() + patience
+    def _cancel(self, done: threading.Event) -> Literal["cancelled", "dropped", "abandoned"]:
+        """End the running statement: ask the server, then cut the connection."""
+        until = time.monotonic() + CANCEL_PATIENCE
         while not done.is_set() and time.monotonic() < until:
             # Again and again: a cancel between two calls of the driver hits nothing.
             for cursor in list(getattr(self._connection, "_cursors", ())):
                 with contextlib.suppress(Exception):
                     cancel_cursor(cursor)
             done.wait(0.5)
-        self._broken = not done.is_set()
-        return done.is_set()
+        if done.is_set():
+            return "cancelled"
+        # mssql-python's driver in Rust takes a cancel and does nothing, and can't be closed while it is busy.
+        self._broken = True
+        for number in self._sockets or _sockets(self._port):
+            _cut(number)
+        return "dropped" if done.wait(CANCEL_PATIENCE) else "abandoned"
 
     def close(self) -> None:
-        """Close the connection, unless a thread still hangs in it: then the process's end does."""
+        """Close the connection, unless it was cut or a thread still hangs in it."""
         if not self._broken:
             with contextlib.suppress(Exception):
                 self._connection.close()
+
+
+#: Seconds that the server gets to answer a cancel.
+CANCEL_PATIENCE = 3.0
+
+
+def _sockets(port: int) -> list[int]:
+    """This process's open sockets that are connected to TCP `port`, as file descriptors."""
+    found = []
+    for name in os.listdir("/dev/fd"):
+        # What is listed may be closed by now (OSError); a socket may be connected to nothing (OSError).
+        with contextlib.suppress(OSError):
+            number = int(name)
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(number)) as duplicate:
+                internet = duplicate.family in (socket.AF_INET, socket.AF_INET6)
+                if internet and duplicate.getpeername()[1] == port:
+                    found.append(number)
+    return found
+
+
+def _cut(number: int) -> None:
+    """Shut the connection of a file descriptor down, whoever owns it; the owner sees the server hang up."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
 
 
 def cancel_cursor(cursor: Any) -> None:
@@ -357,17 +409,22 @@ def locate(text: str, message: str, counted: int) -> tuple[int, bool]:
         if index is None or index + 1 >= len(remaining):
             break
         remaining = remaining[index + 1 :]
-    if len(remaining) == 1:
-        return remaining[0].line, len(found) == 1
     for name in _QUOTED.findall(message):
-        wanted = [part.strip('[]"').lower() for part in name.split(".") if part]
-        for statement in remaining:
-            names = [token.identifier for token in statement.tokens]
-            for index, token in enumerate(statement.tokens):
-                if wanted and names[index : index + len(wanted) * 2 : 2] == wanted:
-                    return token.line, False
+        places = [line for statement in remaining if (line := _names(statement, name))]
+        if places:
+            return places[0], len(places) == 1
     candidate = next((s for s in remaining if counts(s)), remaining[0])
-    return candidate.line, False
+    return candidate.line, len(found) == 1
+
+
+def _names(statement: tsql.Statement, name: str) -> int:
+    """The line on which `statement` first says the dotted `name`; 0 if it doesn't."""
+    wanted = [part.strip('[]"').lower() for part in name.split(".") if part]
+    said = [token.identifier for token in statement.tokens]
+    for index, token in enumerate(statement.tokens):
+        if wanted and said[index : index + len(wanted) * 2 : 2][: len(wanted)] == wanted:
+            return token.line
+    return 0
 
 
 def counts(statement: tsql.Statement) -> bool:

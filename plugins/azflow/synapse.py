@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from sqlalchemy.engine import Engine
 
-CONNECT_ATTEMPTS = 4
+CONNECT_ATTEMPTS = 2
 SELECT_ATTEMPTS = 3
 
 
@@ -154,8 +154,9 @@ class SynapseSqlOperator(AzflowOperator):
         """Check the script, connect, run its batches."""
         with airflow_edge(self.conn_id):
             script = self._prepared(_label(context))
-            connection = connect(AzureConnection.load(self.conn_id), self.log)
-            self._runner = sql_execution.Runner(connection)
+            connection = AzureConnection.load(self.conn_id)
+            _, _, port = connection.sql_server.partition(",")
+            self._runner = sql_execution.Runner(lambda: connect(connection, self.log), int(port or 1433))
             try:
                 return self._run(script, _label(context))
             finally:
@@ -271,7 +272,11 @@ class SynapseSqlOperator(AzflowOperator):
 
     def _cancelled(self, batch: tsql.Batch, stopped: sql_execution.Cancelled) -> SqlFailed:
         why = f"it ran past the task's {self.timeout_minutes:g} minutes" if stopped.deadline else "the task was stopped"
-        how = "was cancelled" if stopped.confirmed else "didn't answer the cancellation; its connection is given up"
+        how = {
+            "cancelled": "was cancelled",
+            "dropped": "was ended by cutting its connection",
+            "abandoned": "didn't end when asked; its connection ends with this process",
+        }[stopped.how]
         first = tsql.statements(batch.text)[0].line
         return self._failed(
             batch.line + first - 1, f"the batch {how}: {why}.", retry_helps=not stopped.deadline, exact=False

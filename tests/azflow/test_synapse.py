@@ -1,0 +1,433 @@
+"""SQL files and notebooks: rendered, bound, run, stopped, and what errors say. The database is a fake driver."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jinja2
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+import azflow.synapse
+from azflow import notebook_runs, sql_execution
+from azflow.connection import AzureConnection
+from azflow.errors import AccessDenied, ConfigurationError, ServiceUnavailable, SpecError, SqlFailed
+from azflow.synapse import SynapseNotebookOperator, SynapseSqlHook, SynapseSqlOperator, connect, render
+
+
+class DatabaseError(Exception):
+    """As PEP 249 names it."""
+
+
+class FakeCursor:
+    """Answers each batch with the results its `database` holds for it: (columns, rows), a count, or an error."""
+
+    def __init__(self, database: FakeDatabase) -> None:
+        self.database = database
+        self.messages: list[tuple[str, str]] = []
+        self.description: list[tuple[str]] | None = None
+        self.rowcount = -1
+        self._left: list[Any] = []
+        self._rows: list[Any] = []
+        self.cancelled = threading.Event()
+
+    def execute(self, text: str, *parameters: Any) -> None:
+        self.database.executed.append((text, *parameters))
+        self._left = list(self.database.answers.pop(0) if self.database.answers else [0])
+        self.nextset()
+
+    def nextset(self) -> bool:
+        if not self._left:
+            return False
+        answer = self._left.pop(0)
+        self.description, self.rowcount = None, -1
+        if isinstance(answer, BaseException):
+            raise answer
+        if callable(answer):
+            answer = answer(self)
+        if isinstance(answer, tuple):
+            self.description = [(name,) for name in answer[0]]
+            self._rows = list(answer[1])
+        else:
+            self.rowcount = answer
+        return True
+
+    def fetchmany(self, size: int) -> list[Any]:
+        chunk, self._rows = self._rows[:size], self._rows[size:]
+        return chunk
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    def close(self) -> None:
+        pass
+
+
+class FakeDatabase:
+    def __init__(self, *answers: list[Any]) -> None:
+        self.answers = list(answers)
+        self.executed: list[tuple[Any, ...]] = []
+        self._cursors: list[FakeCursor] = []
+        self.closed = False
+
+    def cursor(self) -> FakeCursor:
+        self._cursors.append(FakeCursor(self))
+        return self._cursors[-1]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def include(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "sql" / "staging").mkdir(parents=True)
+    (tmp_path / "spark" / "notebooks").mkdir(parents=True)
+    monkeypatch.setattr(azflow.synapse, "INCLUDE", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> FakeDatabase:
+    fake = FakeDatabase()
+    monkeypatch.setattr(azflow.synapse, "connect", lambda connection, log=None: fake)
+    return fake
+
+
+def context(**params: Any) -> dict[str, Any]:
+    task_instance = SimpleNamespace(dag_id="nightly", task_id="prepare.stage", run_id="manual__1", map_index=-1)
+    run = SimpleNamespace(dag_id="nightly", run_id="manual__1", logical_date=None, run_after=None)
+    return {"ti": task_instance, "dag_run": run, "params": {"partition": "2013-03-08", **params}}
+
+
+def rendered(operator: SynapseSqlOperator, **params: Any) -> dict[str, Any]:
+    found = context(**params)
+    operator.render_template_fields(found, jinja2.Environment())  # type: ignore[arg-type]
+    return found
+
+
+def run(operator: SynapseSqlOperator, **params: Any) -> dict[str, Any]:
+    return operator.execute(rendered(operator, **params))  # type: ignore[arg-type]
+
+
+SCRIPT = """-- stage one night
+COPY INTO stg.flights FROM '{{ azure.lake_url }}/landing/{{ night.partition }}/flights.csv' WITH (FILE_TYPE = 'CSV');
+UPDATE STATISTICS stg.flights;
+GO
+SELECT COUNT(*) AS n, MAX(d) AS last, SUM(p) AS total FROM stg.flights WHERE d = @day; -- how many?
+"""
+
+
+def test_a_file_is_rendered_labelled_bound_and_counted(include: Path, database: FakeDatabase) -> None:
+    (include / "sql/staging/flights.sql").write_text(SCRIPT)
+    database.answers = [[842, -1], [(["n", "last", "total"], [(842, date(2013, 3, 8), Decimal("1.50"))])]]
+    outcome = run(
+        SynapseSqlOperator(task_id="x", sql="staging/flights.sql", parameters={"day": "{{ night.partition }}"})
+    )
+    (copy,), (select, values) = database.executed
+    label = "OPTION (LABEL = 'azflow:nightly:prepare.stage:manual__1')"
+    assert "FROM 'https://lakeaccount.dfs.core.windows.net/lake/landing/2013-03-08/flights.csv'" in copy
+    assert copy.count(label) == select.count(label) == 1
+    assert "d = ?" in select and values == ("2013-03-08",)
+    assert outcome["rows_affected"] == 842
+    assert [(batch["line"], batch["counts"]) for batch in outcome["batches"]] == [
+        (2, [{"affected": 842}]),
+        (5, [{"rows": 1}]),
+    ]
+    assert outcome["row"] == {"n": 842, "last": "2013-03-08", "total": 1.5}
+    assert database.closed
+    json.dumps(outcome)  # an XCom
+
+
+def test_only_the_first_rows_of_a_result_travel(include: Path, database: FakeDatabase) -> None:
+    (include / "sql/a.sql").write_text("SELECT x FROM t")
+    database.answers = [[(["x"], [(number,) for number in range(2500)])]]
+    outcome = run(SynapseSqlOperator(task_id="x", sql="a.sql", keep_rows=3))
+    assert outcome["rows"] == [[0], [1], [2]]
+    assert outcome["batches"][0]["counts"] == [{"rows": 2500}]
+
+
+def test_go_with_a_count_repeats_its_batch(include: Path, database: FakeDatabase) -> None:
+    (include / "sql/a.sql").write_text("INSERT INTO t SELECT 1 AS x\nGO 3\n")
+    database.answers = [[1], [1], [1]]
+    assert run(SynapseSqlOperator(task_id="x", sql="a.sql"))["rows_affected"] == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("SELECT 1\nFROM {{ nothing }}", r"include/sql/a\.sql: line 2: 'nothing' is undefined"),
+        ("SELECT 1\n{% if %}", r"include/sql/a\.sql: line 2"),
+        ("SELECT 1 AS x\nGO\nCREATE TABLE t WITH (HEAP)\nAS SELECT x FROM y", r"a\.sql, line 3: ctas-distribution: .*"),
+        ("SELECT 1\nWHERE 2 = @two", r"a\.sql, line 2: @two is neither declared .* \(day\) In: WHERE 2 = @two"),
+        ("SELECT 1", r"a\.sql doesn't use the parameter\(s\) day"),
+        ("-- {{ night.partition }} @day", r"doesn't use the parameter\(s\) day"),
+        ("SELECT @day,\n 'open", r"a\.sql, line 2: unreadable"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_before_anything_runs(
+    include: Path, database: FakeDatabase, script: str, says: str
+) -> None:
+    (include / "sql/a.sql").write_text(script)
+    with pytest.raises(AirflowFailException, match=says):
+        run(SynapseSqlOperator(task_id="x", sql="a.sql", parameters={"day": 1}))
+    assert database.executed == []
+
+
+@pytest.mark.parametrize("name", ["missing.sql", "../secrets.sql", "/etc/passwd"])
+def test_a_file_must_exist_below_include_sql(include: Path, name: str) -> None:
+    with pytest.raises(SpecError, match=r"can't be read|must be relative"):
+        render(include / "sql", name, jinja2.Environment(), {})
+
+
+def test_files_may_include_others(include: Path) -> None:
+    (include / "sql/staging/part.sql").write_text("SELECT {{ x }}")
+    (include / "sql/a.sql").write_text("{% include 'staging/part.sql' %}\n")
+    assert render(include / "sql", "a.sql", jinja2.Environment(), {"x": 7})[0] == "SELECT 7\n"
+
+
+LOOP = "{% for day in night.days %}\nDELETE FROM t WHERE d = '{{ day }}';\n{% endfor %}\nSELECT x\nFROM missing\n"
+
+
+def test_lines_in_errors_are_the_files_own_even_behind_a_loop(include: Path, database: FakeDatabase) -> None:
+    (include / "sql/a.sql").write_text(LOOP)
+    error = DatabaseError("[Microsoft][SQL Server]Invalid object name 'missing'.")
+    database.answers = [[1, 1, 1, error]]
+    with pytest.raises(
+        AirflowException, match=r"a\.sql, line 5: Invalid object name 'missing'\..*FROM missing"
+    ) as caught:
+        run(SynapseSqlOperator(task_id="x", sql="a.sql"), backfill_from="2013-03-06")
+    assert isinstance(caught.value.__cause__, SqlFailed)
+
+
+def test_the_pools_own_line_counts_within_its_batch(include: Path, database: FakeDatabase) -> None:
+    (include / "sql/a.sql").write_text("SELECT 1 AS x\nGO\nSELECT x\nFRM t")
+    database.answers = [
+        [(["x"], [(1,)])],
+        [DatabaseError("[Microsoft][ODBC Driver 18 for SQL Server][SQL Server]Parse error at line: 2, column: 1: FRM")],
+    ]
+    with pytest.raises(AirflowFailException, match=r"a\.sql, line 4: Parse error at line: 2, .* In: FRM t"):
+        run(SynapseSqlOperator(task_id="x", sql="a.sql"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "counted", "expected"),
+    [
+        ("SELECT 1\nFROM a", "boom", 0, (1, True)),
+        ("DELETE a\nDELETE b\nDELETE c", "boom", 1, (2, False)),
+        ("DELETE a\nDELETE b\nDELETE c", "boom", 2, (3, False)),
+        ("DELETE a\nDELETE b\nDELETE [x].[c]", "Invalid object name 'x.c'.", 0, (3, True)),
+        ("DECLARE @a int\nSET @a = 1\nSELECT\n missing FROM b", "Invalid column name 'missing'.", 0, (4, True)),
+    ],
+)
+def test_the_failing_statement_is_told_by_counts_and_names(
+    text: str, message: str, counted: int, expected: tuple[int, bool]
+) -> None:
+    assert sql_execution.locate(text, message, counted) == expected
+
+
+@pytest.mark.parametrize(
+    ("script", "tries"),
+    [("SELECT x FROM t", 3), ("DECLARE @a int = 1; SELECT @a", 3), ("DELETE FROM t WHERE x = 1", 1)],
+)
+def test_only_reading_is_tried_again(
+    include: Path, database: FakeDatabase, monkeypatch: pytest.MonkeyPatch, script: str, tries: int
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    (include / "sql/a.sql").write_text(script)
+    deadlock = "Error 1205: Transaction was deadlocked"
+    database.answers = [[DatabaseError(deadlock)] for _ in range(4)]
+    with pytest.raises(AirflowException, match=r"\(error 1205\)") as caught:
+        run(SynapseSqlOperator(task_id="x", sql="a.sql"))
+    assert len(database.executed) == tries
+    assert not isinstance(caught.value, AirflowFailException)  # the task's own retry may succeed
+
+
+def test_a_programmers_error_is_not_the_databases() -> None:
+    with pytest.raises(ZeroDivisionError):
+        sql_execution.run_batch(FakeDatabase([ZeroDivisionError()]), "SELECT 1")
+
+
+# stopping
+
+
+def hang(cursor: FakeCursor) -> int:
+    """A statement that runs until it is cancelled."""
+    assert cursor.cancelled.wait(10)
+    raise DatabaseError("Operation cancelled by user.")
+
+
+def test_on_kill_cancels_the_running_statement(include: Path, database: FakeDatabase) -> None:
+    (include / "sql/a.sql").write_text("SELECT 1 AS x\nGO\nDELETE FROM t WHERE x = 1")
+    database.answers = [[(["x"], [(1,)])], [hang]]
+    operator = SynapseSqlOperator(task_id="x", sql="a.sql")
+    found = rendered(operator)
+    threading.Timer(0.3, operator.on_kill).start()
+    started = time.monotonic()
+    with pytest.raises(AirflowException, match=r"a\.sql, line 3: the batch was cancelled: the task was stopped"):
+        operator.execute(found)  # type: ignore[arg-type]
+    assert database._cursors[-1].cancelled.is_set()
+    assert time.monotonic() - started < 5
+
+
+def test_the_deadline_cancels_the_running_statement(include: Path, database: FakeDatabase) -> None:
+    (include / "sql/a.sql").write_text("DELETE FROM t WHERE x = 1")
+    database.answers = [[hang]]
+    with pytest.raises(AirflowFailException, match=r"was cancelled: it ran past the task's 0\.005 minutes"):
+        run(SynapseSqlOperator(task_id="x", sql="a.sql", timeout_minutes=0.005))
+
+
+def test_a_statement_that_ignores_the_cancel_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_execution, "CANCEL_PATIENCE", 0.2)
+    release = threading.Event()
+
+    def deaf(cursor: FakeCursor) -> int:
+        release.wait(10)
+        return 1
+
+    fake = FakeDatabase([deaf])
+    runner = sql_execution.Runner(lambda: fake, port=1)
+    with pytest.raises(sql_execution.Cancelled) as caught:
+        runner.run_batch("DELETE t", deadline=time.monotonic())
+    assert (caught.value.how, caught.value.deadline) == ("abandoned", True)
+    runner.close()
+    assert not fake.closed  # a thread still is in there
+    release.set()
+
+
+def test_a_stop_before_the_first_statement_runs_none() -> None:
+    fake = FakeDatabase()
+    runner = sql_execution.Runner(lambda: fake)
+    runner.stop()
+    with pytest.raises(sql_execution.Cancelled):
+        runner.run_batch("DELETE t")
+    assert fake.executed == []
+
+
+# connecting
+
+
+def refusing(message: str) -> Callable[..., Any]:
+    def sql_connect(self: AzureConnection, **arguments: Any) -> Any:
+        raise DatabaseError(message)
+
+    return sql_connect
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "says"),
+    [
+        ("Error 40613: not currently available", ServiceUnavailable, "pool.sql.azuresynapse.net can't be reached"),
+        ("Error 18456: Login failed for user 'x'.", AccessDenied, "Connection 'prod' was refused: .*Login failed"),
+    ],
+)
+def test_a_connection_that_doesnt_come_about_names_itself(
+    monkeypatch: pytest.MonkeyPatch, message: str, kind: type[Exception], says: str
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(AzureConnection, "sql_connect", refusing(message))
+    with pytest.raises(kind, match=says):
+        connect(AzureConnection(id="prod", sql_server="pool.sql.azuresynapse.net"))
+
+
+def test_the_hook_is_a_db_api_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeDatabase([(["x"], [(1,)])])
+    monkeypatch.setattr(azflow.synapse, "connect", lambda connection, log=None: fake)
+    hook = SynapseSqlHook("azure_default")
+    assert hook.get_conn() is fake
+    assert hook.placeholder == "?"
+
+
+# notebooks
+
+
+def notebook(*sources: Any, **extra: Any) -> dict[str, Any]:
+    cells = [
+        {"cell_type": "code", "metadata": {}, "source": source, "outputs": [{}], "execution_count": 7}
+        for source in sources
+    ]
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells, **extra}
+
+
+def test_a_notebooks_name_follows_its_content_but_not_its_outputs(tmp_path: Path) -> None:
+    def name(content: dict[str, Any]) -> str:
+        (tmp_path / "n.ipynb").write_text(json.dumps(content))
+        return notebook_runs.artifact_name("my notebook", notebook_runs.read_notebook(tmp_path / "n.ipynb", "n.ipynb"))
+
+    first = name(notebook("a = 1\nb = 2"))
+    again = notebook(["a = 1\n", "b = 2"])
+    again["cells"][0]["outputs"] = [{"output_type": "stream"}]
+    assert name(again) == first
+    assert name(notebook("a = 2")) != first
+    assert first.startswith("my-notebook-")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"nbformat": 3, "cells": []}', '{"nbformat": 4}'])
+def test_what_is_no_notebook_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "n.ipynb").write_text(content)
+    with pytest.raises(SpecError, match=r"^shown\.ipynb"):
+        notebook_runs.read_notebook(tmp_path / "n.ipynb", "shown.ipynb")
+
+
+def test_parameters_carry_their_type() -> None:
+    typed = notebook_runs.typed_parameters(
+        {
+            "a": "x",
+            "b": 1,
+            "c": 1.5,
+            "d": True,
+            "e": {"type": "int", "value": "7"},
+            "f": {"type": "Bool", "value": "False"},
+        },
+        "n.ipynb",
+    )
+    assert typed == {
+        "a": {"type": "string", "value": "x"},
+        "b": {"type": "int", "value": 1},
+        "c": {"type": "float", "value": 1.5},
+        "d": {"type": "bool", "value": True},
+        "e": {"type": "int", "value": 7},
+        "f": {"type": "bool", "value": False},
+    }
+
+
+@pytest.mark.parametrize(
+    "value", [None, [1], {"type": "date", "value": "x"}, {"type": "int", "value": "x"}, {"type": "bool", "value": 3}]
+)
+def test_a_parameter_of_no_type_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"n\.ipynb: parameter 'p'"):
+        notebook_runs.typed_parameters({"p": value}, "n.ipynb")
+
+
+@pytest.mark.parametrize(("text", "value"), [(None, None), ("7", 7), ('{"rows": 3}', {"rows": 3}), ("done", "done")])
+def test_exit_values_are_parsed_if_they_are_json(text: str | None, value: object) -> None:
+    assert notebook_runs.parse_exit_value(text) == value
+
+
+def test_the_payload_is_the_same_for_every_try(include: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AzureConnection, "load", lambda conn_id: AzureConnection(id=conn_id, spark_pool="sparkpool"))
+    (include / "spark/notebooks/n.ipynb").write_text(json.dumps(notebook("a = 1")))
+    operator = SynapseNotebookOperator(task_id="x", notebook="n.ipynb", parameters={"night": "{{ night.key }}"})
+    found = context()
+    operator.render_template_fields(found, jinja2.Environment())  # type: ignore[arg-type]
+    payload = operator.payload(found)  # type: ignore[arg-type]
+    assert payload == operator.payload(found)  # type: ignore[arg-type]
+    assert payload["spark_pool"] == "sparkpool"
+    assert payload["parameters"] == {"night": {"type": "string", "value": found["night"].key}}
+    assert payload["content"]["cells"][0]["outputs"] == []
+
+
+def test_links_lead_to_studio_and_in_a_private_cloud_to_the_endpoint() -> None:
+    public = AzureConnection(
+        id="p", synapse_endpoint="https://ws1.dev.azuresynapse.net", subscription_id="s", resource_group="g"
+    )
+    url = notebook_runs.SynapseNotebookRuns(public).url("abc")
+    assert url.startswith("https://web.azuresynapse.net/monitoring/notebookruns/abc?workspace=%2Fsubscriptions%2Fs")
+    assert url.endswith("workspaces%2Fws1")
