@@ -215,9 +215,7 @@ class BlobArrivalTrigger(BaseTrigger):
                 except Exception as error:
                     if isinstance(as_azflow_error(error, self.conn_id), AccessDenied):
                         return "denied"
-                    self.log.warning(
-                        "Looking for %s failed (%s); trying again.", client.url, str(error).splitlines()[0]
-                    )
+                    self.log.warning("Looking for %s failed (%r); trying again.", client.url, error)
                 left = self.deadline - time.time()
                 if left <= 0:
                     return "timed_out"
