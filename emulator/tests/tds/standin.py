@@ -102,13 +102,11 @@ class StandIn:
         statement = _duckdb(statement)
         used = {name: value for name, value in values.items() if f"${name}" in statement}
         try:
-            relation = self._db.execute(statement, used or None)
-            names = [d[0] for d in relation.description or []]
-            if statement.split()[0].upper() in {"INSERT", "UPDATE", "DELETE"}:
-                return RowsAffected(relation.fetchall()[0][0])
             if not re.match(r"\s*(SELECT|WITH|VALUES)", statement, re.IGNORECASE):
-                return RowsAffected(None)
-            table = relation.to_arrow_table()
+                changed = self._db.execute(statement, used or None)
+                writes = statement.split(maxsplit=1)[0].upper() in {"INSERT", "UPDATE", "DELETE"}
+                return RowsAffected(changed.fetchall()[0][0] if writes else None)
+            table = self._db.sql(statement, params=used or None).to_arrow_table()
         except duckdb.InterruptException:
             raise SqlError(3617, "Operation cancelled by user.") from None
         except duckdb.CatalogException:
@@ -123,11 +121,13 @@ class StandIn:
         except duckdb.Error as error:
             raise SqlError(102, str(error), severity=15) from None
         return ResultSet(
-            tuple(Column(n, sql_type(f.type)) for n, f in zip(names, table.schema, strict=True)),
+            tuple(Column(n, sql_type(f.type)) for n, f in zip(table.column_names, table.schema, strict=True)),
             table,
         )
 
     def describe(self, batch: str, parameters: Sequence[Parameter] = ()) -> tuple[Column, ...]:
+        if not re.match(r"\s*SELECT", batch, re.IGNORECASE):
+            return ()
         result = next(self.execute(batch, parameters))
         return result.columns if isinstance(result, ResultSet) else ()
 

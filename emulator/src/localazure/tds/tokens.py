@@ -127,7 +127,7 @@ def make_feature_ack(features: Sequence[tuple[int, bytes]]) -> bytes:
 
 
 def make_fedauth_info(sts_url: str, spn: str) -> bytes:
-    """[MS-TDS] 2.2.7.12 FEDAUTHINFO: 0x01 the STS's URL, 0x02 the service principal name; offsets from the token's body."""
+    """[MS-TDS] 2.2.7.12 FEDAUTHINFO: 0x01 the STS URL, 0x02 the SPN; offsets count from the body."""
     values = ((0x01, sts_url.encode("utf-16-le")), (0x02, spn.encode("utf-16-le")))
     offset = 4 + 9 * len(values)
     table, data = struct.pack("<I", len(values)), b""
