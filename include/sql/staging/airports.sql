@@ -24,3 +24,6 @@ WITH (
     ROWTERMINATOR = '0x0A',
     FIRSTROW = 2
 );
+
+-- A fresh table has no statistics, and the joins that follow are planned by them.
+CREATE STATISTICS airports_faa ON stg.airports (faa);

@@ -16,3 +16,6 @@ WITH (
     FILE_TYPE = 'PARQUET',
     CREDENTIAL = (IDENTITY = 'Managed Identity')
 );
+
+-- A fresh table has no statistics, and the joins that follow are planned by them.
+CREATE STATISTICS congestion_flight_id ON stg.congestion (flight_id);

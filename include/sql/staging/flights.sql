@@ -65,3 +65,9 @@ SELECT
 FROM stg.flights_landed;
 
 DROP TABLE stg.flights_landed;
+
+-- A fresh table has no statistics, and the joins that follow are planned by them.
+CREATE STATISTICS flights_flight_id ON stg.flights (flight_id);
+CREATE STATISTICS flights_tailnum ON stg.flights (tailnum);
+CREATE STATISTICS flights_time_hour ON stg.flights (time_hour);
+CREATE STATISTICS flights_dest ON stg.flights (dest);

@@ -34,3 +34,7 @@ WITH (
     ROWTERMINATOR = '0x0A',
     FIRSTROW = 2
 );
+
+-- A fresh table has no statistics, and the joins that follow are planned by them.
+CREATE STATISTICS weather_time_hour ON stg.weather (time_hour);
+CREATE STATISTICS weather_origin ON stg.weather (origin);
