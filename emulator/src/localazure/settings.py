@@ -19,6 +19,9 @@ from typing import Any
 
 LOCAL_SECRET_PREFIX = "local-only~"
 
+# Above the privileged ones, with room for those counted from the base.
+_PORTS = range(1024, 65001)
+
 _PACKAGE = Path(__file__).resolve().parent
 # In a checkout, .../emulator/src/localazure: the environments that the project's scripts build are beside `emulator`.
 _EMULATOR = _PACKAGE.parents[1]
@@ -304,8 +307,8 @@ def _port(value: Any) -> int:
         port = int(value)
     except (TypeError, ValueError):
         raise ValueError(f"port_base must be a number, not {value!r}") from None
-    if not 1024 <= port <= 65000:
-        raise ValueError(f"port_base must be between 1024 and 65000, not {port}")
+    if port not in _PORTS:
+        raise ValueError(f"port_base must be between {_PORTS.start} and {_PORTS.stop - 1}, not {port}")
     return port
 
 

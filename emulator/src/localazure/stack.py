@@ -1,7 +1,7 @@
 """The composition root: the only module that knows every service.
 
-It builds settings, store, blobs and tokens, hands them to the services, and serves what they answer as one application over
-TLS. The other processes (Azurite, TDS, MLflow, Caddy) are `localazure.supervisor`'s.
+It builds settings, store, blobs and tokens, hands them to the services, and serves what they answer as one application
+over TLS. The other processes (Azurite, TDS, MLflow, Caddy) are `localazure.supervisor`'s.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The processes of a home: one detached supervisor, and its children in process groups of their own.
 
 The supervisor restarts nothing: a child that ends is written down (`pids.json`), logged, and shown by `status`. That it runs
-is known by a lock it holds on `<home>/supervisor.lock`, not by a process id that may belong to somebody else by now. On
-Linux it adopts orphans (PR_SET_CHILD_SUBREAPER), so that even the jobs of an API that crashed end with `down`.
+is known by a lock it holds on `<home>/supervisor.lock`, not by a process id that may belong to somebody else by now.
+On Linux it adopts orphans (PR_SET_CHILD_SUBREAPER), so that even the jobs of an API that crashed end with `down`.
 """
 
 from __future__ import annotations
@@ -97,17 +97,19 @@ def programs(settings: Settings) -> list[Program]:
         ),
         Program(
             "mlflow",
-            # Artifacts are proxied: a run's artifact URIs are mlflow-artifacts:/ and reach the server, not its folder.
+            # MLflow's own server from the compute environment; the launcher beside it lets a run have its job's name.
             lambda: [
-                str(settings.compute_python), "-m", "mlflow", "server",
-                "--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1",
-                "--backend-store-uri", f"sqlite:///{home / 'mlflow' / 'mlflow.db'}",
-                "--serve-artifacts", "--artifacts-destination", str(home / "mlflow" / "artifacts"),
+                str(settings.compute_python), "-m", "localazure_compute.tracking_server",
+                "--home", str(home / "mlflow"), "--port", str(settings.mlflow_port),
             ],
             settings.mlflow_port,
             settings.mlflow_url,
             lambda: _answers(settings, f"{settings.mlflow_url}/health", HTTPStatus.OK),
-            {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"},
+            {
+                "PYTHONPATH": str(settings.compute_source),
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "DO_NOT_TRACK": "1",
+            },
             awaited=False,
         ),
     ]  # fmt: skip
@@ -137,7 +139,7 @@ def programs(settings: Settings) -> list[Program]:
 
 
 def up(settings: Settings, timeout: float = 180) -> None:
-    """Start everything (if it isn't running) and wait until it is healthy. Raises StackError with a process' last lines."""
+    """Start everything that isn't running and wait until it is healthy. Raises StackError with a process' last lines."""
     certificates.ensure(settings)
     for folder in ("azurite", "mlflow", "logs"):
         (settings.home / folder).mkdir(exist_ok=True)
@@ -424,19 +426,21 @@ def _kill(pid: int) -> None:
 
 def _process_table() -> dict[int, tuple[int, int]]:
     """Every process: id -> (its parent's id, resident bytes)."""
-    if sys.platform == "linux":
-        table = {}
-        page = os.sysconf("SC_PAGE_SIZE")
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                with contextlib.suppress(OSError, ValueError, IndexError):
-                    # proc(5): the name stands in parentheses and may hold anything, so that the rest is read from behind it.
-                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                    table[int(folder.name)] = (int(fields[1]), int(fields[21]) * page)
-        return table
-    listing = subprocess.run(["ps", "-axo", "pid=,ppid=,rss="], capture_output=True, text=True, check=True).stdout
-    rows = (line.split() for line in listing.splitlines())
-    return {int(pid): (int(parent), int(kilobytes) * 1024) for pid, parent, kilobytes in rows}
+    if not Path("/proc/self/stat").exists():
+        columns = ["ps", "-axo", "pid=,ppid=,rss="]
+        listing = subprocess.run(columns, capture_output=True, text=True, check=True).stdout
+        rows = (line.split() for line in listing.splitlines())
+        return {int(pid): (int(parent), int(kilobytes) * 1024) for pid, parent, kilobytes in rows}
+    table = {}
+    page = os.sysconf("SC_PAGE_SIZE")
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            # A process may end while it is read.
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # proc(5): the name stands in parentheses and may hold anything; the rest is read from behind it.
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                table[int(folder.name)] = (int(fields[1]), int(fields[21]) * page)
+    return table
 
 
 def _descendants(pid: int, table: dict[int, tuple[int, int]] | None = None) -> list[int]:

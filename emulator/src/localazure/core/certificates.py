@@ -2,8 +2,8 @@
 
 TLS is compulsory: Azure's SDKs refuse to send a bearer token over plain HTTP
 (https://github.com/Azure/azure-sdk-for-python/blob/main/sdk/core/azure-core/azure/core/pipeline/policies/_authentication.py).
-The authority's name constraints (RFC 5280, 4.2.1.10) permit `localhost`, the names below it and loopback addresses only, so
-that its key is worth nothing elsewhere, even where somebody trusts it for good.
+The authority's name constraints (RFC 5280, 4.2.1.10) permit `localhost`, the names below it and loopback addresses
+only, so that its key is worth nothing elsewhere, even where somebody trusts it for good.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Long-running operations of Azure ML, as Resource Manager defines them.
 
 A request that takes time answers 201 or 202 with an address to ask again:
-`Azure-AsyncOperation` leads to the state (`InProgress`, `Succeeded`, `Failed`), `Location` to the result (202 until it is
-done, then 200 or the error). https://learn.microsoft.com/azure/azure-resource-manager/management/async-operations
+`Azure-AsyncOperation` leads to the state (`InProgress`, `Succeeded`, `Failed`), `Location` to the result (202 until it
+is done, then 200 or the error). https://learn.microsoft.com/azure/azure-resource-manager/management/async-operations
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class LongRunning:
     def headers(self, operation: str, *, kind: Literal["status", "result"]) -> dict[str, str]:
         """The headers of the answer that starts (or continues) a wait.
 
-        "status" is for creating and updating (`Azure-AsyncOperation`), "result" for deleting and cancelling (`Location`).
-        Without `Retry-After` the SDKs wait 5 seconds and more.
+        "status" is for creating and updating (`Azure-AsyncOperation`), "result" for deleting and cancelling
+        (`Location`). Without `Retry-After` the SDKs wait 5 seconds and more.
         """
         if kind == "status":
             return {"Azure-AsyncOperation": self._url("mfeOperationsStatus", operation), "Retry-After": "1"}

@@ -1,7 +1,7 @@
 """The operations localazure claims, and the web application that answers exactly those.
 
-An operation carries the name that Microsoft's OpenAPI files give it (`Jobs_CreateOrUpdate`). Whatever isn't registered is
-refused by name with 501: nothing is answered that isn't implemented. The order of a request's steps is fixed: find the
+An operation carries the name that Microsoft's OpenAPI files give it (`Jobs_CreateOrUpdate`). Whatever isn't registered
+is refused by name with 501: nothing is answered that isn't implemented. The order of a request's steps is fixed: find the
 operation, read the token, bound the body, handle, serialise.
 """
 
@@ -40,9 +40,9 @@ _SEGMENT = re.compile(r"\{(\w+)(:path)?\}")
 class Operation:
     """One operation of a service.
 
-    `path` has `{name}` for a segment and, in the last place only, `{name:path}` for the rest (which may be empty). Fixed
-    segments match in any case, as on Azure. `handler` answers with a Response, a dict (200), or (status, JSON value). `audience`
-    is the group of the token that is needed (`Tokens.verify`), None for a public operation. Bodies above `body_limit`
+    `path` has `{name}` for a segment and, in the last place only, `{name:path}` for the rest (which may be empty).
+    Fixed segments match in any case, as on Azure. `handler` answers with a Response, a dict (200), or (status, JSON
+    value). `audience` is the group of the token that is needed (`Tokens.verify`), None for a public operation. Bodies above `body_limit`
     bytes are refused with 413; None lifts the limit (for handlers that stream).
     """
 
@@ -130,7 +130,7 @@ class Api:
         try:
             raw_path = scope.get("raw_path") or scope["path"].encode()
             operation, parameters = self.find(scope["method"], raw_path.decode("latin-1").partition("?")[0])
-            request = ApiRequest(scope | {"path_params": parameters}, receive, operation.body_limit)
+            request = ApiRequest({**scope, "path_params": parameters}, receive, operation.body_limit)
             response = _response(await operation.handler(request, self._identity(request, operation)))
         except AzureError as error:
             if error.status == HTTPStatus.NOT_IMPLEMENTED:

@@ -6,8 +6,8 @@
   https://learn.microsoft.com/previous-versions/azure/active-directory/azuread-dev/v1-oauth2-client-creds-grant-flow
 - errors: https://learn.microsoft.com/entra/identity-platform/reference-error-codes
 
-Clients turn Microsoft's instance discovery off (`disable_instance_discovery=True`), because no public directory of authorities
-lists this one.
+Clients turn Microsoft's instance discovery off (`disable_instance_discovery=True`), because no public directory of
+authorities lists this one.
 """
 
 from __future__ import annotations
@@ -113,8 +113,9 @@ class Entra:
             resource = scope.removesuffix("/.default")
             if resource == scope:
                 raise _Refused(
-                    400, "invalid_scope", 1002012, f"The provided value for scope {scope} is not valid. Client credential "
-                    "flows must have a scope value with /.default suffixed to the resource identifier (application ID URI)."
+                    400, "invalid_scope", 1002012,
+                    f"The provided value for scope {scope} is not valid. Client credential flows must have a scope value "
+                    "with /.default suffixed to the resource identifier (application ID URI).",
                 )  # fmt: skip
             token = self._issue(resource)
         except _Refused as refused:
@@ -168,8 +169,8 @@ class Entra:
         if not _same(client, self._settings.client_id):
             raise _Refused(
                 400, "unauthorized_client", 700016,
-                f"Application with identifier '{client}' was not found in the directory 'localazure'. This can happen if "
-                "the application has not been installed by the administrator of the tenant or consented to by any user "
+                f"Application with identifier '{client}' was not found in the directory 'localazure'. This can happen "
+                "if the application has not been installed by the administrator of the tenant or consented to by any user "
                 "in the tenant. You may have sent your authentication request to the wrong tenant.",
             )  # fmt: skip
         if not secret:
@@ -180,8 +181,8 @@ class Entra:
         if not _same(secret, self._settings.client_secret):
             raise _Refused(
                 401, "invalid_client", 7000215,
-                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, "
-                f"not the client secret ID, for a secret added to app '{client}'.",
+                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret "
+                f"value, not the client secret ID, for a secret added to app '{client}'.",
             )  # fmt: skip
         return form
 
@@ -190,8 +191,8 @@ class Entra:
         if tenant.lower() != self._settings.tenant_id.lower():
             raise _Refused(
                 400, "invalid_request", 90002,
-                f"Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the "
-                "correct cloud. Check with your subscription administrator, this may happen if there are no active "
+                f"Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into "
+                "the correct cloud. Check with your subscription administrator, this may happen if there are no active "
                 "subscriptions for the tenant.",
             )  # fmt: skip
 

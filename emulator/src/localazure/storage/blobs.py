@@ -1,7 +1,7 @@
 """A client for the account's blobs, over Azurite's HTTPS interface, signed with the account key.
 
-https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api. Written against the protocol instead of an SDK:
-localazure's environment holds none of the SDKs it serves.
+https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api. Written against the protocol
+instead of an SDK: localazure's environment holds none of the SDKs it serves.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class BlobStore:
             if len(first) < _BLOCK:
                 self._put(container, name, first, content_type)
                 return
-            identifiers = []
+            identifiers: Names = []
             block = first
             while block:
                 # All ids of a blob must have one length.
@@ -294,7 +294,7 @@ class BlobStore:
             f"The blob service refused {method} '{address}': {response.status_code} {code}".rstrip(),
         )
 
-    def _signed(
+    def _signed(  # noqa: PLR0917 - a request has these parts
         self,
         method: str,
         container: str,

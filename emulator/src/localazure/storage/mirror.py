@@ -4,8 +4,8 @@
     cache/etags/<container>/<name>.json         which ETag that is, and the file it was written to
     cache/trees/<container>/<key>/<digest>/...  folders: hard links, named after the names and ETags in them
 
-A folder is never changed after it was made: a reader that holds one isn't disturbed when blobs come, go or change. Files are
-replaced, never rewritten, so that the links keep the old content.
+A folder is never changed after it was made: a reader that holds one isn't disturbed when blobs come, go or change.
+Files are replaced, never rewritten, so that the links keep the old content.
 """
 
 from __future__ import annotations
