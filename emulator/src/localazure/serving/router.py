@@ -27,6 +27,7 @@ from localazure.serving.routing import Site, configuration, front
 from localazure.settings import Settings
 
 _PATIENCE_SECONDS = 30.0
+_GRACE_SECONDS = 3.0
 
 
 class RouterError(Exception):
@@ -84,7 +85,7 @@ def main(binary: str, folder: str) -> int:
     finally:
         for child in reversed(children):
             child.terminate()
-        codes = [child.wait() for child in children]
+        codes = [_end(child) for child in reversed(children)]
     return 0 if stopped else max(codes, default=1) or 1
 
 
@@ -168,6 +169,15 @@ class Router:
         if response.status_code == httpx.codes.FORBIDDEN:
             raise RouterError(f"the router on {self._settings.admin_url} belongs to another localazure home")
         return response
+
+
+def _end(child: subprocess.Popen[bytes]) -> int:
+    """Wait for a Caddy that was told to end. It waits for open requests without limit; we don't."""
+    try:
+        return child.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
 
 
 def _binary() -> Path:

@@ -8,6 +8,7 @@ request is answered.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Coroutine
@@ -309,6 +310,9 @@ class ServingService:
             failure = _failure(name, error)
             log.warning("%s: %s", key, failure.message)
             self._set_deployment_state(key, "Failed")
+            # Whoever asks it by name is told its state.
+            with contextlib.suppress(RouterError):
+                await self._route()
             if operation:
                 self._long_running.fail(operation, failure)
             return

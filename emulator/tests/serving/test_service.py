@@ -1,0 +1,380 @@
+"""Endpoints and deployments end to end: Resource Manager's requests, real inference servers, the real router."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from localazure.core import certificates
+from localazure.core.auth import Tokens
+from localazure.core.errors import NotFound
+from localazure.core.operations import LongRunning
+from localazure.core.registry import Api
+from localazure.core.service import ServiceContext
+from localazure.core.store import Store
+from localazure.serving import build
+from localazure.serving.router import router_command
+from localazure.serving.service import ServingService
+from localazure.settings import Settings
+
+PORT_BASE = 23300
+API = {"api-version": "2023-04-01-preview"}
+
+SCORE = """
+import json, os, pathlib, time
+def init():
+    print("hello from", os.environ["FLAVOUR"])
+    if os.environ["FLAVOUR"] == "broken":
+        raise RuntimeError("the model is in the other coat")
+def run(data):
+    wish = json.loads(data)
+    if wish.get("fail"):
+        raise ValueError("no")
+    if wish.get("die"):
+        os._exit(1)
+    time.sleep(wish.get("sleep", 0))
+    root = pathlib.Path(os.environ["AZUREML_MODEL_DIR"])
+    return {"flavour": os.environ["FLAVOUR"], "model": sorted(str(p.relative_to(root)) for p in root.rglob("*.txt"))}
+"""
+
+
+class Folders:
+    """Assets that are folders of the test."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        (root / "code").mkdir(parents=True)
+        (root / "code/score.py").write_text(SCORE)
+        (root / "mdl").mkdir()
+        (root / "mdl/weights.txt").write_text("1")
+
+    def code_folder(self, id: str) -> Path:
+        return self._root / "code"
+
+    def model_folder(self, id: str) -> Path:
+        return self._root / "mdl"
+
+    def model(self, id: str) -> dict[str, Any]:
+        if "/models/m/" not in id:
+            raise NotFound(f"there is no model {id}")
+        return {"id": id, "properties": {}}
+
+    def environment(self, id: str) -> dict[str, Any]:
+        wish = "no-such-package" if "bad" in id else "numpy"
+        return {"properties": {"condaFile": f"dependencies: [{{pip: [{wish}]}}]"}}
+
+
+class Client:
+    """A client of Resource Manager and of the router."""
+
+    def __init__(self, settings: Settings, store: Store, assets: Folders) -> None:
+        self.settings = settings
+        tokens = Tokens(settings)
+        context = ServiceContext(settings, store, None, tokens, LongRunning(store, settings))  # type: ignore[arg-type]
+        context.provide("ml.assets", assets)
+        service = build(context)
+        assert isinstance(service, ServingService)
+        self.service = service
+        api = Api([*self.service.operations(), *context.long_running.operations()], tokens)
+        token = tokens.issue("tester", "https://management.azure.com")
+        self.arm = httpx.AsyncClient(
+            base_url=settings.api_url,
+            transport=httpx.ASGITransport(api),
+            params=API,
+            headers={"Authorization": f"Bearer {token}"},
+        )
+        trust = ssl.create_default_context(cafile=str(settings.ca_bundle))
+        self.edge = httpx.AsyncClient(verify=trust, trust_env=False, timeout=30)
+        self.root = settings.workspace_id + "/onlineEndpoints"
+
+    async def ended(self, response: httpx.Response) -> dict[str, Any]:
+        """The end of a long-running operation: its status document."""
+        assert response.status_code in {200, 201, 202}, response.text
+        address = response.headers.get("Azure-AsyncOperation") or response.headers["Location"]
+        while True:
+            state = await self.arm.get(address)
+            if state.status_code == 202 or (state.content and state.json()["status"] == "InProgress"):
+                await asyncio.sleep(0.05)
+                continue
+            return state.json() if state.content else {"status": "Succeeded"}
+
+    async def endpoint(self, name: str, traffic: dict[str, int] | None = None, **more: Any) -> dict[str, Any]:
+        properties = {"authMode": "Key", "compute": "aks", "traffic": traffic or {}, **more}
+        return await self.ended(await self.arm.put(f"{self.root}/{name}", json={"properties": properties}))
+
+    async def deploy(self, endpoint: str, name: str, flavour: str, **more: Any) -> dict[str, Any]:
+        return await self.ended(await self.put_deployment(endpoint, name, flavour, **more))
+
+    async def put_deployment(
+        self, endpoint: str, name: str, flavour: str, capacity: int = 1, **more: Any
+    ) -> httpx.Response:
+        workspace = self.settings.workspace_id
+        properties = {
+            "codeConfiguration": {"codeId": f"{workspace}/codes/c/versions/1", "scoringScript": "score.py"},
+            "environmentId": f"{workspace}/environments/good/versions/1",
+            "model": f"{workspace}/models/m/versions/7",
+            "endpointComputeType": "Kubernetes",
+            "environmentVariables": {"FLAVOUR": flavour},
+            **more,
+        }
+        body = {"properties": properties, "sku": {"name": "Default", "capacity": capacity}}
+        return await self.arm.put(f"{self.root}/{endpoint}/deployments/{name}", json=body)
+
+    async def get(self, path: str) -> dict[str, Any]:
+        return (await self.arm.get(f"{self.root}/{path}")).json()
+
+    async def score(self, endpoint: str, body: Any = None, deployment: str = "") -> httpx.Response:
+        document = await self.get(endpoint)
+        key = (await self.arm.post(f"{self.root}/{endpoint}/listKeys")).json()["primaryKey"]
+        headers = {"Authorization": f"Bearer {key}"} | ({"azureml-model-deployment": deployment} if deployment else {})
+        return await self.edge.post(document["properties"]["scoringUri"], json=body or {}, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    made = Settings.load(tmp_path_factory.mktemp("home"), port_base=PORT_BASE)
+    certificates.ensure(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return Folders(tmp_path_factory.mktemp("assets"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def router(settings: Settings) -> Iterator[None]:
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    with (settings.logs / "router.log").open("wb") as log:
+        process = subprocess.Popen(router_command(settings), stdout=log, stderr=log)
+    yield
+    process.terminate()
+    process.wait(10)
+
+
+@asynccontextmanager
+async def running(settings: Settings, assets: Folders) -> AsyncIterator[Client]:
+    """The service, started on what the home holds."""
+    store = Store(settings.store_file)
+    client = Client(settings, store, assets)
+    await client.service.start()
+    try:
+        yield client
+    finally:
+        await client.service.stop()
+        for document in store.list("serving.endpoints"):
+            if document["name"] != "kept":
+                store.delete("serving.endpoints", document["name"])
+        for document in store.list("serving.deployments"):
+            if "/kept/" not in document["id"]:
+                store.delete("serving.deployments", "/".join(document["id"].split("/")[-3::2]))
+        store.close()
+
+
+def test_from_nothing_to_an_answer(settings: Settings, assets: Folders) -> None:
+    async def scenario() -> None:
+        async with running(settings, assets) as client:
+            assert (await client.endpoint("fresh"))["status"] == "Succeeded"
+            empty = await client.score("fresh")
+            assert (empty.status_code, "positive traffic" in empty.text) == (404, True)
+
+            assert (await client.deploy("fresh", "blue", "vanilla"))["status"] == "Succeeded"
+            document = await client.get("fresh/deployments/blue")
+            assert document["properties"]["provisioningState"] == "Succeeded"
+            assert document["properties"]["containerResourceRequirements"] == {}
+            assert document["sku"] == {"name": "Default", "capacity": 1}
+            # At 0 %, but answering to its name.
+            answer = await client.score("fresh", deployment="blue")
+            assert answer.json() == {"flavour": "vanilla", "model": ["mdl/weights.txt"]}
+            assert (await client.endpoint("fresh", {"blue": 100}))["status"] == "Succeeded"
+            answer = await client.score("fresh")
+            assert (answer.status_code, answer.headers["azureml-model-deployment"]) == (200, "blue")
+
+            failed = await client.score("fresh", {"fail": 1})
+            assert (failed.status_code, failed.headers["ms-azureml-model-error-statuscode"]) == (502, "500")
+            logs = await client.arm.post(f"{client.root}/fresh/deployments/blue/getLogs", json={"tail": 50})
+            assert "hello from vanilla" in logs.json()["content"]
+            assert "ValueError: no" in logs.json()["content"]
+
+    asyncio.run(scenario())
+
+
+def test_a_deployment_that_fails_says_why_and_touches_nothing(settings: Settings, assets: Folders) -> None:
+    async def scenario() -> None:
+        async with running(settings, assets) as client:
+            await client.endpoint("sick")
+            await client.deploy("sick", "blue", "vanilla")
+            await client.endpoint("sick", {"blue": 100})
+
+            ended = await client.deploy("sick", "green", "broken")
+            assert ended["status"] == "Failed"
+            assert ended["error"]["code"] == "ResourceNotReady"
+            assert "RuntimeError: the model is in the other coat" in ended["error"]["message"]
+            assert (await client.get("sick/deployments/green"))["properties"]["provisioningState"] == "Failed"
+            logs = await client.arm.post(f"{client.root}/sick/deployments/green/getLogs", json={"tail": 100})
+            assert "hello from broken" in logs.json()["content"]
+            assert (await client.get("sick"))["properties"]["traffic"] == {"blue": 100}
+            answer = await client.score("sick", deployment="green")
+            assert (answer.status_code, "Failed" in answer.text) == (503, True)
+
+            # An update that fails leaves what ran before at work.
+            assert (await client.deploy("sick", "blue", "broken"))["status"] == "Failed"
+            assert (await client.score("sick")).json()["flavour"] == "vanilla"
+
+            ended = await client.deploy("sick", "red", "vanilla", environmentId="x/environments/bad/versions/1")
+            assert ended["error"]["code"] == "EnvironmentNotSatisfied"
+            assert "no-such-package (not installed)" in ended["error"]["message"]
+            lost = await client.put_deployment("sick", "red", "vanilla", model="x/models/none/versions/1")
+            assert lost.status_code == 404
+
+    asyncio.run(scenario())
+
+
+def test_what_is_refused(settings: Settings, assets: Folders) -> None:
+    async def scenario() -> None:
+        async with running(settings, assets) as client:
+            await client.endpoint("strict")
+            await client.deploy("strict", "blue", "vanilla")
+
+            async def refused(status: int, wanted: str, **properties: Any) -> None:
+                body = {"properties": {"authMode": "Key", "compute": "aks", **properties}}
+                answer = await client.arm.put(f"{client.root}/strict", json=body)
+                assert (answer.status_code, wanted in answer.text) == (status, True), answer.text
+
+            await refused(400, "must be 0 or 100; it is 90", traffic={"blue": 90})
+            await refused(400, "doesn't exist (there is blue)", traffic={"pink": 100})
+            await refused(400, "whole number", traffic={"blue": 100.5})
+            await refused(400, "Kubernetes", mirrorTraffic={"blue": 10})
+            await refused(501, "AADToken", authMode="AADToken")
+            assert (await client.arm.put(f"{client.root}/a", json={"properties": {}})).status_code == 400
+            assert (await client.arm.post(f"{client.root}/strict/token")).status_code == 400
+            elsewhere = client.root.replace(settings.workspace, "other")
+            assert (await client.arm.get(f"{elsewhere}/strict")).status_code == 404
+
+            await client.endpoint("strict", {"blue": 100})
+            answer = await client.arm.delete(f"{client.root}/strict/deployments/blue")
+            assert (answer.status_code, "has 100 %" in answer.text) == (400, True)
+            answer = await client.put_deployment("strict", "green", "vanilla", codeConfiguration=None)
+            assert (answer.status_code, "no-code" in answer.text) == (501, True)
+            answer = await client.put_deployment("strict", "green", "v", requestSettings={"requestTimeout": "5s"})
+            assert (answer.status_code, "ISO 8601" in answer.text) == (400, True)
+
+    asyncio.run(scenario())
+
+
+def test_keys(settings: Settings, assets: Folders) -> None:
+    async def scenario() -> None:
+        async with running(settings, assets) as client:
+            await client.endpoint("locked", keys={"primaryKey": "my-own-primary-key-1"})
+            document = await client.get("locked")
+            assert "my-own" not in str(document)
+            keys = (await client.arm.post(f"{client.root}/locked/listKeys")).json()
+            assert keys["primaryKey"] == "my-own-primary-key-1"
+            regenerate = f"{client.root}/locked/regenerateKeys"
+            await client.ended(await client.arm.post(regenerate, json={"keyType": "Primary"}))
+            renewed = (await client.arm.post(f"{client.root}/locked/listKeys")).json()
+            assert renewed["primaryKey"] != keys["primaryKey"]
+            assert renewed["secondaryKey"] == keys["secondaryKey"]
+            uri = document["properties"]["scoringUri"]
+            for key, status in ((keys["primaryKey"], 401), (renewed["primaryKey"], 404)):
+                answer = await client.edge.post(uri, headers={"Authorization": f"Bearer {key}"})
+                assert answer.status_code == status
+
+    asyncio.run(scenario())
+
+
+def test_an_instance_that_dies_is_started_again(settings: Settings, assets: Folders) -> None:
+    async def scenario() -> None:
+        async with running(settings, assets) as client:
+            await client.endpoint("tough")
+            await client.deploy("tough", "blue", "vanilla")
+            await client.endpoint("tough", {"blue": 100})
+            instance = client.service._running["tough/blue"].instances[0]
+            process = instance._process
+            assert process is not None
+            os.killpg(process.pid, signal.SIGKILL)
+            # The router waits for it, as long as the request may take.
+            answer = await client.score("tough")
+            assert answer.status_code == 200
+            assert instance.restarts == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_update_fails_no_request(settings: Settings, assets: Folders) -> None:
+    async def scenario() -> None:
+        async with running(settings, assets) as client:
+            await client.endpoint("busy")
+            await client.deploy("busy", "blue", "vanilla", requestSettings={"requestTimeout": "PT30S"})
+            await client.endpoint("busy", {"blue": 100})
+            uri = (await client.get("busy"))["properties"]["scoringUri"]
+            key = (await client.arm.post(f"{client.root}/busy/listKeys")).json()["primaryKey"]
+            answers: list[str] = []
+            stop = threading.Event()
+
+            def work() -> None:
+                trust = ssl.create_default_context(cafile=str(settings.ca_bundle))
+                with httpx.Client(verify=trust, trust_env=False, timeout=40) as own:
+                    while not stop.is_set():
+                        try:
+                            answer = own.post(uri, json={"sleep": 0.005}, headers={"Authorization": f"Bearer {key}"})
+                            answers.append(answer.json()["flavour"] if answer.is_success else answer.text)
+                        except httpx.HTTPError as error:
+                            answers.append(repr(error))
+
+            threads = [threading.Thread(target=work) for _ in range(20)]
+            for thread in threads:
+                thread.start()
+            ended = await client.deploy(
+                "busy", "blue", "chocolate", capacity=2, requestSettings={"requestTimeout": "PT30S"}
+            )
+            assert ended["status"] == "Succeeded"
+            await asyncio.sleep(0.5)
+            stop.set()
+            await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+            assert set(answers) == {"vanilla", "chocolate"}, set(answers)
+            assert answers[-1] == "chocolate"
+            assert len(client.service._running["busy/blue"].instances) == 2
+            # The old servers and files are gone.
+            async with asyncio.timeout(20):
+                while client.service._draining:
+                    await asyncio.sleep(0.1)
+            assert len(list((settings.home / "deployments/busy/blue").iterdir())) == 1
+
+    asyncio.run(scenario())
+
+
+def test_endpoints_come_back(settings: Settings, assets: Folders) -> None:
+    async def first() -> None:
+        async with running(settings, assets) as client:
+            await client.endpoint("kept")
+            await client.deploy("kept", "blue", "vanilla")
+            await client.deploy("kept", "green", "chocolate")
+            await client.endpoint("kept", {"blue": 50, "green": 50})
+            # This update fails: after a restart the one before is what runs.
+            assert (await client.deploy("kept", "green", "broken"))["status"] == "Failed"
+
+    async def second() -> None:
+        async with running(settings, assets) as client:
+            async with asyncio.timeout(30):
+                while len(client.service._running) < 2 or (await client.score("kept")).status_code != 200:
+                    await asyncio.sleep(0.1)
+            flavours = {(await client.score("kept")).json()["flavour"] for _ in range(2)}
+            assert flavours == {"vanilla", "chocolate"}
+            await client.ended(await client.arm.delete(f"{client.root}/kept"))
+            assert (await client.arm.get(f"{client.root}/kept")).status_code == 404
+            assert not (settings.home / "deployments/kept/blue").exists()
+            assert not client.service._running
+
+    asyncio.run(first())
+    asyncio.run(second())
