@@ -109,7 +109,7 @@ LEFT JOIN stg.airports AS a ON a.faa = f.dest;
 GO
 
 -- Partition 1 lies before the first boundary; the month at boundary i is partition i + 1.
-{%- for month in night.months if month in boundaries %}
+{%- for month in night.months if month in boundaries[:-1] %}
 ALTER TABLE ml.flight_features_new SWITCH PARTITION {{ boundaries.index(month) + 2 }}
     TO ml.flight_features PARTITION {{ boundaries.index(month) + 2 }} WITH (TRUNCATE_TARGET = ON);
 {%- endfor %}

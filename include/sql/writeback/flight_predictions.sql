@@ -92,7 +92,7 @@ SELECT
 FROM stg.flight_predictions;
 GO
 
-{%- if month in boundaries %}
+{%- if month in boundaries[:-1] %}
 -- Partition 1 lies before the first boundary; the month at boundary i is partition i + 1.
 ALTER TABLE ml.flight_predictions_new SWITCH PARTITION {{ boundaries.index(month) + 2 }}
     TO ml.flight_predictions PARTITION {{ boundaries.index(month) + 2 }} WITH (TRUNCATE_TARGET = ON);

@@ -1,0 +1,66 @@
+"""The shipped T-SQL: it renders, and a dedicated pool would take it (by azflow's own lint and by sqlglot's parser)."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+
+import pytest
+from azflow import tsql, tsql_lint
+from azflow.specs import Night
+from rendering import FIRST_NIGHT, SQL_FILES, render
+
+LATER_NIGHT = Night.of("nightly_retraining__flight_delay", "second", date(2013, 3, 9))
+NEW_MONTH = Night.of("nightly_retraining__flight_delay", "third", date(2013, 4, 2), date(2013, 3, 30))
+
+
+@pytest.mark.parametrize("file", SQL_FILES)
+@pytest.mark.parametrize("night", [FIRST_NIGHT, LATER_NIGHT, NEW_MONTH], ids=["backfill", "one day", "over a month's end"])
+def test_it_renders_without_leftovers(file: str, night: Night) -> None:
+    text = render(file, night)
+    assert not re.search(r"\{\{|\{%|\bUndefined\b", text)
+    assert "localazure" not in text.lower()
+    assert not [line for line in text.splitlines() if len(line) > 400]
+
+
+@pytest.mark.parametrize("file", SQL_FILES)
+def test_lint_finds_nothing(file: str) -> None:
+    assert list(tsql_lint.lint(render(file))) == []
+
+
+@pytest.mark.parametrize("file", SQL_FILES)
+def test_no_comment_of_a_batch_swallows_a_statement(file: str) -> None:
+    # Jinja's whitespace control can glue a statement to a comment's end.
+    for batch in tsql.batches(render(file)):
+        assert tsql.statements(batch.text), f"a batch without a statement at line {batch.line}"
+
+
+def test_a_backfill_copies_every_day_once() -> None:
+    text = render("staging/flights.sql")
+    days = re.findall(r"landing/flights/([\d-]+)/flights\.csv", text)
+    assert days == FIRST_NIGHT.days
+    assert len(days) == 67
+
+
+def test_a_night_touches_the_months_of_its_days_only() -> None:
+    switched = re.findall(r"SWITCH PARTITION (\d+)\s+TO ml\.flight_features PARTITION (\d+)", render("features/flight_features.sql"))
+    assert switched == [("2", "2"), ("3", "3"), ("4", "4")]
+    over_the_end = render("features/flight_features.sql", NEW_MONTH)
+    assert re.findall(r"SWITCH PARTITION (\d+)", over_the_end) == ["4", "5"]
+
+
+def test_the_sets_follow_the_window() -> None:
+    text = render("export/flight_delay.sql")
+    assert "BETWEEN '2013-01-01' AND '2013-03-01'" in text
+    assert "BETWEEN '2013-03-02' AND '2013-03-08'" in text
+    score = text[text.index("flight_delay_score\nWITH") :]
+    assert "WHERE flight_date = '2013-03-08'" in score
+    assert "[late]" not in score, "the label isn't known before departure"
+
+
+def test_a_month_without_a_partition_is_refused() -> None:
+    beyond = Night.of("d", "r", date(2014, 1, 5))
+    for file in ("features/flight_features.sql", "writeback/flight_predictions.sql"):
+        text = render(file, beyond)
+        assert "THROW 100001" in text
+        assert "SWITCH PARTITION" not in text
