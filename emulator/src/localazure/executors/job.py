@@ -94,9 +94,11 @@ class RunningJob:
         base = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         binaries = str(settings.compute_python.parent)
         base["PATH"] = f"{binaries}:{base.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
-        # A job on a small machine: without this every library starts a thread a core, and they fight.
+        # Threads that spin while they wait make a busy machine crawl (measured: LightGBM 1.2 s -> 32 s).
         base |= {name: "2" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        base |= TELEMETRY_OFF | {"PYTHONUNBUFFERED": "1", "MLFLOW_ENABLE_ASYNC_LOGGING": "false"}
+        base |= {"OMP_WAIT_POLICY": "PASSIVE"}
+        # MLflow would print addresses of pages that are not below the tracking URI.
+        base |= TELEMETRY_OFF | {"PYTHONUNBUFFERED": "1", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
         user = {name: str(value) for name, value in (self.properties.get("environmentVariables") or {}).items()}
         python_path = [str(settings.compute_source), user.get("PYTHONPATH", "")]
         parts = settings.workspace_id.split("/")

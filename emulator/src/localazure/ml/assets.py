@@ -102,6 +102,33 @@ class Assets:
             end = f"{self._settings.storage_account}/{location}"
             raise NotFound(f"There is nothing at '{_shown(uri)}' (blob '{end}').", code="UserError") from error
 
+    def long_uri(self, reference: str) -> str:
+        """The address in the long form that names the workspace: what the SDK can download from."""
+        uri = self.uri(reference)
+        prefix = "azureml://datastores/"
+        if not uri.startswith(prefix):
+            return uri
+        scope = self._settings.workspace_id.replace("/providers/Microsoft.MachineLearningServices", "").lstrip("/")
+        return f"azureml://{scope}/datastores/{uri.removeprefix(prefix)}"
+
+    def registered_uri(self, reference: str) -> str:
+        """The address under which a new asset's content is kept. What a run made is followed to storage, and must be there.
+
+        The service does the same: a model registered from a job shows its place in a datastore. Blocks.
+        """
+        if match := _RUN.fullmatch(reference):
+            place = Location(ARTIFACT_CONTAINER, f"{artifact_folder(match['job'])}/{match['path']}")
+            if not self._blobs.list(place.container, place.path):
+                self._blobs.upload_tree(self._run_artifact(match["job"], match["path"], reference), place)
+            return self.long_uri(f"azureml://datastores/{ARTIFACTSTORE}/paths/{place.path}")
+        if not _JOB_OUTPUT.fullmatch(reference):
+            return reference
+        place = self.location(reference)
+        if not self._blobs.list(place.container, place.path):
+            message = f"There is nothing at '{reference}' (blob '{self._settings.storage_account}/{place}')."
+            raise BadRequest(message, code="UserError")
+        return self.long_uri(reference)
+
     def datastores(self) -> dict[str, str]:
         """Every registered datastore: name -> container."""
         return {each["name"]: each["properties"]["containerName"] for each in self._store.list(DATASTORES)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,8 @@ COLLECTIONS = (
 )
 _MUTABLE = frozenset({"tags", "description", "properties", "isArchived", "stage", "isAnonymous", "autoDeleteSetting"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,254}")
+_ADDRESSES = frozenset({"modelUri", "dataUri"})
+_MADE_BY = re.compile(r"(?:azureml://jobs/|runs:/)([^/]+)/")
 
 
 def versions_kind(path: str) -> str:
@@ -56,10 +59,13 @@ def containers_kind(path: str) -> str:
 
 
 class Catalogue:
-    """Answers for every versioned asset."""
+    """Answers for every versioned asset. `registered` gives the address under which a new asset's content is kept."""
 
-    def __init__(self, settings: Settings, store: Store, blobs: BlobStore) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, blobs: BlobStore, registered: Callable[[str], str]
+    ) -> None:
         self._settings = settings
+        self._registered = registered
         self._store = store
         self._blobs = blobs
 
@@ -67,7 +73,7 @@ class Catalogue:
         """{Code,Environment,Data,Model,Component}{Containers,Versions}_*."""
         found: list[Operation] = []
         for collection in COLLECTIONS:
-            of = _Collection(self._settings, self._store, collection)
+            of = _Collection(self._settings, self._store, collection, self._registered)
             container = f"{WORKSPACE}/{collection.path}/{{name}}"
             rows = (
                 ("Containers_List", "GET", f"{WORKSPACE}/{collection.path}", of.list_containers),
@@ -89,7 +95,7 @@ class Catalogue:
     def add(self, path: str, name: str, version: str, properties: dict[str, Any]) -> dict[str, Any]:
         """Registers a version on a job's behalf (its named outputs). An existing one is left as it is."""
         collection = next(row for row in COLLECTIONS if row.path == path)
-        return _Collection(self._settings, self._store, collection).write(name, version, properties)[1]
+        return _Collection(self._settings, self._store, collection, self._registered).write(name, version, properties)[1]
 
     async def _start_upload(self, request: Request, identity: Identity) -> Answer:
         name, version = request.path_params["name"], request.path_params["version"]
@@ -115,8 +121,11 @@ class Catalogue:
 class _Collection:
     """The handlers of one collection."""
 
-    def __init__(self, settings: Settings, store: Store, collection: Collection) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, collection: Collection, registered: Callable[[str], str]
+    ) -> None:
         self._settings = settings
+        self._registered = registered
         self._store = store
         self._collection = collection
         self._versions = versions_kind(collection.path)
@@ -165,7 +174,9 @@ class _Collection:
 
     async def put_version(self, request: Request, identity: Identity) -> Answer:
         asked = (await body(request))["properties"]
-        created, document = self.write(request.path_params["name"], request.path_params["version"], asked)
+        name, version = request.path_params["name"], request.path_params["version"]
+        # In a thread: what a run made is looked up in storage.
+        created, document = await asyncio.to_thread(self.write, name, version, asked)
         return (201 if created else 200), document
 
     async def patch_version(self, request: Request, identity: Identity) -> Answer:
@@ -190,6 +201,11 @@ class _Collection:
         if not any(asked.get(needed) for needed in self._collection.needs_one_of):
             needed = " or ".join(self._collection.needs_one_of)
             raise BadRequest(f"A {label} version needs {needed}; {name}:{version} has none.", needed, "UserError")
+        for field in _ADDRESSES & set(asked):
+            source = str(asked[field])
+            asked = {**asked, field: self._registered(source)}
+            if match := _MADE_BY.match(source):
+                asked.setdefault("jobName", match[1])
         known = self._store.get(self._versions, key)
         if known is None:
             properties = {"isArchived": False, "isAnonymous": False, "tags": {}, "properties": {}, **asked}

@@ -123,19 +123,10 @@ class HistoryService:
         return self._run(job)
 
     async def _data_uris(self, request: Request, identity: Identity) -> Answer:
-        return {"values": {each: {"uri": self._long_uri(each), "type": "UriFolder"} for each in await _values(request)}}
+        return {"values": {each: {"uri": self._assets.long_uri(each), "type": "UriFolder"} for each in await _values(request)}}
 
     async def _model_uris(self, request: Request, identity: Identity) -> Answer:
-        return {"values": {each: {"path": self._long_uri(each), "type": "uri"} for each in await _values(request)}}
-
-    def _long_uri(self, asset_id: str) -> str:
-        """An asset's address in the long form, which the SDK can download from."""
-        uri = self._assets.uri(asset_id)
-        prefix = "azureml://datastores/"
-        if not uri.startswith(prefix):
-            return uri
-        scope = self._settings.workspace_id.replace("/providers/Microsoft.MachineLearningServices", "").lstrip("/")
-        return f"azureml://{scope}/datastores/{uri.removeprefix(prefix)}"
+        return {"values": {each: {"path": self._assets.long_uri(each), "type": "uri"} for each in await _values(request)}}
 
     def _find(self, name: str) -> dict[str, Any]:
         job = self._store.get(JOBS, name)
