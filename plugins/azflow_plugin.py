@@ -1,4 +1,4 @@
-"""Tells Airflow of azflow: the link from a task to its remote run. Airflow loads this file at every start: keep it light."""
+"""Tells Airflow of azflow: the link from a task to its remote run. Airflow loads this file at each start: light."""
 
 from __future__ import annotations
 

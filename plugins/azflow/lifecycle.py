@@ -159,11 +159,10 @@ def _step(step: Step) -> tuple[str, dict[str, Any]]:
             arguments["spark_pool"] = step.spark_pool
         return "azflow.synapse.SynapseNotebookOperator", arguments
     assert isinstance(step, SqlStep)
-    timeout = timedelta(minutes=step.timeout_minutes)
     return "azflow.synapse.SynapseSqlOperator", {
         "sql": step.sql,
         "parameters": dict(step.parameters),
-        "execution_timeout": timeout,
+        "timeout_minutes": step.timeout_minutes,
     }
 
 
@@ -290,7 +289,12 @@ def _write_back(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]
         "outputs": dict(back.outputs),
         "timeout_minutes": back.timeout_minutes,
     }
-    table = {**common, "sql": back.sql, "parameters": dict(back.parameters)}
+    table = {
+        **common,
+        "sql": back.sql,
+        "parameters": dict(back.parameters),
+        "timeout_minutes": back.timeout_minutes,
+    }
     return [
         # After a no, what comes before is skipped, not failed: the champion scores.
         PlannedTask("write_back.score", "azflow.ml.AzureMLJobOperator", score, trigger_rule="none_failed"),

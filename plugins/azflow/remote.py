@@ -1,4 +1,4 @@
-"""What a remote run is: its state, its name, and the calls a service offers for it. Values and a protocol, no Airflow."""
+"""What a remote run is: its state, its name, the calls a service offers for it. Values and a protocol, no Airflow."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from azflow.errors import UnknownRunState, first_line
 
 #: Tag of a remote run: digest of the payload it was started with.
 DIGEST_TAG = "azflow.payload"
+
+#: Seconds after a failed request to cancel before the next; as many requests as pauses.
+CANCEL_PAUSES = (1.0, 3.0, 0.0)
 
 Phase = Literal["active", "succeeded", "failed", "cancelled"]
 
@@ -236,7 +239,7 @@ def payload_digest(payload: Mapping[str, Any]) -> str:
 def cancel_run(runs: RemoteRuns, run_id: str) -> str:
     """Ask the service to cancel, three times if need be; why it failed, or an empty text."""
     problem = ""
-    for pause in (1.0, 3.0, 0.0):
+    for pause in CANCEL_PAUSES:
         try:
             runs.cancel(run_id)
         except Exception as error:

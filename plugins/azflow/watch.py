@@ -1,4 +1,4 @@
-"""Waiting in the triggerer: one poller a service and connection, one trigger a task. See `azflow.runs` for the rules."""
+"""Waiting in the triggerer: one poller a service and connection, one trigger a task. `azflow.runs` has the rules."""
 
 from __future__ import annotations
 
@@ -152,7 +152,9 @@ class RemoteRunTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until the run is over or its deadline has passed."""
         async with _Poller.shared(RunsReference(self.factory, self.arguments), self.conn_id) as poller:
-            yield await self._watch(poller)
+            event = await self._watch(poller)
+        # Outside: Airflow may never come back for a second event, and the poller must be let go.
+        yield event
 
     async def _watch(self, poller: _Poller) -> TriggerEvent:
         failures = 0
@@ -225,11 +227,11 @@ class RemoteRunTrigger(BaseTrigger):
 
 
 def task_state(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
-    """The task instance's state in Airflow's database now; "" if it has none (cleared), "unknown" if it can't be read."""
+    """The task instance's state in Airflow's database: "" if it has none (cleared), "unknown" if it can't be read."""
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
     try:
-        answer = RuntimeTaskInstance.gettask_states(
+        answer = RuntimeTaskInstance.get_task_states(
             dag_id=dag_id, task_ids=[task_id], run_ids=[run_id], map_index=map_index if map_index >= 0 else None
         )
         states = answer.get(run_id, {})
