@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+
 from localazure.core.auth import Tokens
 from localazure.settings import Settings
 from localazure.tds.connection import Limits, Service

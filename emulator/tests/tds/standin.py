@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import duckdb
 import pyarrow as pa
+
 from localazure.sql.results import (
     Column,
     Message,
@@ -52,7 +53,7 @@ _REPLACED = (
     (r"\btime\(\d\)", "time"),
     (r"\bbit\b", "boolean"),
     (r"\bfloat\b", "double"),
-    (r"\bdbo\.", ""),
+    (r'("dbo"|\bdbo)\.', ""),
 )
 
 
@@ -81,7 +82,10 @@ class StandIn:
 
     def _one(self, statement: str, values: dict[str, object]) -> Iterator[Result]:
         word = statement.split(maxsplit=1)[0].upper()
-        if word == "PRINT":
+        if statement.upper() == "SELECT @@TRANCOUNT":
+            table = pa.table([pa.array([self.transaction_count], pa.int32())], names=[""])
+            yield ResultSet((Column("", SqlType("int")),), table)
+        elif word == "PRINT":
             yield Message(0, 1, 0, statement.split("'")[1])
         elif word == "WAITFOR":
             # Seconds, in steps that a cancel can end.
@@ -150,8 +154,12 @@ class StandIn:
 
     def bulk_load(self, table: str, columns: Sequence[str], data: pa.Table) -> int:
         self._db.register("rows_of_bulk", data)
-        self._db.execute(f"INSERT INTO {table.strip('[]')} ({', '.join(columns)}) SELECT * FROM rows_of_bulk")
-        self._db.unregister("rows_of_bulk")
+        try:
+            self._db.execute(f"INSERT INTO {_duckdb(table)} ({', '.join(columns)}) SELECT * FROM rows_of_bulk")
+        except duckdb.ConstraintException:
+            raise SqlError(2627, "Violation of PRIMARY KEY constraint.", severity=14) from None
+        finally:
+            self._db.unregister("rows_of_bulk")
         return data.num_rows
 
     def close(self) -> None:

@@ -6,13 +6,14 @@ import struct
 
 import pyarrow as pa
 import pytest
+from raw_client import HEADER, login7, packet, prelogin
+
 from localazure.sql.results import Column, SqlError, SqlType
 from localazure.tds import bulk, login, metadata, types
 from localazure.tds.describe import measures
 from localazure.tds.packets import Packetizer, PacketStatus, PacketType, ProtocolError, Reader, parse_header
 from localazure.tds.procedures import system_name
 from localazure.tds.requests import BulkRows, parse_rpc, parse_sql_batch
-from raw_client import HEADER, login7, packet, prelogin
 
 
 def _unpacked(data: bytes) -> tuple[list[bytes], list[bool]]:

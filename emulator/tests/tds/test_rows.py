@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from raw_client import parse
+
 from localazure.sql.results import Column, SqlType
 from localazure.tds import rows
 from localazure.tds.tokens import make_column_metadata
-from raw_client import parse
 
 
 def round_trip(kind: SqlType, values: list[Any], arrow: pa.DataType) -> list[Any]:

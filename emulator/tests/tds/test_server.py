@@ -11,6 +11,7 @@ import time
 
 import pytest
 from raw_client import COLLATION, HEADERS, Answer, RawClient, call, integer, login7, nvarchar, packet, parse, prelogin
+from standin import StandIn
 
 ENCRYPTION = {"off": 0, "on": 1, "not supported": 2, "required": 3}
 
@@ -435,3 +436,78 @@ def test_connections_are_capped(running) -> None:
 
 def test_the_listener_is_on_the_loopback_interface(running) -> None:
     assert running.server._server.sockets[0].getsockname()[0] == "127.0.0.1"
+
+
+# What drivers do besides ------------------------------------------------------------------------------------------
+
+
+def _handle(client: RawClient, declared: str, statement: str) -> int:
+    prepared = client.rpc(call(11, integer(None, output=True), nvarchar(declared), nvarchar(statement)))
+    assert prepared.errors == []
+    handle = prepared.values[0]
+    assert isinstance(handle, int)
+    return handle
+
+
+def _executions(handle: int, rows: list[tuple[int | None, str | None]]) -> bytes:
+    return b"\xff".join(call(12, integer(handle), integer(i), nvarchar(s)) for i, s in rows)
+
+
+def test_executemany_of_an_insert_is_loaded_at_once(client: RawClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.batch("CREATE TABLE together (i int, s varchar)")
+    loads: list[int] = []
+    load = StandIn.bulk_load
+    monkeypatch.setattr(StandIn, "bulk_load", lambda self, *a: loads.append(load(self, *a)) or loads[-1])
+    handle = _handle(client, "@P1 int, @P2 nvarchar(10)", "INSERT INTO together (s, i) VALUES (@P1, @P2)")
+    swapped = _handle(client, "@P1 int, @P2 nvarchar(10)", "INSERT INTO [together] ([i], s) VALUES (@P1,@P2);")
+    rows: list[tuple[int | None, str | None]] = [(i, None if i == 3 else f"row {i}") for i in range(50)]
+    answer = client.rpc(_executions(swapped, rows) + b"\xff" + call(15, integer(handle)))
+    assert loads == [50]
+    assert answer.errors == []
+    assert [done for done in answer.done if done[0] == DONEINPROC] == [(DONEINPROC, MORE | COUNT, 1)] * 50
+    assert len([done for done in answer.done if done[0] == DONEPROC]) == 51
+    assert client.batch("SELECT COUNT(*), COUNT(s), MAX(i) FROM together").rows == [[50, 49, 49]]
+
+
+def test_executemany_that_can_not_be_loaded_fails_where_each_row_fails(client: RawClient) -> None:
+    client.batch("CREATE TABLE unique_rows (i int PRIMARY KEY, s varchar)")
+    handle = _handle(client, "@P1 int, @P2 nvarchar(10)", "INSERT INTO unique_rows (i, s) VALUES (@P1, @P2)")
+    answer = client.rpc(_executions(handle, [(i % 10, "x") for i in range(12)]))
+    assert [number for number, _ in answer.errors] == [2627, 2627]
+    assert client.batch("SELECT COUNT(*) FROM unique_rows").rows == [[10]]
+    assert client.batch("BEGIN TRAN").errors == []
+    answer = client.rpc(_executions(handle, [(i, "x") for i in range(10)]))
+    assert answer.errors[0] == (2627, "Violation of PRIMARY KEY constraint.")
+    assert len(answer.errors) == 10
+
+
+def test_columns_alone_between_fmtonly(client: RawClient) -> None:
+    client.batch("CREATE TABLE probed (i int, s varchar)")
+    answer = client.batch(
+        "select @@trancount; SET FMTONLY ON select * from [probed] SET FMTONLY OFF "
+        "exec ..sp_tablecollations_100 N'.[probed]'"
+    )
+    assert answer.columns == [[""], ["i", "s"], ["colid", "name", "tds_collation", "collation"]]
+    assert answer.rows == [[0], [1, "i", None, None], [2, "s", COLLATION, "SQL_Latin1_General_CP1_CI_AS"]]
+
+
+BULK_COPY_PROBE = """SELECT @@TRANCOUNT;
+
+DECLARE @Column_Names NVARCHAR(MAX) = NULL;
+DECLARE @sql NVARCHAR(MAX);
+EXEC sp_executesql @sql, N'@CN NVARCHAR(MAX) OUTPUT', @CN = @Column_Names OUTPUT;
+
+SELECT @Column_Names = COALESCE(@Column_Names, '*');
+
+SET FMTONLY ON;
+EXEC(N'SELECT ' + @Column_Names + N' FROM [dbo].[copied]');
+SET FMTONLY OFF;
+
+EXEC sp_tablecollations_100 N'[dbo].[copied]';"""
+
+
+def test_the_probe_of_mssql_pythons_bulk_copy(client: RawClient) -> None:
+    client.batch("CREATE TABLE copied (i int, s varchar)")
+    answer = client.batch(BULK_COPY_PROBE)
+    assert answer.columns[1:] == [["i", "s"], ["colid", "name", "tds_collation", "collation"]]
+    assert answer.rows[0] == [0]

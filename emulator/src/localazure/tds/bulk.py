@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,13 @@ _STATEMENT: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _COLUMN: Final = re.compile(rf"\s*(?P<name>{_NAME})\s+[^,()]*(?:\([^()]*\))?[^,()]*(?P<end>[,)])", re.DOTALL)
+
+
+_INSERT: Final = re.compile(
+    rf"^\s*INSERT\s+(?:INTO\s+)?(?P<table>{_NAME}(?:\s*\.\s*{_NAME})*)\s*"
+    rf"\((?P<columns>\s*{_NAME}\s*(?:,\s*{_NAME}\s*)*)\)\s*VALUES\s*\((?P<values>[^()']*)\)\s*;?\s*$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,18 @@ def parse_insert_bulk(statement: str) -> BulkTarget | None:
         if column["end"] == ")":
             return BulkTarget(match["table"], tuple(columns))
         pos = column.end()
+
+
+def parse_plain_insert(statement: str, parameters: Sequence[str]) -> BulkTarget | None:
+    """``INSERT INTO t (a, b) VALUES (@P1, @P2)`` with exactly these parameters in their order; else None.
+
+    Executing such a statement many times is the same as loading the rows.
+    """
+    match = _INSERT.match(statement)
+    if match is None or [v.strip().lower() for v in match["values"].split(",")] != [p.lower() for p in parameters]:
+        return None
+    columns = tuple(_unquote(name) for name in re.findall(_NAME, match["columns"]))
+    return BulkTarget(match["table"], columns) if len(columns) == len(parameters) else None
 
 
 def _unquote(name: str) -> str:

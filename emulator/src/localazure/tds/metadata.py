@@ -31,6 +31,18 @@ _COLLATIONS: Final = re.compile(
 )
 
 
+# What mssql-python's bulk copy sends: it lists the columns by dynamic SQL, so as to leave out those of graph tables,
+# which no pool has. The list is always that of SELECT *.
+_LISTS_COLUMNS: Final = re.compile(
+    r"^\s*SELECT\s+@@TRANCOUNT\s*;\s*DECLARE\s+@Column_Names\b.*"
+    r"SELECT\s+@Column_Names\s*=\s*COALESCE\(@Column_Names,\s*'\*'\)\s*;\s*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_LISTED: Final = re.compile(
+    r"^\s*EXEC\s*\(\s*N?'SELECT '\s*\+\s*@Column_Names\s*\+\s*N?' FROM (?P<table>[^']+)'\s*\)\s*;?\s*$", re.IGNORECASE
+)
+
+
 def parse_use(batch: str) -> str | None:
     """The database that a batch consisting of USE alone names."""
     match = _USE.match(batch)
@@ -56,9 +68,13 @@ def run(session: Session, batch: str) -> Iterable[Result]:
 
 
 def _probe(session: Session, match: re.Match[str]) -> Iterator[Result]:
-    if match["before"].strip(" ;\r\n\t"):
-        yield from session.execute(match["before"])
-    columns = session.describe(match["query"])
+    before, query = match["before"], match["query"]
+    listed = _LISTED.match(query) if _LISTS_COLUMNS.match(before) else None
+    if listed is not None:
+        before, query = "SELECT @@TRANCOUNT", f"SELECT * FROM {listed['table']}"
+    if before.strip(" ;\r\n\t"):
+        yield from session.execute(before)
+    columns = session.describe(query)
     yield ResultSet(columns, pa.table([pa.nulls(0)] * len(columns), names=[c.name for c in columns]))
     if not match["after"].strip(" ;\r\n\t"):
         return

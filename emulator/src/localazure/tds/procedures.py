@@ -6,15 +6,17 @@ https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
-from localazure.sql.results import Parameter, Result, SqlError
+from localazure.sql.results import Column, Parameter, Result, RowsAffected, SqlError
 from localazure.tds import describe
 from localazure.tds.answers import Answer, Statements, Transactions
+from localazure.tds.bulk import BulkTarget, make_table, parse_plain_insert
 from localazure.tds.packets import ProtocolError
-from localazure.tds.requests import RpcCall, RpcParameter
+from localazure.tds.requests import BulkRows, RpcCall, RpcParameter
 from localazure.tds.session import Session
 from localazure.tds.tokens import (
     make_column_metadata,
@@ -24,6 +26,8 @@ from localazure.tds.tokens import (
 from localazure.tds.types import Declared, parse_declarations
 
 MAX_PREPARED: Final = 2000
+FEW_ROWS: Final = 8
+"""So many executions of an INSERT in one message are not worth loading them together."""
 
 _SYSTEM: Final = re.compile(
     r"^(?:\[?sys\]?\.|\[?dbo\]?\.|\[?master\]?\.\[?(?:sys|dbo)\]?\.|\.\.?)?\[?(sp_\w+)\]?$",
@@ -38,6 +42,11 @@ class Prepared:
 
     statement: str
     declared: tuple[Declared, ...]
+
+    @cached_property
+    def load(self) -> BulkTarget | None:
+        """Where the rows of many executions go together, if the statement inserts its parameters and does no more."""
+        return parse_plain_insert(self.statement, [d.name for d in self.declared])
 
 
 class Procedures:
@@ -61,21 +70,73 @@ class Procedures:
         """Forget every handle: the client asked for a connection as good as new."""
         self._prepared.clear()
 
-    def run(self, session: Session, calls: Iterable[RpcCall], answer: Answer) -> None:
+    def run(self, session: Session, calls: Sequence[RpcCall], answer: Answer) -> None:
         """Run the calls of one message in order and write their answers."""
-        iterator = iter(calls)
-        call = next(iterator, None)
-        while call is not None:
-            following = next(iterator, None)
-            self._run_one(session, call, answer, last=following is None)
-            call = following
+        index = 0
+        while index < len(calls):
+            stop = self._insert_together(session, calls, index, answer)
+            if stop == index:
+                stop = index + 1
+                self._run_one(session, calls[index], answer, last=stop == len(calls))
+            index = stop
 
-    def _run_one(self, session: Session, call: RpcCall, answer: Answer, *, last: bool) -> None:
+    def _insert_together(self, session: Session, calls: Sequence[RpcCall], start: int, answer: Answer) -> int:
+        """Load the rows of an executemany at once; the index behind its last call, or ``start`` if this isn't one.
+
+        If they can't be loaded, nothing was, and each call runs by itself to find its own error; but the first one has
+        the load's if the error ended a transaction, since there every further statement only says that it is over.
+        """
+        prepared = self._inserts(calls[start])
+        if prepared is None or prepared.load is None:
+            return start
+        stop, handle = start, calls[start].parameters[0].value
+        while stop < len(calls) and calls[stop].parameters[:1] and calls[stop].parameters[0].value == handle:
+            if self._inserts(calls[stop]) is None:
+                break
+            stop += 1
+        if stop - start < FEW_ROWS:
+            return start
+        columns = tuple(Column(d.name, d.type) for d in prepared.declared)
+        values = tuple([call.parameters[i].value for call in calls[start:stop]] for i in range(1, len(columns) + 1))
+        try:
+            table = make_table(prepared.load, BulkRows(columns, values))
+            session.bulk_load(prepared.load.table, prepared.load.columns, table)
+        except SqlError as error:
+            for index in range(start, stop):
+                cause = error if index == start and self._transactions.active else None
+                self._run_one(session, calls[index], answer, last=index + 1 == len(calls), cause=cause)
+            return stop
+        for index in range(start, stop):
+            statements = Statements(answer, self._transactions, rpc=True)
+            statements.write_all([RowsAffected(1)])
+            _finish(answer, statements)
+            statements.finish_rpc(last=index + 1 == len(calls))
+        return stop
+
+    def _inserts(self, call: RpcCall) -> Prepared | None:
+        """The prepared statement that this call executes with one positional value for each parameter."""
+        if not call.execute or call.name != "sp_execute" or not call.parameters:
+            return None
+        handle = call.parameters[0].value
+        prepared = self._prepared.get(handle) if isinstance(handle, int) else None
+        if prepared is None or len(call.parameters) != len(prepared.declared) + 1:
+            return None
+        for given, d in zip(call.parameters[1:], prepared.declared, strict=True):
+            if given.default or given.output or given.name.lower() not in {"", d.name.lower()}:
+                return None
+        return prepared
+
+    def _run_one(
+        self, session: Session, call: RpcCall, answer: Answer, *, last: bool, cause: SqlError | None = None
+    ) -> None:
+        """Run a call, or answer it with ``cause``."""
         statements = Statements(answer, self._transactions, rpc=True)
         if call.execute:
             name = system_name(call.name)
             handler = self._known.get(name, self._other)
             try:
+                if cause is not None:
+                    raise cause
                 if name.startswith("sp_cursor"):
                     raise SqlError(40510, f"Statement '{name}' is not supported: {_CURSORS}.")
                 handler(session, call, answer, statements)
