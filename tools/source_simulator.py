@@ -45,7 +45,9 @@ def land(days: Sequence[date], container: ContainerClient) -> dict[str, int]:
     data = {f"landing/reference/{name}.csv": b"".join(_table(name)) for name in ("planes", "airports")}
     data |= {f"landing/flights/{day}/flights.csv": b"".join(rows) for day, rows in flights.items()}
     # Weather stations have no rows on the last day of the year: a file with a header only.
-    data |= {f"landing/weather/{day}/weather.csv": b"".join(weather.get(day) or _table("weather")[:1]) for day in wanted}
+    data |= {
+        f"landing/weather/{day}/weather.csv": b"".join(weather.get(day) or _table("weather")[:1]) for day in wanted
+    }
     _upload(container, data)
     _upload(container, {f"landing/flights/{day}/{MARKER}": b"" for day in wanted})
     return {
@@ -139,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"source_simulator: {error}", file=sys.stderr)
         return 1
     seconds = time.monotonic() - started
-    print(f"landed {counts['flights']} flights and {counts['weather']} hours of weather of {counts['days']} days in {seconds:.1f} s")
+    rows = f"{counts['flights']} flights and {counts['weather']} hours of weather"
+    print(f"landed {rows} of {counts['days']} days in {seconds:.1f} s")
     return 0
 
 

@@ -47,11 +47,20 @@ def lake_url(localazure: Any) -> str:
 
 def code(source: str, *tags: str) -> dict[str, Any]:
     metadata = {"tags": list(tags)} if tags else {}
-    return {"cell_type": "code", "metadata": metadata, "source": source.splitlines(True), "outputs": [], "execution_count": None}
+    return {
+        "cell_type": "code",
+        "metadata": metadata,
+        "source": source.splitlines(True),
+        "outputs": [],
+        "execution_count": None,
+    }
 
 
 def notebook(*cells: dict[str, Any], **more: Any) -> dict[str, Any]:
-    metadata = {"kernelspec": {"name": "synapse_pyspark", "display_name": "Synapse PySpark"}, "language_info": {"name": "python"}}
+    metadata = {
+        "kernelspec": {"name": "synapse_pyspark", "display_name": "Synapse PySpark"},
+        "language_info": {"name": "python"},
+    }
     return {"nbformat": 4, "nbformat_minor": 2, "metadata": metadata, "cells": list(cells), **more}
 
 
@@ -122,7 +131,9 @@ def test_what_is_not_there_is_refused_by_name(client: ArtifactsClient) -> None:
     assert refused.value.status_code == 501
 
 
-@pytest.mark.parametrize(("version", "code"), [("", "MissingApiVersionParameter"), ("1999-01-01", "InvalidApiVersionParameter")])
+@pytest.mark.parametrize(
+    ("version", "code"), [("", "MissingApiVersionParameter"), ("1999-01-01", "InvalidApiVersionParameter")]
+)
 def test_the_api_version_is_checked(localazure: Any, version: str, code: str) -> None:
     token = localazure.credential().get_token("https://dev.azuresynapse.net/.default").token
     answer = requests.get(
@@ -154,13 +165,13 @@ def test_parameters_are_typed_and_the_exit_value_comes_back(execute: Run, client
         code("raise RuntimeError('not reached')"),
         parameters={
             "count": {"type": "int", "value": 7},
-            "text": {"type": "String", "value": "it's \"quoted\""},
+            "text": {"type": "String", "value": 'it\'s "quoted"'},
             "ratio": {"type": "float", "value": 2},
             "flag": {"type": "bool", "value": True},
         },
     )
     assert (result.run_status, result.error) == ("Succeeded", None)
-    assert result.exit_value == repr((7, "it's \"quoted\"", 2.0, True))
+    assert result.exit_value == repr((7, 'it\'s "quoted"', 2.0, True))
     snapshot = client.run_notebook.get_snapshot(result.run_id).result.snapshot
     assert snapshot.exit_value == result.exit_value
     cells = snapshot.notebook_content.properties.cells
@@ -193,7 +204,8 @@ frame = spark.range(1000).selectExpr('id', 'id % 3 AS k')
 frame.write.partitionBy('k').parquet(root + '/parted')
 assert spark.read.parquet(root + '/parted').where('k = 1').count() == 333
 assert spark.read.load(root + '/parted/k=*').count() == 1000
-assert spark.read.option('basePath', root + '/parted').parquet(root + '/parted/k=1', root + '/parted/k=2').columns == ['id', 'k']
+two = spark.read.option('basePath', root + '/parted').parquet(root + '/parted/k=1', root + '/parted/k=2')
+assert two.columns == ['id', 'k']
 try:
     frame.write.parquet(root + '/parted')
     raise SystemError('written twice')
@@ -203,7 +215,8 @@ frame.limit(3).write.mode('ignore').parquet(root + '/parted')
 frame.limit(10).write.mode('append').parquet(root + '/grown')
 frame.limit(5).write.mode('append').parquet(root + '/grown')
 assert spark.read.parquet(root + '/grown').count() == 15
-frame.where('k = 0').limit(2).write.mode('overwrite').option('partitionOverwriteMode', 'dynamic').partitionBy('k').parquet(root + '/parted')
+dynamic = frame.where('k = 0').limit(2).write.mode('overwrite').option('partitionOverwriteMode', 'dynamic')
+dynamic.partitionBy('k').parquet(root + '/parted')
 assert sorted(r['count'] for r in spark.read.parquet(root + '/parted').groupBy('k').count().collect()) == [2, 333, 333]
 try:
     spark.read.parquet(root + '/grown').write.mode('overwrite').parquet(root + '/grown')
@@ -239,7 +252,8 @@ assert fs.head(root + '/a.txt', 3) == 'hel' and fs.exists(root + '/a.txt') and n
 fs.append(root + '/a.txt', ' world')
 fs.cp(root + '/a.txt', root + '/folder/b.txt')
 fs.mkdirs(root + '/empty')
-assert [(f.name, f.isDir, f.size) for f in fs.ls(root)] == [('a.txt', False, 11), ('empty', True, 0), ('folder', True, 0)]
+listed = [(f.name, f.isDir, f.size) for f in fs.ls(root)]
+assert listed == [('a.txt', False, 11), ('empty', True, 0), ('folder', True, 0)], listed
 fs.mv(root + '/folder', root + '/moved')
 assert [f.path for f in fs.ls(root + '/moved')] == [root + '/moved/b.txt'] and not fs.exists(root + '/folder')
 fs.rm(root, True)
@@ -247,8 +261,9 @@ assert not fs.exists(root)
 assert notebookutils.notebook.run('child', 60, {{'x': 21}}) == '42'
 assert double(4) == 8
 refused = 0
-for call in ("notebookutils.credentials.getSecret('vault', 'name')", "notebookutils.fs.mount('a', 'b')", "frame.write.saveAsTable('t')",
-             "spark.sql('CREATE TABLE t (a INT)')", "spark.read.format('delta').load(root)", "spark.read.synapsesql('a.b.c')"):
+for call in ("notebookutils.credentials.getSecret('vault', 'name')", "notebookutils.fs.mount('a', 'b')",
+             "frame.write.saveAsTable('t')", "spark.sql('CREATE TABLE t (a INT)')",
+             "spark.read.format('delta').load(root)", "spark.read.synapsesql('a.b.c')"):
     try:
         frame = spark.range(1)
         eval(call)
@@ -298,7 +313,11 @@ def test_a_run_of_what_is_not_there_is_refused(client: ArtifactsClient, localazu
     with pytest.raises(HttpResponseError, match="100"):
         submit(client, localazure["spark_pool"], "there", "x" * 101)
     with pytest.raises(HttpResponseError, match=r"n.*isn't of type int"):
-        body = {"notebook": "there", "sparkPool": localazure["spark_pool"], "parameters": {"n": {"type": "int", "value": "x"}}}
+        body = {
+            "notebook": "there",
+            "sparkPool": localazure["spark_pool"],
+            "parameters": {"n": {"type": "int", "value": "x"}},
+        }
         client.run_notebook.begin_create_run(str(uuid.uuid4()), io.BytesIO(json.dumps(body).encode()))
     with pytest.raises(ResourceNotFoundError):
         client.run_notebook.get_status(str(uuid.uuid4()))
@@ -347,7 +366,11 @@ def test_airport_congestion_counts_what_the_schedule_says(
     result = ended(client, run)
     assert result.error is None, (result.error.evalue, result.error.traceback)
     assert json.loads(result.exit_value) == {"rows": 6, "airports": 4}
-    written = [blob.name for blob in lake.list_blobs(name_starts_with=f"{folder}/congestion/") if blob.name.endswith(".parquet")]
+    written = [
+        blob.name
+        for blob in lake.list_blobs(name_starts_with=f"{folder}/congestion/")
+        if blob.name.endswith(".parquet")
+    ]
     assert len(written) == 1
     counted = pd.read_parquet(io.BytesIO(lake.download_blob(written[0]).readall())).set_index("flight_id").sort_index()
     assert counted.dtypes[1:].astype(str).tolist() == ["int32"] * 3

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
-from azflow.specs import Night
 from jinja2 import Environment, StrictUndefined
+
+from azflow.specs import Night
 
 INCLUDE = Path(__file__).resolve().parents[2] / "include"
 SQL = INCLUDE / "sql"

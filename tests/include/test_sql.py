@@ -6,16 +6,19 @@ import re
 from datetime import date
 
 import pytest
+from rendering import FIRST_NIGHT, SQL_FILES, render
+
 from azflow import tsql, tsql_lint
 from azflow.specs import Night
-from rendering import FIRST_NIGHT, SQL_FILES, render
 
 LATER_NIGHT = Night.of("nightly_retraining__flight_delay", "second", date(2013, 3, 9))
 NEW_MONTH = Night.of("nightly_retraining__flight_delay", "third", date(2013, 4, 2), date(2013, 3, 30))
 
 
 @pytest.mark.parametrize("file", SQL_FILES)
-@pytest.mark.parametrize("night", [FIRST_NIGHT, LATER_NIGHT, NEW_MONTH], ids=["backfill", "one day", "over a month's end"])
+@pytest.mark.parametrize(
+    "night", [FIRST_NIGHT, LATER_NIGHT, NEW_MONTH], ids=["backfill", "one day", "over a month's end"]
+)
 def test_it_renders_without_leftovers(file: str, night: Night) -> None:
     text = render(file, night)
     assert not re.search(r"\{\{|\{%|\bUndefined\b", text)
@@ -43,7 +46,9 @@ def test_a_backfill_copies_every_day_once() -> None:
 
 
 def test_a_night_touches_the_months_of_its_days_only() -> None:
-    switched = re.findall(r"SWITCH PARTITION (\d+)\s+TO ml\.flight_features PARTITION (\d+)", render("features/flight_features.sql"))
+    switched = re.findall(
+        r"SWITCH PARTITION (\d+)\s+TO ml\.flight_features PARTITION (\d+)", render("features/flight_features.sql")
+    )
     assert switched == [("2", "2"), ("3", "3"), ("4", "4")]
     over_the_end = render("features/flight_features.sql", NEW_MONTH)
     assert re.findall(r"SWITCH PARTITION (\d+)", over_the_end) == ["4", "5"]

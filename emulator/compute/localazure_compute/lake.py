@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 import requests
 
@@ -82,7 +82,9 @@ def parse(path: str) -> LakePath:
     """Read an abfss path. Raises ValueError for any other form."""
     match = _ABFSS.match(path)
     if match is None:
-        raise ValueError(f"{path!r} isn't an ADLS path; expected abfss://<container>@<account>.dfs.core.windows.net/<path>")
+        raise ValueError(
+            f"{path!r} isn't an ADLS path; expected abfss://<container>@<account>.dfs.core.windows.net/<path>"
+        )
     parts = [part for part in (match["path"] or "").split("/") if part]
     if any(part in (".", "..") for part in parts):
         raise ValueError(f"{path!r} holds '.' or '..', which ADLS paths can't")

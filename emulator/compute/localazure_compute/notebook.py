@@ -5,12 +5,13 @@
 `folder` belongs to one session. Files in it are the whole protocol; each is replaced as a whole:
 
     session.json   read    {"conf": {...}}: Spark configuration for the session
-    request.json   read    {"runId", "notebook", "properties", "parameters", "conf", "context"}; the host starts its kernel
-                           without it (a warm session) and waits until it comes
-    status.json    written {"state": "Starting"|"Idle"|"Running"|"Succeeded"|"Failed", "exitValue", "error", "failedCell"}
+    request.json   read    {"runId", "notebook", "properties", "parameters", "conf", "context"}; the host starts its
+                           kernel without it (a warm session) and waits until it comes
+    status.json    written {"state": "Starting"|"Idle"|"Running"|"Succeeded"|"Failed",
+                           "exitValue", "error", "failedCell"}
     output.ipynb   written the executed notebook, after every cell
 
-The host ends after one run, when its parent is gone, or on SIGTERM; the kernel (and with it the JVM) always ends with it.
+The host ends after one run, when its parent is gone, or on SIGTERM; kernel and JVM always end with it.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ def run(manager: AsyncKernelManager, folder: Path, request: dict[str, Any]) -> d
     for cell in cells:
         metadata = {"tags": cell.tags, "synapse": {"index": cell.index}, "papermill": {}}
         if cell.kind == "code":
-            notebook.cells.append(nbformat.v4.new_code_cell(notebook_source.runnable(cell.source), metadata=metadata))
+            source = notebook_source.runnable(cell.source)
+            notebook.cells.append(nbformat.v4.new_code_cell(source, metadata=metadata))
         else:
             notebook.cells.append(nbformat.v4.new_markdown_cell(cell.source, metadata=metadata))
     WarmKernelEngine.manager = manager
@@ -115,7 +117,7 @@ def run(manager: AsyncKernelManager, folder: Path, request: dict[str, Any]) -> d
 
 
 def outcome(notebook: nbformat.NotebookNode, mirror: str = "") -> dict[str, Any]:
-    """How an executed notebook ended. An exit's traceback in `notebook` is replaced by its value, as Synapse shows it."""
+    """How an executed notebook ended. In `notebook` an exit's traceback becomes its value, as Synapse shows it."""
     for position, cell in enumerate(notebook.cells):
         for number, item in enumerate(cell.get("outputs", ())):
             if item.get("output_type") != "error":
@@ -146,7 +148,11 @@ def _unmirrored(error: dict[str, Any], mirror: str) -> dict[str, Any]:
     def shown(text: str) -> str:
         return pattern.sub(rf"abfss://\1@{account}.dfs.core.windows.net/", text)
 
-    return {"ename": error["ename"], "evalue": shown(error["evalue"]), "traceback": [shown(t) for t in error["traceback"]]}
+    return {
+        "ename": error["ename"],
+        "evalue": shown(error["evalue"]),
+        "traceback": [shown(t) for t in error["traceback"]],
+    }
 
 
 def _start_kernel(manager: AsyncKernelManager, folder: Path, conf: dict[str, str]) -> None:

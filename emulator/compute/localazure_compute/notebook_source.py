@@ -1,7 +1,7 @@
 """Notebooks as text: from Synapse's artifact JSON to cells that run, with parameters injected. Pure functions.
 
-Parameters follow Synapse: their cell is tagged `parameters_overwritten` and comes after the cell tagged `parameters`, or
-first if no cell has the tag (https://learn.microsoft.com/azure/synapse-analytics/spark/apache-spark-development-using-notebooks).
+Parameters follow Synapse: their cell is tagged `parameters_overwritten` and comes after the cell tagged `parameters`,
+or first if no cell has the tag (https://learn.microsoft.com/azure/synapse-analytics/spark/apache-spark-development-using-notebooks).
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def cells(properties: Mapping[str, Any], parameters: Mapping[str, Any] | None = 
         if cell.kind == "code" and first and first[0].lower() in REFUSED_MAGICS:
             raise UnsupportedNotebook(f"cell {cell.index}: the magic {first[0]} is not implemented by localazure")
     if parameters:
-        tagged = [position for position, cell in enumerate(result) if cell.kind == "code" and PARAMETERS_TAG in cell.tags]
+        tagged = [
+            position for position, cell in enumerate(result) if cell.kind == "code" and PARAMETERS_TAG in cell.tags
+        ]
         position = tagged[0] + 1 if tagged else 0
         injected = Cell("code", assignments(parameters), None, {"tags": [INJECTED_TAG]})
         result.insert(position, injected)

@@ -3,7 +3,7 @@
 A local Spark has no ABFS driver. `install()` changes PySpark's DataFrameReader and DataFrameWriter so that
 
 * a read copies what the path names (a file, a folder, a glob) into the mirror and reads it there: partition folders,
-  several paths and `basePath` work; a path that isn't there raises AnalysisException PATH_NOT_FOUND with the abfss path;
+  several paths and `basePath` work; a path that isn't there raises AnalysisException PATH_NOT_FOUND, as abfss names it;
 * a write lands in a staging folder first and is then published as blobs, `_SUCCESS` last; the modes `append`,
   `overwrite` (static and dynamic), `errorifexists` and `ignore` mean what they mean to Spark.
 
@@ -64,7 +64,7 @@ class Mirror:
         return self._folder / path.container / path.path
 
     def fetch(self, text: str) -> str:
-        """Bring what an abfss path names up to date; the local path to read. Raises AnalysisException PATH_NOT_FOUND."""
+        """Bring what an abfss path names up to date; the local path. Raises AnalysisException PATH_NOT_FOUND."""
         path = lake.parse(text)
         fixed, has_wildcard = lake.split_wildcard(path.path)
         entries = [entry for entry in self._lake.entries(path.at(fixed)) if not entry.is_folder_marker]
@@ -98,10 +98,12 @@ class Mirror:
         return folder / uuid.uuid4().hex
 
     def publish(self, staged: Path, target: LakePath, *, overwrite: bool, dynamic: bool) -> None:
-        """Upload a finished write. With `overwrite`, what was there goes first (`dynamic`: only the partitions written)."""
+        """Upload a finished write. `overwrite`: what was there goes first (`dynamic`: only the written partitions)."""
         files = [file for file in sorted(staged.rglob("*")) if file.is_file() and not file.name.startswith(".")]
         if overwrite and dynamic:
-            for partition in sorted({file.parent.relative_to(staged).as_posix() for file in files if file.parent != staged}):
+            for partition in sorted(
+                {file.parent.relative_to(staged).as_posix() for file in files if file.parent != staged}
+            ):
                 self._lake.delete_tree(target.child(partition))
             self._lake.delete(target.child(MARKER))
         elif overwrite:
@@ -126,9 +128,7 @@ def path_not_found(path: str) -> AnalysisException:
 
 
 def _path_exists(path: str) -> AnalysisException:
-    error = AnalysisException(
-        f"Path {path} already exists. Set mode as \"overwrite\" to overwrite the existing path."
-    )
+    error = AnalysisException(f'Path {path} already exists. Set mode as "overwrite" to overwrite the existing path.')
     error.error_class = "PATH_ALREADY_EXISTS"
     return error
 
@@ -285,7 +285,9 @@ def _checked_sql(original: Callable[..., DataFrame]) -> Callable[..., DataFrame]
     def sql(self: SparkSession, sqlQuery: str, *args: Any, **named: Any) -> DataFrame:
         if match := _CATALOGUE.match(sqlQuery):
             words = " ".join(match.group().upper().split())
-            raise refuse(f"{words} in Spark SQL (catalogue tables outlive a session in Synapse)", "use views and abfss paths")
+            raise refuse(
+                f"{words} in Spark SQL (catalogue tables outlive a session in Synapse)", "use views and abfss paths"
+            )
         return original(self, sqlQuery, *args, **named)
 
     return sql

@@ -1,7 +1,7 @@
-"""What a Synapse notebook finds in its kernel: `spark`, `sc`, `notebookutils`, `mssparkutils`, `display`, `%%sql`, `%run`.
+"""What a Synapse notebook finds: `spark`, `sc`, `notebookutils`, `mssparkutils`, `display`, `%%sql`, `%run`.
 
-Runs inside the Jupyter kernel that `localazure_compute.notebook` starts: `start()` when the kernel comes up, `begin()` when
-a run takes it. Nothing here talks to localazure's services but the lake.
+Runs inside the Jupyter kernel that `localazure_compute.notebook` starts: `start()` when the kernel comes up, `begin()`
+when a run takes it. Nothing here talks to localazure's services but the lake.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from localazure_compute import notebook_source
 DISPLAY_ROWS = 1000
 PR_SET_PDEATHSIG = 1
 
-#: The run's identity, filled by begin(): run_id, notebook, workspace, pool, session_id, notebooks (folder of artifacts).
+#: The run's identity, set by begin(): run_id, notebook, workspace, pool, session_id, notebooks (artifacts' folder).
 context: dict[str, Any] = {}
 
 
@@ -81,9 +81,10 @@ def run_notebook(name: str, parameters: Mapping[str, Any], timeout: float | None
 
 
 def _names() -> dict[str, Any]:
+    from pyspark.sql import SparkSession
+
     import mssparkutils
     import notebookutils
-    from pyspark.sql import SparkSession
 
     spark = SparkSession.getActiveSession()
     assert spark is not None

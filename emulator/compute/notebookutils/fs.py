@@ -1,8 +1,8 @@
 """`notebookutils.fs`: files of the lake by abfss path.
 
-https://learn.microsoft.com/azure/synapse-analytics/spark/microsoft-spark-utilities#file-system-utilities . Sizes are bytes,
-times milliseconds since 1970 (UTC). Folders are what ADLS shows over the blob interface: prefixes, or blobs marked
-`hdi_isfolder`.
+https://learn.microsoft.com/azure/synapse-analytics/spark/microsoft-spark-utilities#file-system-utilities . Sizes are
+bytes, times milliseconds since 1970 (UTC). Folders are what ADLS shows over the blob interface: prefixes, or blobs
+marked `hdi_isfolder`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from localazure_compute import lake
 from localazure_compute.lake import Lake, LakePath
 
-_REFUSED = ("mount", "unmount", "mounts", "getMountPath", "refreshMounts", "fastcp", "mountToDriverNode", "unmountFromDriverNode")
+_REFUSED = (
+    "mount",
+    "unmount",
+    "mounts",
+    "getMountPath",
+    "refreshMounts",
+    "fastcp",
+    "mountToDriverNode",
+    "unmountFromDriverNode",
+)
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,9 @@ def _is_marked_folder(path: LakePath) -> bool:
 
 def _path(text: str) -> LakePath:
     if not lake.is_lake(text):
-        raise NotImplementedError(f"notebookutils.fs on {text!r} is not implemented by localazure: only abfss:// paths are")
+        raise NotImplementedError(
+            f"notebookutils.fs on {text!r} is not implemented by localazure: only abfss:// paths are"
+        )
     return lake.parse(text)
 
 

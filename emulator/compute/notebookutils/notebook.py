@@ -10,7 +10,17 @@ from typing import Any
 
 from localazure_compute import spark_session
 
-_REFUSED = ("runMultiple", "validateDAG", "create", "get", "update", "delete", "list", "getDefinition", "updateDefinition")
+_REFUSED = (
+    "runMultiple",
+    "validateDAG",
+    "create",
+    "get",
+    "update",
+    "delete",
+    "list",
+    "getDefinition",
+    "updateDefinition",
+)
 
 
 def exit(value: Any) -> None:
@@ -19,7 +29,7 @@ def exit(value: Any) -> None:
 
 
 def run(path: str, timeoutSeconds: float = 90, arguments: Mapping[str, Any] | None = None) -> str:
-    """Run another notebook of the workspace in this Spark session; its exit value. Raises TimeoutError, or its error."""
+    """Run another notebook of the workspace in this Spark session; its exit value. Raises TimeoutError or its error."""
     return spark_session.run_notebook(path, arguments or {}, timeoutSeconds)
 
 

@@ -27,7 +27,11 @@ source = load("notebook_source")
 
 def properties(*sources: str, tagged: int | None = None, **metadata: Any) -> dict[str, Any]:
     cells = [
-        {"cell_type": "code", "metadata": {"tags": ["parameters"]} if index == tagged else {}, "source": text.splitlines(True)}
+        {
+            "cell_type": "code",
+            "metadata": {"tags": ["parameters"]} if index == tagged else {},
+            "source": text.splitlines(True),
+        }
         for index, text in enumerate(sources)
     ]
     return {"metadata": metadata, "cells": cells}
@@ -46,7 +50,7 @@ def test_without_parameters_nothing_is_injected() -> None:
 
 
 def test_assigned_values_are_those_given() -> None:
-    given = {"text": "it's \"x\"\n", "number": 5, "ratio": 0.5, "flag": True, "none": None}
+    given = {"text": 'it\'s "x"\n', "number": 5, "ratio": 0.5, "flag": True, "none": None}
     namespace: dict[str, Any] = {}
     exec(source.assignments(given), namespace)
     assert {name: namespace[name] for name in given} == given
@@ -56,7 +60,7 @@ def test_assigned_values_are_those_given() -> None:
 
 @pytest.mark.parametrize("magic", ["%%spark", "%%csharp", "%%sparkr", "%%configure -f"])
 def test_other_languages_are_refused_by_name(magic: str) -> None:
-    with pytest.raises(source.UnsupportedNotebook, match=f"cell 1.*{magic.split()[0]}"):
+    with pytest.raises(source.UnsupportedNotebook, match=f"cell 1.*{magic.split(maxsplit=1)[0]}"):
         source.cells(properties("1", f"\n{magic}\nx"))
 
 

@@ -44,7 +44,9 @@ def test_configuration_goes_where_it_can_be_applied(key: str, where: str) -> Non
     assert (plan.runtime.get(key) == "7", plan.static.get(key) == "7") == (where == "runtime", where == "static")
 
 
-@pytest.mark.parametrize("asked", [{"jars": ["a.jar"]}, {"conf": {"spark.jars.packages": "a:b:1"}}, {"pyFiles": ["x.py"]}])
+@pytest.mark.parametrize(
+    "asked", [{"jars": ["a.jar"]}, {"conf": {"spark.jars.packages": "a:b:1"}}, {"pyFiles": ["x.py"]}]
+)
 def test_what_would_need_another_driver_is_refused_by_name(asked: dict[str, Any]) -> None:
     with pytest.raises(NotImplementedOperation, match=r"jars|pyFiles"):
         options.plan(asked)

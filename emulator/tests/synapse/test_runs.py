@@ -21,6 +21,8 @@ from localazure.core.store import Store
 from localazure.settings import Settings
 from localazure.synapse.service import Synapse
 
+pytestmark = pytest.mark.asyncio
+
 RUNS = "api-version=2022-03-01-preview"
 HOST = f"""#!{sys.executable}
 import json, pathlib, sys, time
@@ -64,13 +66,17 @@ async def client(prepared: Settings, tmp_path: Path, tokens: Tokens) -> AsyncIte
         for source in ("fine", "die", "sleep"):
             cell = {"cell_type": "code", "metadata": {}, "source": source}
             properties = {"nbformat": 4, "nbformat_minor": 2, "metadata": {}, "cells": [cell]}
-            await made.put(f"/notebooks/{source}?api-version=2020-12-01", json={"name": source, "properties": properties})
+            await made.put(
+                f"/notebooks/{source}?api-version=2020-12-01", json={"name": source, "properties": properties}
+            )
         yield made
     await service.stop()
 
 
 async def submit(client: httpx.AsyncClient, run: str, notebook: str, **more: Any) -> httpx.Response:
-    return await client.put(f"/notebooks/runs/{run}?{RUNS}", json={"notebook": notebook, "sparkPool": "sparkpool", **more})
+    return await client.put(
+        f"/notebooks/runs/{run}?{RUNS}", json={"notebook": notebook, "sparkPool": "sparkpool", **more}
+    )
 
 
 async def status(client: httpx.AsyncClient, run: str) -> dict[str, Any]:
@@ -141,7 +147,9 @@ async def test_a_third_run_waits_for_a_place(client: httpx.AsyncClient) -> None:
     assert "Cancelled state" in again.json()["message"]
 
 
-async def test_a_restart_fails_active_runs_by_name(prepared: Settings, client: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_a_restart_fails_active_runs_by_name(
+    prepared: Settings, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
     await submit(client, "r1", "fine")
     await ended(client, "r1")
     await submit(client, "r2", "sleep")

@@ -1,7 +1,8 @@
 """Notebooks as workspace artifacts.
 
-Shapes: Azure/azure-rest-api-specs, specification/synapse/data-plane/Microsoft.Synapse/preview/2021-06-01-preview/
-notebooks.json. Writing and deleting answer 202 with a `Location`; the result there is the resource (200) or nothing (204).
+Shapes: Azure/azure-rest-api-specs, specification/synapse/data-plane/Microsoft.Synapse/preview/
+2021-06-01-preview/notebooks.json. Writing and deleting answer 202 with a `Location`; the result there
+is the resource (200) or nothing (204).
 """
 
 from __future__ import annotations
@@ -56,12 +57,19 @@ class Notebooks:
         """A notebook. Raises NotFound, naming it."""
         document = self._store.get(KIND, name.lower())
         if document is None:
-            raise NotFound(f"Notebook {name!r} is not in workspace {self._settings.workspace!r}.", name, "ArtifactNotFound")
+            raise NotFound(
+                f"Notebook {name!r} is not in workspace {self._settings.workspace!r}.", name, "ArtifactNotFound"
+            )
         return document
 
     def all(self) -> Iterator[dict[str, Any]]:
         """Every notebook, by name."""
         yield from self._store.list(KIND)
+
+    def forget_operations(self) -> None:
+        """Drop the results nobody asks for any more: those of an earlier life."""
+        for document in self._store.list(_RESULT):
+            self._store.delete(_RESULT, document["id"])
 
     async def _list(self, request: Request, identity: Identity) -> Answer:
         return {"value": list(self.all())}
@@ -79,7 +87,11 @@ class Notebooks:
     async def _put(self, request: Request, identity: Identity) -> Answer:
         name = request.path_params["name"]
         if not _NAME.match(name):
-            raise BadRequest(f"{name!r} can't name a notebook: up to 260 characters, none of <>*#.%&:\\+?/", "name", "InvalidArtifactName")
+            raise BadRequest(
+                f"{name!r} can't name a notebook: up to 260 characters, none of <>*#.%&:\\+?/",
+                "name",
+                "InvalidArtifactName",
+            )
         body = await request.json()
         properties = _properties(body)
         if body.get("name") not in (None, name):
@@ -104,12 +116,14 @@ class Notebooks:
     async def _delete(self, request: Request, identity: Identity) -> Answer:
         name = request.path_params["name"]
         if not self._store.delete(KIND, name.lower()):
-            raise NotFound(f"Notebook {name!r} is not in workspace {self._settings.workspace!r}.", name, "ArtifactNotFound")
+            raise NotFound(
+                f"Notebook {name!r} is not in workspace {self._settings.workspace!r}.", name, "ArtifactNotFound"
+            )
         return self._accepted({"name": None})
 
     def _accepted(self, result: dict[str, Any]) -> Response:
         operation = str(uuid.uuid4())
-        self._store.put(_RESULT, operation, result)
+        self._store.put(_RESULT, operation, {"id": operation, **result})
         location = f"{self._settings.api_url}/notebookOperationResults/{operation}?api-version=2020-12-01"
         return JSONResponse({}, HTTPStatus.ACCEPTED, {"Location": location, **_SOON})
 
@@ -127,7 +141,7 @@ def _properties(body: Any) -> dict[str, Any]:
     """The notebook of a request's body. Raises BadRequest naming what is wrong."""
     properties = body.get("properties") if isinstance(body, dict) else None
     if not isinstance(properties, dict):
-        raise BadRequest("The body must be {\"name\", \"properties\"}, the properties being the notebook.", "properties")
+        raise BadRequest('The body must be {"name", "properties"}, the properties being the notebook.', "properties")
     if properties.get("nbformat") != _NBFORMAT:
         raise BadRequest(f"nbformat must be 4, not {properties.get('nbformat')!r}.", "properties.nbformat")
     if not isinstance(properties.get("nbformat_minor"), int):
@@ -141,7 +155,9 @@ def _properties(body: Any) -> dict[str, Any]:
         source = cell.get("source") if isinstance(cell, dict) else None
         lines = source if isinstance(source, list) else [source]
         if not isinstance(cell, dict) or not all(isinstance(line, str) for line in lines):
-            raise BadRequest(f"cell {index} needs cell_type, metadata and source (text or list of lines).", "properties.cells")
+            raise BadRequest(
+                f"cell {index} needs cell_type, metadata and source (text or list of lines).", "properties.cells"
+            )
         if cell.get("cell_type") not in ("code", "markdown", "raw"):
             raise BadRequest(f"cell {index} has the cell_type {cell.get('cell_type')!r}.", "properties.cells")
     return properties

@@ -1,8 +1,8 @@
 """From Synapse's `sessionOptions` to the configuration of a local Spark session. Pure.
 
-A pool's smallest node has 4 cores and 28 GB; a laptop hasn't. Sizes are bounded, not refused, so that a notebook's options
-serve both: at most 2 cores and 2 GB for the driver, which is the whole of a local Spark. What would change what the
-notebook computes is applied or refused, never dropped.
+A pool's smallest node has 4 cores and 28 GB; a laptop hasn't. Sizes are bounded, not refused, so that a notebook's
+options serve both: at most 2 cores and 2 GB for the driver, which is the whole of a local Spark. What would change
+what the notebook computes is applied or refused, never dropped.
 https://spark.apache.org/docs/3.5.9/configuration.html
 """
 
@@ -112,6 +112,6 @@ def _megabytes(options: Mapping[str, Any], key: str) -> int:
         return MEMORY_MB
     match = _MEMORY.match(value) if isinstance(value, str) else None
     if match is None:
-        raise BadRequest(f"sessionOptions.{key} must be a size like \"28g\", not {value!r}.", f"sessionOptions.{key}")
+        raise BadRequest(f'sessionOptions.{key} must be a size like "28g", not {value!r}.', f"sessionOptions.{key}")
     # Spark doesn't start below 471859200 bytes of heap.
     return max(512, int(int(match[1]) * _MB[match[2].lower()]))

@@ -1,6 +1,7 @@
 """Spark pools (Synapse calls them Big Data pools): the one of the settings.
 
-Shapes: Azure/azure-rest-api-specs, specification/synapse/data-plane/Microsoft.Synapse/stable/2020-12-01/bigDataPools.json.
+Shapes: Azure/azure-rest-api-specs, specification/synapse/data-plane/Microsoft.Synapse/stable/2020-12-01/
+bigDataPools.json.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Pools:
         """A pool. Raises NotFound, naming the one there is."""
         if name.lower() != self._settings.spark_pool.lower():
             raise NotFound(
-                f"Spark pool {name!r} is not in workspace {self._settings.workspace!r}; it has {self._settings.spark_pool!r}.",
+                f"Spark pool {name!r} is not in workspace {self._settings.workspace!r}; there is"
+                f" {self._settings.spark_pool!r}.",
                 name,
                 "ComputeNotFound",
             )

@@ -4,7 +4,7 @@ Shapes and messages: Azure/azure-rest-api-specs, specification/synapse/data-plan
 2022-03-01-preview/runNotebook.json and its examples. The client chooses the run's id; putting it again answers with the
 run that is there, so a client may repeat a submission. States: Starting -> Running -> Succeeded | Failed | Cancelled.
 
-A run executes in a Spark session of its own (`sessions`); `CAPACITY` of them at a time, others wait in order as Starting.
+A run executes in a Spark session of its own (`sessions`); `CAPACITY` at a time, others wait in order as Starting.
 """
 
 from __future__ import annotations
@@ -77,7 +77,11 @@ class Runs:
         """Fail, by name, what an earlier process left active: its sessions are gone. How many there were."""
         lost = [document for document in self._store.list(KIND) if document["runStatus"] in ACTIVE]
         for document in lost:
-            self._end(document["runId"], "Failed", error=_error("SparkSessionLost", "localazure was restarted while the notebook ran."))
+            self._end(
+                document["runId"],
+                "Failed",
+                error=_error("SparkSessionLost", "localazure was restarted while the notebook ran."),
+            )
         return len(lost)
 
     async def stop(self) -> None:
@@ -221,11 +225,16 @@ class Runs:
             state = status["state"]
             if state in ("Succeeded", "Failed"):
                 error = status.get("error")
-                self._end(run, state, exitValue=status.get("exitValue"), error=error, failedCell=status.get("failedCell"))
+                self._end(
+                    run, state, exitValue=status.get("exitValue"), error=error, failedCell=status.get("failedCell")
+                )
                 return
             if not is_alive:
                 lines = processes.tail(session.log, _LOG_LINES)
-                message = f"The Spark session {session.number} ended with code {session.exit_code} while the notebook was {state.lower()}."
+                message = (
+                    f"The Spark session {session.number} ended with code {session.exit_code}"
+                    f" while the notebook was {state.lower()}."
+                )
                 self._end(run, "Failed", error=_error("SparkSessionDied", message, lines))
                 return
             if state == "Running" and not is_running:
@@ -336,7 +345,9 @@ _CONVERSIONS: dict[str, Any] = {"string": _text, "int": _whole, "float": float, 
 
 
 def _result(document: Document) -> Document:
-    result = {key: document[key] for key in ("runId", "runStatus", "sessionId", "sparkPool", "lastCheckedOn", "exitValue")}
+    result = {
+        key: document[key] for key in ("runId", "runStatus", "sessionId", "sparkPool", "lastCheckedOn", "exitValue")
+    }
     return result | {"error": document["error"]} if document["error"] else result
 
 

@@ -25,13 +25,15 @@ class Synapse:
         self._runs = Runs(settings, store, self._notebooks, self._pools, self._sessions)
 
     def operations(self) -> list[Operation]:
-        """The implemented operations; every other one of the endpoint is refused by method and path (`core.registry`)."""
+        """The implemented operations; any other of the endpoint is refused by method and path (`core.registry`)."""
         return [*self._notebooks.operations(), *self._runs.operations(), *self._pools.operations()]
 
     async def start(self) -> None:
         """Fail the runs of an earlier life and bring up the session that stands by (in the background)."""
         if lost := self._runs.recover():
             log.warning("%d notebook run(s) were active when localazure ended; they are Failed now", lost)
+        self._notebooks.forget_operations()
+        await self._sessions.tidy()
         self._sessions.keep_warm()
 
     async def stop(self) -> None:

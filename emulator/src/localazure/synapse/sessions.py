@@ -1,8 +1,8 @@
 """Spark sessions: processes of the compute environment, one notebook run each, with one standing by.
 
-A Spark session costs seconds to start. So a session of the standard configuration is kept ready (kernel up, JVM warm) and
-the next run takes it; another one is started when that run has ended. Every session is a process of its own with a folder
-of its own below `<home>/spark/`; the files in it are the protocol (`localazure_compute.notebook` describes them).
+A Spark session costs seconds to start. So a session of the standard configuration is kept ready (kernel up, JVM warm)
+and the next run takes it; another one is started when that run has ended. Every session is a process of its own with a
+folder of its own below `<home>/spark/`; its files are the protocol (`localazure_compute.notebook` describes them).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import datetime
 import hashlib
 import hmac
 import json
+import logging
 import os
 import shutil
 import time
@@ -27,6 +28,8 @@ from localazure.executors import processes
 from localazure.settings import Settings
 from localazure.synapse import options
 from localazure.synapse.options import SessionPlan
+
+log = logging.getLogger(__name__)
 
 _COUNTER = "synapse.counter"
 _SAS_VERSION = "2021-12-02"
@@ -80,15 +83,7 @@ class Session:
     async def end(self, grace: float = 1) -> None:
         """End the process group and keep of the folder what a run's record needs."""
         await self._process.aterminate(grace)
-        await asyncio.to_thread(self._tidy)
-
-    def _tidy(self) -> None:
-        for entry in self.folder.iterdir():
-            if entry.name not in _KEPT:
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry, ignore_errors=True)
-                else:
-                    entry.unlink(missing_ok=True)
+        await asyncio.to_thread(_tidy, self.folder)
 
 
 class Sessions:
@@ -97,16 +92,27 @@ class Sessions:
     def __init__(self, settings: Settings, store: Store, warm: int = 1) -> None:
         self._settings = settings
         self._store = store
+        self._root = settings.home / "spark"
         self._wanted_warm = warm
         self._warm: list[Session] = []
         self._started: set[Session] = set()
         self._stopped = False
 
+    async def tidy(self) -> None:
+        """Clear away what sessions of an earlier life left, but for the records of their runs. Before any start."""
+        folders = [folder for folder in self._root.glob("*") if folder.is_dir()]
+        for folder in folders:
+            await asyncio.to_thread(_tidy, folder)
+
     def keep_warm(self) -> None:
         """Start what is missing of the sessions that stand by. Doesn't wait for them."""
         self._warm = [session for session in self._warm if session.is_alive]
-        while not self._stopped and len(self._warm) < self._wanted_warm:
-            self._warm.append(self._start(options.plan()))
+        try:
+            while not self._stopped and len(self._warm) < self._wanted_warm:
+                self._warm.append(self._start(options.plan()))
+        except OSError as error:
+            # Without the compute environment the rest of localazure still works; a run will fail with this error.
+            log.warning("no Spark session can be started: %s", error)
 
     async def take(self, plan: SessionPlan) -> Session:
         """A session for one run: the one that stands by if it fits, else a new one that is still starting."""
@@ -131,7 +137,7 @@ class Sessions:
 
     def _start(self, plan: SessionPlan) -> Session:
         number = self._next_number()
-        folder = self._settings.home / "spark" / str(number)
+        folder = self._root / str(number)
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "tmp").mkdir(parents=True)
         folder.chmod(0o700)
@@ -197,6 +203,15 @@ def account_sas(settings: Settings, days: int = _SAS_DAYS) -> str:
     key = base64.b64decode(settings.storage_account_key)
     signature = base64.b64encode(hmac.new(key, signed.encode(), hashlib.sha256).digest()).decode()
     return urlencode({name: value for name, value in values.items() if value} | {"sig": signature})
+
+
+def _tidy(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.name not in _KEPT:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
 
 def write_notebooks(folder: Path, notebooks: Mapping[str, Mapping[str, Any]]) -> Path:

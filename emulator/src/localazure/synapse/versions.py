@@ -26,10 +26,14 @@ def checked(supported: frozenset[str]) -> Callable[[Handler], Handler]:
         async def answer(request: Request, identity: Identity) -> Answer:
             version = request.query_params.get("api-version", "")
             if not version:
-                raise BadRequest("The api-version query parameter (?api-version=) is required.", "api-version",
-                                 "MissingApiVersionParameter")
+                raise BadRequest(
+                    "The api-version query parameter (?api-version=) is required.",
+                    "api-version",
+                    "MissingApiVersionParameter",
+                )
             if version.lower() not in supported:
-                message = f"The api-version {version!r} is invalid. The supported versions are {', '.join(sorted(supported))}."
+                known = ", ".join(sorted(supported))
+                message = f"The api-version {version!r} is invalid. The supported versions are {known}."
                 raise AzureError(400, "InvalidApiVersionParameter", message, "api-version")
             return await handler(request, identity)
 
