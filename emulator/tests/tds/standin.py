@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import threading
@@ -159,7 +160,8 @@ class StandIn:
         except duckdb.ConstraintException:
             raise SqlError(2627, "Violation of PRIMARY KEY constraint.", severity=14) from None
         finally:
-            self._db.unregister("rows_of_bulk")
+            with contextlib.suppress(duckdb.Error):
+                self._db.unregister("rows_of_bulk")
         return data.num_rows
 
     def close(self) -> None:
