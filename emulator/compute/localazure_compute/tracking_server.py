@@ -1,7 +1,8 @@
 """MLflow's own server, with one difference: a run may be created under a given id.
 
 Azure ML uses a job's name as the id of its MLflow run (https://learn.microsoft.com/azure/machine-learning/how-to-use-mlflow-configure-tracking),
-open-source MLflow makes ids up. A run created with the tag `azureml.runId` gets that tag's value as its id, if no run has it; every other
+open-source MLflow makes ids up. A run created with the tag `azureml.runId` gets that tag's value as its id, if no run
+has it; every other
 call is MLflow's, unchanged. One process: MLflow's launcher starts more (workers, a job executor) and 800 MB.
 
     python -m localazure_compute.tracking_server --home <folder> --port <port>
@@ -65,7 +66,7 @@ def _use_named_runs() -> None:
                 _next_run_id.reset(token)
 
     sqlalchemy_store.uuid = _UuidModule()
-    handlers._tracking_store_registry.register("sqlite", lambda store_uri, artifact_uri: NamedRunStore(store_uri, artifact_uri))
+    handlers._tracking_store_registry.register("sqlite", NamedRunStore)
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""AutoML's search for tables, run as `python -m localazure_compute.automl <plan.json>` by `localazure.executors.automl`.
+"""AutoML's search for tables, run as `python -m localazure_compute.automl <plan.json>` by
+`localazure.executors.automl`.
 
 tables     an MLTable as a pandas frame
 features   what each column is, and the transformer that turns raw columns into numbers

@@ -25,6 +25,7 @@ _HOLDOUT_FROM_ROWS = 20_000
 _HOLDOUT_SHARE = 0.1
 _TIME_SHARE = 0.15  # of the newest rows
 _FEW_ROWS = 1_000
+_BINARY = 2
 _MIN_ROWS = 50  # the service refuses fewer
 _PREPROCESSOR = "ImputeTargetEncode"
 _FINAL_SECONDS = 120.0
@@ -68,23 +69,58 @@ class Job:
             self._say(f"{child}  {trial.algorithm:20}  {trial.seconds:6.1f} s  {words}")
             runs.trial(child, trial, _PREPROCESSOR)
             self._tell(
-                "trial", number=trial.number, child=child, algorithm=trial.algorithm, preprocessor=_PREPROCESSOR,
-                hyperparameters=trial.config, metrics=trial.metrics, primary_metric=metric, score=score, state=trial.state,
-                error=trial.error, start=trial.start, end=trial.end, validation=how,
-            )  # fmt: skip
+                "trial",
+                number=trial.number,
+                child=child,
+                algorithm=trial.algorithm,
+                preprocessor=_PREPROCESSOR,
+                hyperparameters=trial.config,
+                metrics=trial.metrics,
+                primary_metric=metric,
+                score=score,
+                state=trial.state,
+                error=trial.error,
+                start=trial.start,
+                end=trial.end,
+                validation=how,
+            )
 
-        search = Search(self.task, metric, algorithms, parts, count, spread, budget, self.folder, ended)
+        search = Search(
+            task=self.task,
+            metric=metric,
+            algorithms=algorithms,
+            parts=parts,
+            classes=count,
+            spread=spread,
+            budget=budget,
+            folder=self.folder,
+            ended=ended,
+        )
         self._say(f"searching: {', '.join(algorithms)}; {metric}; {how}; {search.n_jobs} thread(s) a trial")
         best = search.run()
         self._say(f"best: {self._child(best)} ({best.algorithm}), {metric} {best.metrics[metric]:.4f}")
-        pipeline = self._final(search, best, frame, target, columns, validation)
-        used = frame[columns.used]
-        facts = {"algorithm": best.algorithm, "primary_metric": metric, "score": best.metrics[metric], "validation": how,
-                 "job": plan["name"], "child": self._child(best), "target": plan["target"]}  # fmt: skip
-        model.save(Path(plan["model"]), pipeline, used, target, best.algorithm, facts)
-        runs.best(best, self._child(best), {"validation": how, "rows": str(len(frame)), "features": ", ".join(columns.used)})
-        self._tell("best", child=self._child(best), algorithm=best.algorithm, score=best.metrics[metric], primary_metric=metric,
-                   metrics=best.metrics)  # fmt: skip
+        pipeline = self._final(search, best, frame, target, columns)
+        facts = {
+            "algorithm": best.algorithm,
+            "primary_metric": metric,
+            "score": best.metrics[metric],
+            "validation": how,
+            "job": plan["name"],
+            "child": self._child(best),
+            "target": plan["target"],
+        }
+        model.save(Path(plan["model"]), pipeline, frame[columns.used], target, facts)
+        runs.best(
+            best, self._child(best), {"validation": how, "rows": str(len(frame)), "features": ", ".join(columns.used)}
+        )
+        self._tell(
+            "best",
+            child=self._child(best),
+            algorithm=best.algorithm,
+            score=best.metrics[metric],
+            primary_metric=metric,
+            metrics=best.metrics,
+        )
         self._say(f"model saved ({time.monotonic() - self.began:.1f} s in all)")
 
     def _load(self, folder: Path) -> tuple[pd.DataFrame, pd.Series]:
@@ -107,12 +143,17 @@ class Job:
         time_column = plan["time_column_name"]
         if time_column:
             if time_column not in frame:
-                raise SearchError(f"time_column_name '{time_column}' is not in the data ({', '.join(map(str, frame.columns))}).")
+                raise SearchError(
+                    f"time_column_name '{time_column}' is not in the data ({', '.join(map(str, frame.columns))})."
+                )
             left_out[time_column] = "the time rows are split by"
         columns = features.inspect(frame, plan["featurization"]["columns"], left_out)
         for name, why in columns.dropped.items():
             self._say(f"not a feature: {name} ({why})")
-        self._say(f"{len(columns.numeric)} numeric, {len(columns.categorical)} categorical, {len(columns.dates)} date column(s)")
+        self._say(
+            f"{len(columns.numeric)} numeric, {len(columns.categorical)} categorical, {len(columns.dates)} date "
+            f"column(s)"
+        )
         return columns
 
     def _encode(self, target: pd.Series) -> np.ndarray:
@@ -120,13 +161,21 @@ class Job:
         if self.task == "Regression":
             numbers = pd.to_numeric(target, errors="coerce")
             if numbers.isna().any():
-                raise SearchError(f"The target '{target.name}' of a regression must be numeric; it has {target[numbers.isna()].iloc[0]!r}.")
+                raise SearchError(
+                    f"The target '{target.name}' of a regression must be numeric; it has "
+                    f"{target[numbers.isna()].iloc[0]!r}."
+                )
             return numbers.to_numpy(dtype=float)
         self.classes, codes = np.unique(target.to_numpy(), return_inverse=True)
-        if len(self.classes) < 2:
-            raise SearchError(f"The target '{target.name}' has one value only ({self.classes[0]!r}): nothing can be learned.")
+        if len(self.classes) < _BINARY:
+            raise SearchError(
+                f"The target '{target.name}' has one value only ({self.classes[0]!r}): nothing can be learned."
+            )
         if len(self.classes) > max(20, len(target) // 20):
-            raise SearchError(f"The target '{target.name}' has {len(self.classes)} classes in {len(target)} rows; is this a regression?")
+            raise SearchError(
+                f"The target '{target.name}' has {len(self.classes)} classes in {len(target)} rows; is this a "
+                f"regression?"
+            )
         return codes
 
     def _split(
@@ -139,7 +188,9 @@ class Job:
             valid, labels = validation
             if missing := [name for name in columns.used if name not in valid]:
                 raise SearchError(f"The validation data lacks the column(s) {', '.join(missing)}.")
-            return [self._part(frame, codes, valid, self._codes_of(labels), columns)], f"validation data of {len(valid)} rows"
+            return [
+                self._part(frame, codes, valid, self._codes_of(labels), columns)
+            ], f"validation data of {len(valid)} rows"
         size = plan["validation_size"]
         if plan["split_type"] == "time":
             return self._split_by_time(frame, codes, columns, size or _TIME_SHARE)
@@ -155,7 +206,7 @@ class Job:
             splits = kind(folds, shuffle=True, random_state=0).split(frame, codes)
             parts = [self._part_of(frame, codes, train, valid, columns) for train, valid in splits]
             return parts, f"{folds}-fold cross-validation"
-        stratify = None if self.task == "Regression" or np.bincount(codes.astype(int)).min() < 2 else codes
+        stratify = None if self.task == "Regression" or np.bincount(codes.astype(int)).min() < _BINARY else codes
         train, valid = train_test_split(np.arange(rows), test_size=size, random_state=0, stratify=stratify)
         return [self._part_of(frame, codes, train, valid, columns)], f"random hold-out of {len(valid)} rows"
 
@@ -181,14 +232,19 @@ class Job:
         return self._part(frame.iloc[train], codes[train], frame.iloc[valid], codes[valid], columns)
 
     def _part(
-        self, train: pd.DataFrame, codes: np.ndarray, valid: pd.DataFrame, valid_codes: np.ndarray, columns: features.Columns
+        self,
+        train: pd.DataFrame,
+        codes: np.ndarray,
+        valid: pd.DataFrame,
+        valid_codes: np.ndarray,
+        columns: features.Columns,
     ) -> Part:
         prepare = self._transformer(columns)
         matrix = prepare.fit_transform(train[columns.used], codes).astype(np.float32)
         return Part(matrix, codes, prepare.transform(valid[columns.used]).astype(np.float32), valid_codes)
 
     def _transformer(self, columns: features.Columns) -> Any:
-        kind = "continuous" if self.classes is None else "binary" if len(self.classes) == 2 else "multiclass"
+        kind = "continuous" if self.classes is None else "binary" if len(self.classes) == _BINARY else "multiclass"
         return features.transformer(columns, kind)
 
     def _codes_of(self, labels: pd.Series) -> np.ndarray:
@@ -197,7 +253,9 @@ class Job:
         values = labels.to_numpy()
         known = np.isin(values, self.classes)
         if not known.all():
-            raise SearchError(f"The validation data has the class {values[~known][0]!r}, which the training data doesn't have.")
+            raise SearchError(
+                f"The validation data has the class {values[~known][0]!r}, which the training data doesn't have."
+            )
         return np.searchsorted(self.classes, values)
 
     def _algorithms(self) -> list[str]:
@@ -206,13 +264,14 @@ class Job:
             names.remove("XGBoostClassifier")
             self._say("XGBoostClassifier is left out: it needs the classes 0, 1, ...")
             if not names:
-                raise SearchError("XGBoostClassifier, the only algorithm allowed, needs a target with the classes 0, 1, ...")
+                raise SearchError(
+                    "XGBoostClassifier, the only algorithm allowed, needs a target with the classes 0, 1, ..."
+                )
         return names
 
     def _final(
-        self, search: Search, best: Trial, frame: pd.DataFrame, target: pd.Series, columns: features.Columns,
-        validation: tuple[pd.DataFrame, pd.Series] | None,
-    ) -> Pipeline:  # fmt: skip
+        self, search: Search, best: Trial, frame: pd.DataFrame, target: pd.Series, columns: features.Columns
+    ) -> Pipeline:
         """The best configuration on all rows; what was validation for the search is the newest knowledge for the model.
 
         Validation data of its own stays out, as in the service.

@@ -1,6 +1,7 @@
 """What each column is, and the scikit-learn transformer from raw columns (text, nulls, new categories) to numbers.
 
-Azure ML's automatic featurization drops identifiers and constants, imputes, encodes categories, and takes dates apart; this does alike:
+Azure ML's automatic featurization drops identifiers and constants, imputes, encodes categories, and takes dates apart;
+this does alike:
 https://learn.microsoft.com/azure/machine-learning/how-to-configure-auto-features
 """
 
@@ -39,7 +40,8 @@ class Columns:
 
 
 def inspect(frame: pd.DataFrame, purposes: dict[str, str], left_out: dict[str, str]) -> Columns:
-    """Sorts the columns of the raw features. `purposes` are the user's (column -> Numeric, Categorical, DateTime, Ignore),
+    """Sorts the columns of the raw features. `purposes` are the user's (column -> Numeric, Categorical, DateTime,
+    Ignore),
     `left_out` columns aren't features (target, time)."""
     if missing := [name for name in purposes if name not in frame]:
         raise SearchError(f"featurization names the column(s) {', '.join(missing)}, which the data doesn't have.")
@@ -54,7 +56,7 @@ def inspect(frame: pd.DataFrame, purposes: dict[str, str], left_out: dict[str, s
             reason = "ignored on request"
         if reason:
             found.dropped[name] = reason
-        elif purpose == "DateTime" or purpose is None and pd.api.types.is_datetime64_any_dtype(column):
+        elif purpose == "DateTime" or (purpose is None and pd.api.types.is_datetime64_any_dtype(column)):
             found.dates.append(name)
         elif purpose == "Numeric" or (
             purpose is None and pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
@@ -112,7 +114,12 @@ def _as_objects(frame: pd.DataFrame) -> np.ndarray:
     import pandas as pd
 
     frame = pd.DataFrame(frame)
-    return frame.astype(object).where(frame.notna(), None).apply(lambda c: c.map(str, na_action="ignore")).to_numpy(dtype=object)
+    return (
+        frame.astype(object)
+        .where(frame.notna(), None)
+        .apply(lambda c: c.map(str, na_action="ignore"))
+        .to_numpy(dtype=object)
+    )
 
 
 def _date_parts(frame: pd.DataFrame) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Algorithms under Azure ML's names: a first configuration each, and FLAML's search from there.
 
-FLAML supplies the search spaces and the search (CFO, https://arxiv.org/abs/2005.01571). Its zero-shot configurations are made for
+FLAML supplies the search spaces and the search (CFO, https://arxiv.org/abs/2005.01571). Its zero-shot configurations
+are made for
 hours on many cores; the first configurations here are made for seconds on one or two.
 """
 
@@ -17,20 +18,22 @@ import numpy as np
 for _module in ("pyspark", "pyspark.pandas"):
     sys.modules.setdefault(_module, None)  # type: ignore[arg-type]
 
-from flaml import CFO
-from flaml.automl import model as flaml_models
-from flaml.automl.task.factory import task_factory
-from sklearn import ensemble
-from sklearn.linear_model import ElasticNet, LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from flaml import CFO  # noqa: E402
+from flaml.automl import model as flaml_models  # noqa: E402
+from flaml.automl.task.factory import task_factory  # noqa: E402
+from sklearn import ensemble  # noqa: E402
+from sklearn.linear_model import ElasticNet, LogisticRegression  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
 
 Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Learner:
-    """One algorithm: `flaml` is FLAML's estimator, `first` the configuration to begin with, `build` makes the estimator."""
+    """One algorithm: `flaml` is FLAML's estimator, `first` the configuration to begin with, `build` makes the
+    estimator.
+    """
 
     name: str
     flaml: Any

@@ -21,8 +21,8 @@ def loss(name: str, value: float) -> float:
 def score(task: str, actual: np.ndarray, predicted: np.ndarray, spread: float = 0.0) -> dict[str, float]:
     """Every metric of the task. Classification: codes 0..C-1 and probabilities (rows x C); regression: numbers.
 
-    `spread` is the target's range over the training data, for normalised errors. A metric that isn't defined for this data
-    (one class only) is left out.
+    `spread` is the target's range over the training data, for normalised errors. A metric that isn't defined for this
+    data (one class only) is left out.
     """
     found = _classification(actual, predicted) if task == "Classification" else _regression(actual, predicted, spread)
     return {name: float(value) for name, value in found.items() if value is not None and np.isfinite(value)}
@@ -51,8 +51,12 @@ def _classification(actual: np.ndarray, probabilities: np.ndarray) -> dict[str, 
             "log_loss": sk.log_loss(actual, np.clip(probabilities, 1e-15, 1), labels=codes),
         }
         if len(present) > 1:
-            each = [sk.roc_auc_score(onehot[:, c], probabilities[:, c]) if 0 < weights[c] < 1 else np.nan for c in codes]
-            precision = [sk.average_precision_score(onehot[:, c], probabilities[:, c]) if weights[c] else np.nan for c in codes]
+            each = [
+                sk.roc_auc_score(onehot[:, c], probabilities[:, c]) if 0 < weights[c] < 1 else np.nan for c in codes
+            ]
+            precision = [
+                sk.average_precision_score(onehot[:, c], probabilities[:, c]) if weights[c] else np.nan for c in codes
+            ]
             found |= {
                 "AUC_weighted": np.nansum(np.array(each) * weights) / weights[~np.isnan(each)].sum(),
                 "AUC_macro": np.nanmean(each),

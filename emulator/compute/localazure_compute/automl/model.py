@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from localazure_compute.automl import features
 
 _EXAMPLE_ROWS = 5
 _ALWAYS = ("mlflow", "scikit-learn", "numpy", "pandas", "scipy", "cloudpickle")
-_OF = {"LightGBM": ("lightgbm",), "XGBoostClassifier": ("xgboost-cpu", "xgboost"), "XGBoostRegressor": ("xgboost-cpu", "xgboost")}
+_OF = {
+    "LightGBM": ("lightgbm",),
+    "XGBoostClassifier": ("xgboost-cpu", "xgboost"),
+    "XGBoostRegressor": ("xgboost-cpu", "xgboost"),
+}
 
 
-def save(folder: Path, pipeline: Pipeline, frame: pd.DataFrame, target: pd.Series, algorithm: str, facts: dict[str, Any]) -> None:
+def save(folder: Path, pipeline: Pipeline, frame: pd.DataFrame, target: pd.Series, facts: dict[str, Any]) -> None:
     """Writes the model below `folder` (made anew). `frame` has the used columns only; `facts` become its metadata."""
     import mlflow.sklearn
     from mlflow.models import ModelSignature
@@ -26,15 +31,19 @@ def save(folder: Path, pipeline: Pipeline, frame: pd.DataFrame, target: pd.Serie
 
     # The functions inside the pipeline travel with it: whoever loads the model doesn't have this package.
     cloudpickle.register_pickle_by_value(features)
-    inputs = Schema([ColSpec(_type(frame[name]), name, required=not frame[name].isna().any()) for name in frame.columns])
+    inputs = Schema(
+        [ColSpec(_type(frame[name]), name, required=not frame[name].isna().any()) for name in frame.columns]
+    )
     outputs = Schema([ColSpec(_type(target))])
     shutil.rmtree(folder, ignore_errors=True)
+    # MLflow warns of pickles; the estimators FLAML finds have no other format that keeps them whole.
+    logging.getLogger("mlflow.sklearn").setLevel(logging.ERROR)
     mlflow.sklearn.save_model(
         pipeline,
         str(folder),
         signature=ModelSignature(inputs, outputs),
         input_example=frame.head(_EXAMPLE_ROWS),
-        pip_requirements=_requirements(algorithm),
+        pip_requirements=_requirements(str(facts["algorithm"])),
         serialization_format="cloudpickle",
         metadata=facts,
     )
@@ -62,4 +71,3 @@ def _requirements(algorithm: str) -> list[str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-

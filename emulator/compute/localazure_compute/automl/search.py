@@ -1,6 +1,7 @@
 """The trials: each in a forked process of its own, so that a time-out really ends it and memory comes back.
 
-The parent transforms the data once; children inherit it without a copy. The parent itself must not run OpenMP code before it forks
+The parent transforms the data once; children inherit it without a copy. The parent itself must not run OpenMP code
+before it forks
 (libgomp hangs in the child), so every fit happens in a child, the final one as well.
 """
 
@@ -26,6 +27,8 @@ from localazure_compute.automl.learners import LEARNERS, Config, Suggestions
 
 _FORK = multiprocessing.get_context("fork")
 _POLL_SECONDS = 0.02
+_BINARY = 2
+_SECOND_BEST_EVERY = 3
 # The service's rule for early termination: not before 20 trials, then after 10 without an improvement.
 _EARLY_AFTER = 20
 _EARLY_PATIENCE = 10
@@ -84,6 +87,7 @@ class Search:
 
     def __init__(
         self,
+        *,
         task: str,
         metric: str,
         algorithms: list[str],
@@ -95,7 +99,7 @@ class Search:
         ended: Callable[[Trial], None],
     ) -> None:
         self._task = task
-        self._flaml_task = "regression" if task == "Regression" else "binary" if classes == 2 else "multiclass"
+        self._flaml_task = "regression" if task == "Regression" else "binary" if classes == _BINARY else "multiclass"
         self._metric = metric
         self._parts = parts
         self._classes = classes
@@ -160,7 +164,9 @@ class Search:
             process.join()
             raise SearchError(f"Fitting {trial.algorithm} on all rows took longer than the {seconds:.0f} s left.")
         if process.exitcode != 0 or not path.exists():
-            raise SearchError(f"Fitting {trial.algorithm} on all rows failed: {_error(self._folder / 'final.json', process.exitcode)}")
+            raise SearchError(
+                f"Fitting {trial.algorithm} on all rows failed: {_error(self._folder / 'final.json', process.exitcode)}"
+            )
         return cloudpickle.loads(path.read_bytes())
 
     def _build(self, trial: Trial) -> Any:
@@ -190,10 +196,13 @@ class Search:
             return fresh
 
         def best_loss(name: str) -> float:
-            return min((self._loss(t) or 0.0 for t in self.trials if t.algorithm == name and self._loss(t) is not None), default=np.inf)
+            return min(
+                (self._loss(t) or 0.0 for t in self.trials if t.algorithm == name and self._loss(t) is not None),
+                default=np.inf,
+            )
 
         ranked = sorted(self._suggestions, key=best_loss)
-        if len(self._tried) % 3 == 2 and len(ranked) > 1:
+        if len(self._tried) % _SECOND_BEST_EVERY == 0 and len(ranked) > 1:
             ranked[0], ranked[1] = ranked[1], ranked[0]
         return ranked
 
@@ -202,7 +211,9 @@ class Search:
         if best is None:
             return False
         wanted = self._budget.exit_score
-        if wanted is not None and metrics.loss(self._metric, best.metrics[self._metric]) <= metrics.loss(self._metric, wanted):
+        if wanted is not None and metrics.loss(self._metric, best.metrics[self._metric]) <= metrics.loss(
+            self._metric, wanted
+        ):
             print(f"exit score {wanted} is reached", flush=True)
             return True
         if not self._budget.early_termination or len(self.trials) < _EARLY_AFTER + _EARLY_PATIENCE:
@@ -228,7 +239,11 @@ class Search:
         def work() -> None:
             began = time.monotonic()
             found = [self._judge(trial, part) for part in self._parts]
-            mean = {name: float(np.mean([each[name] for each in found])) for name in found[0] if all(name in f for f in found)}
+            mean = {
+                name: float(np.mean([each[name] for each in found]))
+                for name in found[0]
+                if all(name in f for f in found)
+            }
             path.write_text(json.dumps({"metrics": mean, "seconds": time.monotonic() - began}))
 
         process = _FORK.Process(target=_guarded, args=(work, path))
@@ -258,7 +273,9 @@ class Search:
             outcome = json.loads(path.read_text())
             trial.metrics, trial.seconds = outcome["metrics"], outcome["seconds"]
             if self._metric not in trial.metrics:
-                trial.error = f"{self._metric} isn't defined for the validation data (is there more than one class in it?)"
+                trial.error = (
+                    f"{self._metric} isn't defined for the validation data (is there more than one class in it?)"
+                )
         self._suggestions[trial.algorithm].told(trial.suggestion, self._loss(trial), trial.seconds)
         self.trials.append(trial)
         self._ended(trial)
@@ -270,8 +287,10 @@ class Search:
         first = self.trials[0]
         if all(trial.error and trial.error.startswith("stopped") for trial in self.trials):
             return (
-                f"The budget is too small for one trial: none of {len(self.trials)} ended within {budget.trial_timeout:.0f} s a "
-                f"trial and {budget.timeout:.0f} s in all (the first, {first.algorithm}, ran {first.seconds:.0f} s). Raise "
+                f"The budget is too small for one trial: none of {len(self.trials)} ended within "
+                f"{budget.trial_timeout:.0f} s a "
+                f"trial and {budget.timeout:.0f} s in all (the first, {first.algorithm}, ran {first.seconds:.0f} "
+                f"s). Raise "
                 "limits.trial_timeout_minutes or limits.timeout_minutes, or give less data."
             )
         reasons = "; ".join(f"{trial.algorithm}: {trial.error}" for trial in self.trials[:5])

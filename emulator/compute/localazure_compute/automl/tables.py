@@ -30,7 +30,9 @@ def read(folder: Path) -> pd.DataFrame:
     steps = [_step(entry) for entry in definition.get("transformations") or []]
     readers = [step for step in steps if step[0].startswith("read_")]
     if len(readers) != 1:
-        raise SearchError(f"An MLTable needs one read transformation (read_parquet, read_delimited, ...), not {len(readers)}.")
+        raise SearchError(
+            f"An MLTable needs one read transformation (read_parquet, read_delimited, ...), not {len(readers)}."
+        )
     kind, options = readers[0]
     if kind not in _READERS:
         raise SearchError(f"The MLTable transformation {kind} is not implemented; there are {', '.join(_READERS)}.")
@@ -59,7 +61,9 @@ def _files(folder: Path, paths: list[dict[str, str]]) -> list[Path]:
         if kind == "pattern":
             matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]
         elif path.is_dir():
-            matches = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith(("_", ".")))
+            matches = sorted(
+                file for file in path.rglob("*") if file.is_file() and not file.name.startswith(("_", "."))
+            )
         else:
             matches = [path]
         if not matches:
@@ -135,7 +139,9 @@ def _columns(frame: pd.DataFrame, arguments: dict[str, Any], name: str) -> list[
     wanted = arguments.get("columns", arguments.get("value"))
     listed = [wanted] if isinstance(wanted, str) else list(wanted or [])
     if missing := [column for column in listed if column not in frame]:
-        raise SearchError(f"{name}: there is no column {', '.join(map(str, missing))}; there are {', '.join(map(str, frame))}.")
+        raise SearchError(
+            f"{name}: there is no column {', '.join(map(str, missing))}; there are {', '.join(map(str, frame))}."
+        )
     return listed
 
 
@@ -144,12 +150,15 @@ def _convert(frame: pd.DataFrame, rules: list[dict[str, Any]]) -> pd.DataFrame:
     for rule in rules:
         kind = rule.get("column_type")
         for column in _columns(frame, rule, "convert_column_types"):
-            if kind == "datetime" or isinstance(kind, dict) and "datetime" in kind:
+            if kind == "datetime" or (isinstance(kind, dict) and "datetime" in kind):
                 frame[column] = pd.to_datetime(frame[column])
             elif kind in _TYPES:
                 frame[column] = frame[column].astype(_TYPES[kind])
             else:
-                raise SearchError(f"convert_column_types: the type {kind} is not implemented; there are {', '.join(_TYPES)}, datetime.")
+                raise SearchError(
+                    f"convert_column_types: the type {kind} is not implemented; there are {', '.join(_TYPES)}, "
+                    f"datetime."
+                )
     return frame
 
 
@@ -171,7 +180,9 @@ def _object(column: pd.Series) -> pd.Series:
     known = column.dropna().head(_ROWS_LOOKED_AT)
     if len(known) and all(isinstance(value, datetime.date) for value in known):
         return pd.to_datetime(column)
-    if len(known) and all(isinstance(value, decimal.Decimal | int | float) and not isinstance(value, bool) for value in known):
+    if len(known) and all(
+        isinstance(value, decimal.Decimal | int | float) and not isinstance(value, bool) for value in known
+    ):
         return column.astype("float64")
     if len(known) and all(isinstance(value, bool) for value in known):
         # Booleans with nulls: categories, so that a null stays a null.

@@ -1,10 +1,13 @@
 """AutoML jobs: classification and regression over tables; each trial is a child job, the best one becomes the model.
 
-The search itself runs in the compute environment (`localazure_compute.automl`), told by a plan and telling by one JSON line an
-event. https://learn.microsoft.com/azure/machine-learning/reference-automated-ml-schema and .../rest/api/azureml/jobs/create-or-update
+The search itself runs in the compute environment (`localazure_compute.automl`), told by a plan and telling by one JSON
+line an
+event. https://learn.microsoft.com/azure/machine-learning/reference-automated-ml-schema and
+.../rest/api/azureml/jobs/create-or-update
 
 Classification and regression have no split by time in the service's schema. Two properties of the job ask for one here:
-`split_type: time` and `time_column_name: <column>` (tags of the same names do as well): the newest rows are the validation data.
+`split_type: time` and `time_column_name: <column>` (tags of the same names do as well): the newest rows are the
+validation data.
 On Azure, which ignores them, give `validation_data` instead.
 """
 
@@ -57,7 +60,9 @@ _REFUSED_TASKS = (
 _TIMEOUT = 6 * 3600.0
 _TRIAL_TIMEOUT = 30 * 60.0
 _MAX_TRIALS = 1000
-# The search ends itself at its time-out and then saves the best model; this is what it has for that, and after it is ended.
+_MIN_FOLDS = 2
+# The search ends itself at its time-out and then saves the best model; this is what it has for that, and after it is
+# ended.
 _GRACE_SECONDS = 60.0
 _POLL_SECONDS = 0.3
 
@@ -74,7 +79,9 @@ class AutoMLRunner:
         _plan(properties)
         for name, output in (properties.get("outputs") or {}).items():
             if name not in ("best_model", "default"):
-                raise BadRequest(f"An AutoML job writes one output, best_model, not '{name}'.", f"outputs.{name}", "UserError")
+                raise BadRequest(
+                    f"An AutoML job writes one output, best_model, not '{name}'.", f"outputs.{name}", "UserError"
+                )
             if name == "best_model" and (output or {}).get("jobOutputType") not in ("mlflow_model", "uri_folder"):
                 raise BadRequest("The output best_model is of type mlflow_model.", "outputs.best_model", "UserError")
 
@@ -119,7 +126,9 @@ class AutoMLRunner:
         if reader.failure:
             raise JobFailed(reader.failure)
         if code != 0 or reader.best is None:
-            raise JobFailed(f"The search ended with code {code}. Last lines of its log:\n{job.last_lines()}", "SystemError")
+            raise JobFailed(
+                f"The search ended with code {code}. Last lines of its log:\n{job.last_lines()}", "SystemError"
+            )
         best = reader.best
         job.found["best"] = best["child"]
         job.found["properties"] = {
@@ -205,7 +214,9 @@ class _Events:
 
 
 def _plan(properties: dict[str, Any]) -> dict[str, Any]:
-    """The search's plan from the job's properties, everything but where the data is. Refuses by name what isn't there."""
+    """The search's plan from the job's properties, everything but where the data is. Refuses by name what isn't
+    there.
+    """
     details = properties.get("taskDetails") or {}
     task = details.get("taskType")
     if task in _REFUSED_TASKS:
@@ -242,7 +253,9 @@ def _metric(task: str, details: dict[str, Any]) -> str:
         if wanted.replace("_", "").lower() in (wire.lower(), logged.replace("_", "").lower()):
             return logged
     known = ", ".join(metrics.values())
-    raise BadRequest(f"primary_metric '{wanted}' is unknown for {task}; there are {known}.", "primaryMetric", "UserError")
+    raise BadRequest(
+        f"primary_metric '{wanted}' is unknown for {task}; there are {known}.", "primaryMetric", "UserError"
+    )
 
 
 def _algorithms(task: str, settings: dict[str, Any]) -> list[str]:
@@ -251,10 +264,13 @@ def _algorithms(task: str, settings: dict[str, Any]) -> list[str]:
     blocked = settings.get("blockedTrainingAlgorithms") or []
     for name in [*allowed, *blocked]:
         if name not in (*run, *known):
-            raise BadRequest(f"The algorithm '{name}' is unknown for {task}; there are {', '.join(sorted((*run, *known)))}.",
-                             "trainingSettings", "UserError")  # fmt: skip
+            there = ", ".join(sorted((*run, *known)))
+            message = f"The algorithm '{name}' is unknown for {task}; there are {there}."
+            raise BadRequest(message, "trainingSettings", "UserError")
     if foreign := [name for name in allowed if name not in run]:
-        what = f"Jobs_CreateOrUpdate of an AutoML job with the algorithm(s) {', '.join(foreign)} (here: {', '.join(run)})"
+        what = (
+            f"Jobs_CreateOrUpdate of an AutoML job with the algorithm(s) {', '.join(foreign)} (here: {', '.join(run)})"
+        )
         raise NotImplementedOperation(what)
     for name in ("enableStackEnsemble", "enableVoteEnsemble", "enableDnnTraining", "enableOnnxCompatibleModels"):
         if settings.get(name):
@@ -272,10 +288,14 @@ def _limits(limits: dict[str, Any]) -> dict[str, Any]:
     concurrent = limits.get("maxConcurrentTrials") or 1
     if trial > timeout:
         raise BadRequest(
-            f"trial_timeout ({trial:.0f} s) must not be longer than the job's timeout ({timeout:.0f} s).", "limits", "UserError"
+            f"trial_timeout ({trial:.0f} s) must not be longer than the job's timeout ({timeout:.0f} s).",
+            "limits",
+            "UserError",
         )
     if concurrent > trials:
-        raise BadRequest(f"max_concurrent_trials ({concurrent}) is more than max_trials ({trials}).", "limits", "UserError")
+        raise BadRequest(
+            f"max_concurrent_trials ({concurrent}) is more than max_trials ({trials}).", "limits", "UserError"
+        )
     early = limits.get("enableEarlyTermination")
     return {
         "timeout_seconds": timeout,
@@ -291,9 +311,11 @@ def _validation(details: dict[str, Any]) -> dict[str, Any]:
     folds = details.get("nCrossValidations") or {}
     size = details.get("validationDataSize")
     if size is not None and not 0 < float(size) < 1:
-        raise BadRequest(f"validation_data_size must lie between 0 and 1, not {size}.", "validationDataSize", "UserError")
+        raise BadRequest(
+            f"validation_data_size must lie between 0 and 1, not {size}.", "validationDataSize", "UserError"
+        )
     number = folds.get("value") if folds.get("mode") == "Custom" else None
-    if number is not None and int(number) < 2:
+    if number is not None and int(number) < _MIN_FOLDS:
         raise BadRequest(f"n_cross_validations must be 2 or more, not {number}.", "nCrossValidations", "UserError")
     if details.get("validationData") and (size is not None or number is not None):
         raise BadRequest(
@@ -308,7 +330,9 @@ def _split(properties: dict[str, Any]) -> tuple[str | None, str | None]:
     own = {**(properties.get("tags") or {}), **(properties.get("properties") or {})}
     split, column = own.get("split_type"), own.get("time_column_name")
     if split not in (None, "", "random", "stratified", "time"):
-        raise BadRequest(f"The property split_type must be random, stratified or time, not '{split}'.", "properties", "UserError")
+        raise BadRequest(
+            f"The property split_type must be random, stratified or time, not '{split}'.", "properties", "UserError"
+        )
     if split == "time" and not column:
         raise BadRequest("The property split_type: time needs time_column_name as well.", "properties", "UserError")
     return split or None, column or None
@@ -328,5 +352,3 @@ def _featurization(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
-
-

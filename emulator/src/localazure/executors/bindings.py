@@ -29,8 +29,8 @@ _PATH_KINDS = ("file", "folder", "pattern")
 def expand(command: str, values: Mapping[str, Mapping[str, str]]) -> str:
     """The command with every expression replaced. JobFailed names what isn't declared.
 
-    `values` maps a scope (inputs, outputs, search_space) to name -> text. Values are inserted as they are: quoting is the
-    command's business, as in the service.
+    `values` maps a scope (inputs, outputs, search_space) to name -> text. Values are inserted as they are: quoting is
+    the command's business, as in the service.
     """
 
     def known(match: re.Match[str]) -> str | None:
@@ -45,7 +45,9 @@ def expand(command: str, values: Mapping[str, Mapping[str, str]]) -> str:
             if match["scope"] not in _SCOPES:
                 raise JobFailed(f"The command uses {match[0]}; expressions of jobs begin with {', '.join(_SCOPES)}.")
             declared = ", ".join(sorted(values.get(match["scope"], {}))) or "none"
-            raise JobFailed(f"The command uses {match[0]}, but the job declares no such name ({match['scope']}: {declared}).")
+            raise JobFailed(
+                f"The command uses {match[0]}, but the job declares no such name ({match['scope']}: {declared})."
+            )
         return found
 
     return _EXPRESSION.sub(value, _OPTIONAL.sub(part, command))

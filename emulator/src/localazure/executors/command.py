@@ -25,7 +25,9 @@ class CommandRunner:
         self._assets = assets
 
     def validate(self, properties: dict[str, Any]) -> None:
-        """See JobRunner. An environment that can't be satisfied fails the job, not the submission, as in the service."""
+        """See JobRunner. An environment that can't be satisfied fails the job, not the submission, as in the
+        service.
+        """
         if not str(properties.get("command") or "").strip():
             raise BadRequest("A command job needs a command.", "command", "UserError")
         if properties.get("distribution"):
@@ -69,7 +71,9 @@ class CommandRunner:
         code = await job.run(["bash", "-c", command], job.environment(more))
         if code != 0:
             how = f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
-            raise JobFailed(f"Execution failed: the command {how}. Last lines of user_logs/std_log.txt:\n{job.last_lines()}")
+            raise JobFailed(
+                f"Execution failed: the command {how}. Last lines of user_logs/std_log.txt:\n{job.last_lines()}"
+            )
 
     async def finalize(self, job: RunningJob) -> None:
         """Uploads the outputs."""

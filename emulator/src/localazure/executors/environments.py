@@ -1,6 +1,7 @@
 """Whether the compute environment satisfies what a job's or deployment's environment asks for.
 
-localazure builds no images: everything runs in one prepared environment. A conda file is read requirement by requirement, and
+localazure builds no images: everything runs in one prepared environment. A conda file is read requirement by
+requirement, and
 what that environment doesn't have is named; nothing runs with something else than it asked for.
 """
 
@@ -24,7 +25,9 @@ from localazure.settings import Settings
 # Azure's glue, without a job of its own here: tracking goes to an https address that plain MLflow reads.
 _PROVIDED = frozenset({"azureml-mlflow", "azureml-defaults", "azureml-core"})
 # What a conda environment needs and a virtual environment doesn't have.
-_CONDA_ONLY = frozenset({"pip", "setuptools", "wheel", "gcc", "gxx", "libgcc", "libgomp", "openssl", "ca-certificates", "nomkl"})
+_CONDA_ONLY = frozenset(
+    {"pip", "setuptools", "wheel", "gcc", "gxx", "libgcc", "libgomp", "openssl", "ca-certificates", "nomkl"}
+)
 _CONDA_NAMES = {"pytorch": "torch", "py-xgboost": "xgboost", "msgpack-python": "msgpack"}
 # The same import package under another distribution's name.
 _EQUIVALENT = {"xgboost": "xgboost-cpu", "mlflow-skinny": "mlflow", "opencv-python": "opencv-python-headless"}
@@ -40,7 +43,8 @@ _CONDA = re.compile(r"(?P<name>[A-Za-z0-9_.\-]+)\s*(?P<spec>[=<>!~].*)?")
 def check(environment: dict[str, Any], settings: Settings) -> list[str]:
     """The requirements that the compute environment doesn't meet, each as text; empty if the job may run.
 
-    `environment` is an environment version's ARM resource (or its properties). A build context can't be looked into: 501.
+    `environment` is an environment version's ARM resource (or its properties). A build context can't be looked
+    into: 501.
     """
     properties = environment.get("properties", environment)
     if properties.get("build"):
@@ -60,7 +64,9 @@ def check(environment: dict[str, Any], settings: Settings) -> list[str]:
 @cache
 def installed(python: Path) -> tuple[str, dict[str, str]]:
     """The interpreter's version and its packages: canonical name -> version."""
-    answer = json.loads(subprocess.run([python, "-c", _LIST], check=True, capture_output=True, text=True, timeout=120).stdout)
+    answer = json.loads(
+        subprocess.run([python, "-c", _LIST], check=True, capture_output=True, text=True, timeout=120).stdout
+    )
     return answer["python"], {canonicalize_name(name): version for name, version in answer["packages"].items()}
 
 
@@ -108,7 +114,7 @@ def _unmet(line: str, python: str, packages: dict[str, str]) -> str | None:
     name = canonicalize_name(requirement.name)
     if requirement.url:
         return f"{line} (installed from an address; localazure installs nothing)"
-    if requirement.marker is not None and not requirement.marker.evaluate() or name in _PROVIDED:
+    if (requirement.marker is not None and not requirement.marker.evaluate()) or name in _PROVIDED:
         return None
     version = python if name == "python" else packages.get(name) or packages.get(_EQUIVALENT.get(name, ""))
     if version is None:

@@ -15,15 +15,21 @@ from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
 from localazure.storage.locations import Location
 from localazure.tracking.runs import TrackingRuns
-from localazure.tracking.server import TELEMETRY_OFF
 
+TELEMETRY_OFF: Mapping[str, str] = {
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+}
 _TOKEN_SECONDS = 7 * 24 * 3600  # a job outlives the hour of an ordinary token
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "JAVA_HOME")
 _ERROR_LINES = 15
 
 
 class JobFailed(Exception):
-    """The job ends as Failed: `code` as in Azure ML's error responses (UserError, SystemError), a message for people."""
+    """The job ends as Failed: `code` as in Azure ML's error responses (UserError, SystemError), a message for
+    people.
+    """
 
     def __init__(self, message: str, code: str = "UserError") -> None:
         super().__init__(message)
@@ -88,7 +94,7 @@ class RunningJob:
     def environment(self, more: Mapping[str, str]) -> dict[str, str]:
         """The job's environment variables: nothing of this process' but what a shell needs, the user's, Azure ML's.
 
-        https://learn.microsoft.com/azure/machine-learning/how-to-train-distributed-gpu and how-to-use-mlflow-configure-tracking name them.
+        https://learn.microsoft.com/azure/machine-learning/how-to-use-mlflow-configure-tracking
         """
         settings = self.settings
         base = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -98,7 +104,7 @@ class RunningJob:
         base |= {name: "2" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         base |= {"OMP_WAIT_POLICY": "PASSIVE"}
         # MLflow would print addresses of pages that are not below the tracking URI.
-        base |= TELEMETRY_OFF | {"PYTHONUNBUFFERED": "1", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+        base |= {**TELEMETRY_OFF, "PYTHONUNBUFFERED": "1", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
         user = {name: str(value) for name, value in (self.properties.get("environmentVariables") or {}).items()}
         python_path = [str(settings.compute_source), user.get("PYTHONPATH", "")]
         parts = settings.workspace_id.split("/")

@@ -1,4 +1,6 @@
-"""Azure Machine Learning: the ARM provider Microsoft.MachineLearningServices, run history, discovery and the dataplane look-ups."""
+"""Azure Machine Learning: the ARM provider Microsoft.MachineLearningServices, run history, discovery and the
+dataplane look-ups.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,34 @@ def build(context: ServiceContext) -> Service:
         "Command": CommandRunner(settings, assets),
         "AutoML": AutoMLRunner(settings, assets),
     }
-    queue = JobQueue(settings, store, blobs, context.tokens, assets, catalogue, tracking, runners)
+    queue = JobQueue(
+        settings=settings,
+        store=store,
+        blobs=blobs,
+        tokens=context.tokens,
+        assets=assets,
+        catalogue=catalogue,
+        tracking=tracking,
+        runners=runners,
+    )
     context.provide("ml.assets", assets)
     context.provide("ml.queue", queue)
-    jobs = JobsService(settings, store, assets, queue, runners, context.long_running)
-    history = HistoryService(settings, store, blobs, assets, tracking)
+    jobs = JobsService(
+        settings=settings,
+        store=store,
+        assets=assets,
+        queue=queue,
+        runners=runners,
+        long_running=context.long_running,
+    )
     return _MachineLearning(
-        WorkspaceService(settings, store, blobs), catalogue, jobs, history, queue, tracking, TrackingProxy(settings)
+        workspace=WorkspaceService(settings, store, blobs),
+        catalogue=catalogue,
+        jobs=jobs,
+        history=HistoryService(settings, store, blobs, assets, tracking),
+        queue=queue,
+        tracking=tracking,
+        proxy=TrackingProxy(settings),
     )
 
 
@@ -47,6 +70,7 @@ class _MachineLearning:
 
     def __init__(
         self,
+        *,
         workspace: WorkspaceService,
         catalogue: Catalogue,
         jobs: JobsService,

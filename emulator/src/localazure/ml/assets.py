@@ -1,11 +1,11 @@
 """What an asset's name leads to: local folders and files for jobs and deployments, from every spelling of a reference.
 
-    azureml:name:version   azureml:name@latest   azureml:/subscriptions/...        short names and prefixed ARM ids
-    /subscriptions/.../workspaces/{w}/{data|models|codes|environments}/{n}/versions/{v}
-    azureml://locations/{l}/workspaces/{w}/{data|models}/{n}/versions/{v}
-    azureml://jobs/{job}/outputs/{output}[/paths/{path}]      output `artifacts` is what the run logged
-    runs:/{job}/{path}                                        an artifact of the job's MLflow run
-    and every address of `localazure.storage.locations`
+azureml:name:version   azureml:name@latest   azureml:/subscriptions/...        short names and prefixed ARM ids
+/subscriptions/.../workspaces/{w}/{data|models|codes|environments}/{n}/versions/{v}
+azureml://locations/{l}/workspaces/{w}/{data|models}/{n}/versions/{v}
+azureml://jobs/{job}/outputs/{output}[/paths/{path}]      output `artifacts` is what the run logged
+runs:/{job}/{path}                                        an artifact of the job's MLflow run
+and every address of `localazure.storage.locations`
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class Assets:
         return f"azureml://{scope}/datastores/{uri.removeprefix(prefix)}"
 
     def registered_uri(self, reference: str) -> str:
-        """The address under which a new asset's content is kept. What a run made is followed to storage, and must be there.
+        """The address under which a new asset's content is kept. What a run made is followed to storage, and must be
+        there.
 
         The service does the same: a model registered from a job shows its place in a datastore. Blocks.
         """
@@ -163,10 +164,10 @@ class Assets:
         else:
             return None
         properties = document["properties"]
-        uri: str | None = properties.get("dataUri") or properties.get("modelUri") or properties.get("codeUri")
-        if uri is None:
+        address: str | None = properties.get("dataUri") or properties.get("modelUri") or properties.get("codeUri")
+        if address is None:
             raise BadRequest(f"'{reference}' is no data, model or code asset.", code="UserError")
-        return uri
+        return address
 
     def _short(self, match: re.Match[str]) -> dict[str, Any]:
         for collection in ("data", "models"):
@@ -182,7 +183,9 @@ class Assets:
         elif match := _SHORT.fullmatch(bare):
             name, version = match["name"], match["version"]
         else:
-            raise BadRequest(f"'{id}' is not the id of a version in {collection} (.../{collection}/<name>/versions/<v>).")
+            raise BadRequest(
+                f"'{id}' is not the id of a version in {collection} (.../{collection}/<name>/versions/<v>)."
+            )
         document = self._lookup(collection, name, version)
         if document is None:
             raise NotFound(f"'{name}:{version or 'latest'}' was not found in {collection} ('{id}').", code="UserError")

@@ -1,6 +1,7 @@
 """Versioned assets: code, environments, data, models, components. One behaviour, a row a collection.
 
-A name is a container, created with its first version. What a version says about its content can't be changed later; tags,
+A name is a container, created with its first version. What a version says about its content can't be changed later;
+tags,
 description, archive flag and stage can. https://learn.microsoft.com/rest/api/azureml/data-versions (and siblings).
 """
 
@@ -61,9 +62,7 @@ def containers_kind(path: str) -> str:
 class Catalogue:
     """Answers for every versioned asset. `registered` gives the address under which a new asset's content is kept."""
 
-    def __init__(
-        self, settings: Settings, store: Store, blobs: BlobStore, registered: Callable[[str], str]
-    ) -> None:
+    def __init__(self, settings: Settings, store: Store, blobs: BlobStore, registered: Callable[[str], str]) -> None:
         self._settings = settings
         self._registered = registered
         self._store = store
@@ -95,7 +94,9 @@ class Catalogue:
     def add(self, path: str, name: str, version: str, properties: dict[str, Any]) -> dict[str, Any]:
         """Registers a version on a job's behalf (its named outputs). An existing one is left as it is."""
         collection = next(row for row in COLLECTIONS if row.path == path)
-        return _Collection(self._settings, self._store, collection, self._registered).write(name, version, properties)[1]
+        return _Collection(self._settings, self._store, collection, self._registered).write(name, version, properties)[
+            1
+        ]
 
     async def _start_upload(self, request: Request, identity: Identity) -> Answer:
         name, version = request.path_params["name"], request.path_params["version"]
@@ -145,7 +146,9 @@ class _Collection:
         known = self._store.get(self._containers, name)
         if known is None:
             _checked(name, "name")
-            self._store.put(self._containers, name, resource(self._settings, f"{self._collection.path}/{name}", changes))
+            self._store.put(
+                self._containers, name, resource(self._settings, f"{self._collection.path}/{name}", changes)
+            )
         else:
             self._store.update(
                 self._containers, name, lambda old: touched({**old, "properties": {**old["properties"], **changes}})
@@ -159,7 +162,9 @@ class _Collection:
         wanted_hash = query.get("hash") if self._collection.path == "codes" else None
         found = self._store.list(self._versions, "" if wanted_hash else f"{name}/")
         if wanted_hash:
-            found = [each for each in found if (each["properties"].get("properties") or {}).get("hash_sha256") == wanted_hash]
+            found = [
+                each for each in found if (each["properties"].get("properties") or {}).get("hash_sha256") == wanted_hash
+            ]
         tags = _tags(query.get("$tags") or query.get("tags") or "")
         found = [each for each in found if visible(request, each) and _tagged(each, tags)]
         order = (query.get("$orderBy") or query.get("orderBy") or "createdtime desc").lower().split()
@@ -189,7 +194,9 @@ class _Collection:
         def merge(old: dict[str, Any]) -> dict[str, Any]:
             for key, value in asked.items():
                 kept = old["properties"].get(key)
-                old["properties"][key] = _merged(kept, value) if isinstance(kept, dict) and isinstance(value, dict) else value
+                old["properties"][key] = (
+                    _merged(kept, value) if isinstance(kept, dict) and isinstance(value, dict) else value
+                )
             return touched(old)
 
         return self._store.update(self._versions, f"{name}/{version}", merge)
@@ -267,7 +274,8 @@ class _Collection:
 def _checked(text: str, what: str) -> str:
     if not _NAME.fullmatch(text):
         raise BadRequest(
-            f"'{text}' is not a valid asset {what}: letters, digits, '.', '-' and '_', up to 255, first a letter or digit.",
+            f"'{text}' is not a valid asset {what}: letters, digits, '.', '-' and '_', up to 255, first a letter "
+            f"or digit.",
             what,
             "UserError",
         )

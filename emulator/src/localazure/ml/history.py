@@ -1,10 +1,12 @@
 """Run history: what the SDK reads to stream, download and tag a job, and the list of its children.
 
-Paths are those of the unmodified SDK (azure-ai-ml 1.35, `_restclient/runhistory`); the service's own reference isn't published.
+Paths are those of the unmodified SDK (azure-ai-ml 1.35, `_restclient/runhistory`); the service's own reference isn't
+published.
 """
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from typing import Any
 
@@ -24,7 +26,12 @@ from localazure.storage.blobs import BlobStore
 from localazure.tracking.runs import TrackingError, TrackingRuns
 
 _HISTORY = f"/history/v1.0{WORKSPACE}"
-_RUN_TYPES = {"Command": "azureml.Command", "AutoML": "automl", "Sweep": "hyperdrive", "Pipeline": "azureml.PipelineRun"}
+_RUN_TYPES = {
+    "Command": "azureml.Command",
+    "AutoML": "automl",
+    "Sweep": "hyperdrive",
+    "Pipeline": "azureml.PipelineRun",
+}
 _OUTPUT_TYPES = {
     "uri_file": "UriFile", "uri_folder": "UriFolder", "mltable": "MLTable", "mlflow_model": "MLFlowModel",
     "custom_model": "CustomModel", "triton_model": "TritonModel",
@@ -99,7 +106,9 @@ class HistoryService:
             raise BadRequest("The request body must be a JSON object.")
         known = {"tags", "properties", "displayName", "description", "hidden", "runId"}
         if unknown := sorted(key for key, value in content.items() if key not in known and value is not None):
-            raise BadRequest(f"Runs_AddOrModify: {', '.join(unknown)} can't be changed; {', '.join(sorted(known))} can.")
+            raise BadRequest(
+                f"Runs_AddOrModify: {', '.join(unknown)} can't be changed; {', '.join(sorted(known))} can."
+            )
 
         def changed(job: dict[str, Any]) -> dict[str, Any]:
             properties = job["resource"]["properties"]
@@ -115,18 +124,22 @@ class HistoryService:
 
         job = self._store.update(JOBS, name, changed)
         if content.get("tags"):
-            try:
+            # The job's own tags are what counts; MLflow's copy is for its pages.
+            with contextlib.suppress(TrackingError):
                 await self._tracking.set_tags(name, content["tags"])
-            except TrackingError:
-                # The job's own tags are what counts; MLflow's copy is for its pages.
-                pass
         return self._run(job)
 
     async def _data_uris(self, request: Request, identity: Identity) -> Answer:
-        return {"values": {each: {"uri": self._assets.long_uri(each), "type": "UriFolder"} for each in await _values(request)}}
+        return {
+            "values": {
+                each: {"uri": self._assets.long_uri(each), "type": "UriFolder"} for each in await _values(request)
+            }
+        }
 
     async def _model_uris(self, request: Request, identity: Identity) -> Answer:
-        return {"values": {each: {"path": self._assets.long_uri(each), "type": "uri"} for each in await _values(request)}}
+        return {
+            "values": {each: {"path": self._assets.long_uri(each), "type": "uri"} for each in await _values(request)}
+        }
 
     def _find(self, name: str) -> dict[str, Any]:
         job = self._store.get(JOBS, name)

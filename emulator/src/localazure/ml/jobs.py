@@ -1,6 +1,7 @@
 """Jobs: submission under a name chosen by the client, look-up, lists, cancelling.
 
-https://learn.microsoft.com/rest/api/azureml/jobs. One name is one job: the same content again is answered with the job that
+https://learn.microsoft.com/rest/api/azureml/jobs. One name is one job: the same content again is answered with the job
+that
 is there, other content with UserError / JobPropertyImmutable.
 """
 
@@ -42,8 +43,10 @@ class NameTaken(AzureError):
         super().__init__(
             400,
             "UserError",
-            "A job with this name already exists. If you are trying to create a new job, use a different name. If you are "
-            f"trying to update an existing job, the existing job's {job_type} cannot be changed. Only description, tags, "
+            "A job with this name already exists. If you are trying to create a new job, use a different name. If "
+            "you are "
+            f"trying to update an existing job, the existing job's {job_type} cannot be changed. Only description, "
+            f"tags, "
             "displayName, properties, and isArchived can be updated.",
         )
 
@@ -58,6 +61,7 @@ class JobsService:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         store: Store,
         assets: Assets,
@@ -150,7 +154,7 @@ class JobsService:
         return Response(status_code=202, headers=self._long_running.headers(operation, kind="result"))
 
     def _runner(self, asked: dict[str, Any]) -> JobRunner:
-        kind = asked.get("jobType")
+        kind = str(asked.get("jobType"))
         if kind in self._runners:
             return self._runners[kind]
         if kind in JOB_TYPES:
@@ -164,11 +168,14 @@ class JobsService:
         compute = self._store.get(COMPUTES, name)
         if compute is None:
             known = ", ".join(each["name"] for each in self._store.list(COMPUTES))
-            raise BadRequest(f"The compute '{name}' was not found; the workspace has {known}.", "computeId", "UserError")
+            raise BadRequest(
+                f"The compute '{name}' was not found; the workspace has {known}.", "computeId", "UserError"
+            )
         kind = compute["properties"]["computeType"]
         if kind not in _RUNNABLE:
-            raise BadRequest(f"The compute '{name}' is of type {kind}; this job needs one of {', '.join(sorted(_RUNNABLE))}.",
-                             "computeId", "UserError")  # fmt: skip
+            wanted = ", ".join(sorted(_RUNNABLE))
+            message = f"The compute '{name}' is of type {kind}; this job needs one of {wanted}."
+            raise BadRequest(message, "computeId", "UserError")
 
     def _new(self, name: str, asked: dict[str, Any]) -> dict[str, Any]:
         outputs = {

@@ -1,4 +1,5 @@
-"""The life of a job: a bounded queue a compute, the states, the log's way into storage, cancelling, and what a restart leaves.
+"""The life of a job: a bounded queue a compute, the states, the log's way into storage, cancelling, and what a restart
+leaves.
 
 One asyncio task a job. States are advanced in the store only (`ml.states`), so that a reader never sees half a step.
 """
@@ -49,6 +50,7 @@ class JobQueue:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         store: Store,
         blobs: BlobStore,
@@ -99,7 +101,9 @@ class JobQueue:
             name = job["resource"]["name"]
             _end_orphans(name)
             cancelled = job["resource"]["properties"]["status"] == states.CANCEL_REQUESTED
-            message = f"localazure was stopped or restarted while the job '{name}' was running; submit it under a new name."
+            message = (
+                f"localazure was stopped or restarted while the job '{name}' was running; submit it under a new name."
+            )
             if cancelled:
                 self._finish(name, states.CANCELED, None)
             else:
@@ -156,7 +160,10 @@ class JobQueue:
             state, failure = states.FAILED, JobFailed(str(error), "SystemError")
         except Exception as error:
             log.exception("job %s", name)
-            state, failure = states.FAILED, JobFailed(f"localazure failed: {type(error).__name__}: {error}", "SystemError")
+            state, failure = (
+                states.FAILED,
+                JobFailed(f"localazure failed: {type(error).__name__}: {error}", "SystemError"),
+            )
         self._ending.add(name)
         self._cancelled.discard(name)
         try:
@@ -181,7 +188,8 @@ class JobQueue:
                 async with asyncio.timeout(limit):
                     await runner.execute(job)
             except TimeoutError:
-                # https://learn.microsoft.com/azure/machine-learning/reference-yaml-job-command: "the system cancels the job"
+                # https://learn.microsoft.com/azure/machine-learning/reference-yaml-job-command: "the system cancels
+                # the job"
                 reason = f"The job ran longer than its time-out of {limit:.0f} s and was stopped.\n{job.last_lines()}"
                 raise _Stopped(reason) from None
             self._advance(job.name, states.FINALIZING)
@@ -204,9 +212,7 @@ class JobQueue:
 
         self._store.update(JOBS, job.name, described)
 
-    async def _end(
-        self, job: RunningJob, state: str, failure: JobFailed | None, uploads: asyncio.Task[None]
-    ) -> None:
+    async def _end(self, job: RunningJob, state: str, failure: JobFailed | None, uploads: asyncio.Task[None]) -> None:
         await job.stop()
         if failure is not None:
             job.note(f"{state}: {failure.message.partition(chr(10))[0]}")
@@ -252,7 +258,11 @@ class JobQueue:
             kind = output["jobOutputType"]
             model = kind.endswith("_model")
             path = "models" if model else "data"
-            content = {"modelUri": output["uri"], "modelType": kind} if model else {"dataUri": output["uri"], "dataType": kind}
+            content = (
+                {"modelUri": output["uri"], "modelType": kind}
+                if model
+                else {"dataUri": output["uri"], "dataType": kind}
+            )
             version = output.get("assetVersion") or str(len(self._store.list(f"ml.{path}", f"{name}/")) + 1)
             self._catalogue.add(path, name, version, {**content, "properties": {"jobName": job.name}})
 
@@ -293,7 +303,13 @@ class _Children:
 
     def add(self, name: str, properties: dict[str, Any], run: dict[str, Any]) -> None:
         """See executors.job.Children."""
-        inner = {"services": services(self._settings, name), "isArchived": False, "inputs": {}, "outputs": {}, **properties}
+        inner = {
+            "services": services(self._settings, name),
+            "isArchived": False,
+            "inputs": {},
+            "outputs": {},
+            **properties,
+        }
         document = {
             "resource": resource(self._settings, f"jobs/{name}", inner),
             "request": {},

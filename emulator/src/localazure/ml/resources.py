@@ -72,7 +72,9 @@ async def body(request: Request) -> dict[str, Any]:
     return content
 
 
-def page(request: Request, settings: Settings, items: Sequence[dict[str, Any]], size: int | None = None) -> dict[str, Any]:
+def page(
+    request: Request, settings: Settings, items: Sequence[dict[str, Any]], size: int | None = None
+) -> dict[str, Any]:
     """One page of `items`: `$skip` (an offset) and `$top`/`count` as asked, `nextLink` while there is more.
 
     `$top` limits the page and not the list, as in the service.
@@ -84,7 +86,9 @@ def page(request: Request, settings: Settings, items: Sequence[dict[str, Any]], 
     answer: dict[str, Any] = {"value": list(items[start : start + length])}
     if start + length < len(items):
         pairs = [(key, value) for key, value in parse_qsl(request.url.query) if key not in ("$skip", "skip")]
-        answer["nextLink"] = f"{settings.api_url}{request.url.path}?{urlencode([*pairs, ('$skip', str(start + length))])}"
+        answer["nextLink"] = (
+            f"{settings.api_url}{request.url.path}?{urlencode([*pairs, ('$skip', str(start + length))])}"
+        )
     return answer
 
 

@@ -1,6 +1,7 @@
 """The states of a job as declared transitions.
 
-Names: https://learn.microsoft.com/rest/api/azureml/jobs/get#jobstatus. A transition that isn't in the table is a programming error and raises.
+Names: https://learn.microsoft.com/rest/api/azureml/jobs/get#jobstatus. A transition that isn't in the table is a
+programming error and raises.
 """
 
 from __future__ import annotations

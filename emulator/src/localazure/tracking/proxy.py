@@ -1,7 +1,8 @@
 """The workspace's MLflow address: `https://.../mlflow/v1.0{workspace}/...`, passed on to MLflow's server.
 
 Azure ML's tracking URI is this path below the workspace's host, behind Resource Manager's tokens
-(https://learn.microsoft.com/azure/machine-learning/how-to-use-mlflow-configure-tracking). A run's id is the job's name: MLflow's server
+(https://learn.microsoft.com/azure/machine-learning/how-to-use-mlflow-configure-tracking). A run's id is the job's
+name: MLflow's server
 was told so (`localazure_compute.tracking_server`), nothing is translated here.
 """
 
@@ -54,7 +55,10 @@ class TrackingProxy:
 
     async def _pass_on(self, request: Request, identity: Identity) -> Answer:
         params = request.path_params
-        if params["version"].lower() not in ("v1.0", "v2.0") or params["workspace"].lower() != self._settings.workspace.lower():
+        if (
+            params["version"].lower() not in ("v1.0", "v2.0")
+            or params["workspace"].lower() != self._settings.workspace.lower()
+        ):
             raise AzureError(404, "ResourceNotFound", f"There is no tracking server at {request.url.path}.")
         if self._client is None:
             # A long read time-out: MLflow answers artifacts and searches late on a busy machine.

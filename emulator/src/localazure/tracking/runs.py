@@ -54,7 +54,9 @@ class TrackingRuns:
     async def create(
         self, name: str, experiment: str, display_name: str, tags: Mapping[str, str], parent: str | None = None
     ) -> str:
-        """The run `name` in `experiment` (made if it isn't there); returns the experiment's id. Existing runs are kept."""
+        """The run `name` in `experiment` (made if it isn't there); returns the experiment's id. Existing runs are
+        kept.
+        """
         experiment_id = await self._experiment(experiment)
         all_tags = {**tags, RUN_ID_TAG: name, "mlflow.user": "localazure"}
         if parent is not None:
@@ -92,7 +94,9 @@ class TrackingRuns:
         # Creating first is atomic; two jobs may begin an experiment at the same time.
         answer = await self._call("POST", "experiments/create", {"name": name}, allowed=("RESOURCE_ALREADY_EXISTS",))
         if "experiment_id" not in answer:
-            found = await self._call("GET", str(httpx.URL("experiments/get-by-name", params={"experiment_name": name})), None)
+            found = await self._call(
+                "GET", str(httpx.URL("experiments/get-by-name", params={"experiment_name": name})), None
+            )
             answer = found["experiment"]
             if answer.get("lifecycle_stage") == "deleted":
                 await self._call("POST", "experiments/restore", {"experiment_id": answer["experiment_id"]})
@@ -108,7 +112,9 @@ class TrackingRuns:
         try:
             body: dict[str, Any] = answer.json()
         except ValueError as error:
-            raise TrackingError(f"MLflow's server answered {path} with HTTP {answer.status_code} and no JSON") from error
+            raise TrackingError(
+                f"MLflow's server answered {path} with HTTP {answer.status_code} and no JSON"
+            ) from error
         if answer.is_success or body.get("error_code") in allowed:
             return body
         raise TrackingError(f"MLflow's server refused {path}: {body.get('error_code')}: {body.get('message')}")
