@@ -24,7 +24,7 @@ from localazure.settings import Settings
 from localazure.synapse import versions
 
 KIND = "synapse.notebook"
-_RESULT = "synapse.notebookOperation"
+_RESULT = "synapse.operation"
 _TYPE = "Microsoft.Synapse/workspaces/notebooks"
 _NBFORMAT = 4
 # https://learn.microsoft.com/azure/data-factory/naming-rules (Synapse's artifacts share them)

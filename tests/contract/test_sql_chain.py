@@ -1,0 +1,250 @@
+"""The shipped T-SQL and the shipped notebook, end to end over TDS and the development endpoint.
+
+Evidence: `sdk` (pymssql, azure-synapse-artifacts, azure-storage-blob, unmodified); the numbers are pandas' from the
+same source files.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from azure.storage.blob import ContainerClient
+from azure.synapse.artifacts import ArtifactsClient
+from azure.synapse.artifacts.models import NotebookResource
+from jinja2 import Environment, StrictUndefined
+
+import source_simulator
+from azflow import tsql
+from azflow.specs import Night
+
+pymssql = pytest.importorskip("pymssql")
+
+INCLUDE = Path(__file__).resolve().parents[2] / "include"
+STAGES = (
+    "staging/flights.sql",
+    "staging/weather.sql",
+    "staging/planes.sql",
+    "staging/airports.sql",
+    "export/schedule.sql",
+)
+# Two months, so that a switch has to leave the other one alone.
+FIRST = Night.of("chain", f"first-{uuid.uuid4()}", date(2013, 2, 2), date(2013, 1, 25))
+SECOND = Night.of("chain", f"second-{uuid.uuid4()}", date(2013, 2, 3))
+
+
+class Chain:
+    """Runs nights against one localazure."""
+
+    def __init__(self, localazure: Any, connection: Any, lake: ContainerClient, artifacts: ArtifactsClient) -> None:
+        self.pool = localazure["spark_pool"]
+        self.connection = connection
+        self.lake = lake
+        self.artifacts = artifacts
+        self.azure = {
+            "lake_url": f"{localazure['storage_account_url']}/{localazure['container']}",
+            "lake_abfss_url": f"abfss://{localazure['container']}@{localazure['storage_account']}.dfs.core.windows.net",
+            "container": localazure["container"],
+        }
+
+    def sql(self, file: str, night: Night) -> None:
+        template = Environment(undefined=StrictUndefined).from_string((INCLUDE / "sql" / file).read_text())
+        with self.connection.cursor() as cursor:
+            for batch in tsql.batches(template.render(night=night, azure=self.azure)):
+                cursor.execute(batch.text)
+                while cursor.nextset():
+                    pass
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(query)
+            return [tuple(row) for row in cursor.fetchall()]
+
+    def notebook(self, night: Night) -> dict[str, Any]:
+        properties = json.loads((INCLUDE / "spark/notebooks/airport_congestion.ipynb").read_text())
+        resource = NotebookResource.deserialize({"name": "chain-congestion", "properties": properties})
+        self.artifacts.notebook.begin_create_or_update_notebook("chain-congestion", resource).result()
+        root, where = self.azure["lake_abfss_url"], f"{night.partition}/{night.key}"
+        parameters = {
+            "schedule_path": f"{root}/curated/schedule/{where}",
+            "output_path": f"{root}/curated/congestion/{where}",
+        }
+        body = {
+            "notebook": "chain-congestion",
+            "sparkPool": self.pool,
+            "parameters": {name: {"type": "string", "value": value} for name, value in parameters.items()},
+        }
+        run = str(uuid.uuid4())
+        self.artifacts.run_notebook.begin_create_run(run, io.BytesIO(json.dumps(body).encode())).result()
+        end = time.monotonic() + 120
+        while (result := self.artifacts.run_notebook.get_status(run).result).run_status in ("Starting", "Running"):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        assert result.error is None, (result.error.evalue, result.error.traceback)
+        value: dict[str, Any] = json.loads(result.exit_value)
+        return value
+
+    def exported(self, night: Night, name: str) -> pd.DataFrame:
+        prefix = f"export/flight_delay/{night.partition}/{night.key}/{name}/"
+        blobs = [blob.name for blob in self.lake.list_blobs(name_starts_with=prefix) if blob.name.endswith(".parquet")]
+        assert blobs, f"nothing below {prefix}"
+        return pd.concat([pd.read_parquet(io.BytesIO(self.lake.download_blob(name).readall())) for name in blobs])
+
+    def prepare(self, night: Night) -> dict[str, Any]:
+        for file in STAGES:
+            self.sql(file, night)
+        value = self.notebook(night)
+        for file in ("staging/congestion.sql", "features/flight_features.sql", "export/flight_delay.sql"):
+            self.sql(file, night)
+        return value
+
+    def score(self, night: Night, version: str) -> None:
+        """What the scoring job leaves in the lake."""
+        scored = self.exported(night, "score")[["flight_id", "flight_date"]].assign(
+            probability=0.25,
+            late=pd.array([0] * len(self.exported(night, "score")), dtype="int8"),
+            model_name="flight_delay",
+            model_version=version,
+            run_id="run",
+            deployment="blue",
+            scored_at=datetime.now(UTC).replace(tzinfo=None, microsecond=0),
+        )
+        buffer = io.BytesIO()
+        scored.to_parquet(buffer, index=False, coerce_timestamps="us")
+        where = f"scored/flight_delay/{night.partition}/{night.key}/predictions.parquet"
+        self.lake.upload_blob(where, buffer.getvalue(), overwrite=True)
+
+
+@pytest.fixture(scope="module")
+def chain(localazure: Any) -> Iterator[Chain]:
+    host, _, port = localazure["sql_server"].partition(",")
+    connection = pymssql.connect(
+        server=host,
+        port=port,
+        user=localazure["sql_login"],
+        password=localazure["sql_password"],
+        database=localazure["sql_database"],
+        autocommit=True,
+    )
+    lake = source_simulator.container_client(dict(localazure))
+    artifacts = ArtifactsClient(localazure.credential(), localazure["synapse_endpoint"])
+    source_simulator.land([date.fromisoformat(day) for day in FIRST.days + SECOND.days], lake)
+    with connection, artifacts:
+        yield Chain(localazure, connection, lake, artifacts)
+
+
+@pytest.fixture(scope="module")
+def source() -> pd.DataFrame:
+    lines = source_simulator._table("flights")
+    frame = pd.read_csv(io.BytesIO(b"".join(lines)))
+    frame["flight_date"] = pd.to_datetime(frame[["year", "month", "day"]]).dt.date
+    return frame[frame["flight_date"].between(date(2013, 1, 25), date(2013, 2, 3))]
+
+
+def test_the_first_night_builds_features_and_exports(chain: Chain, source: pd.DataFrame) -> None:
+    night = source[source["flight_date"] <= FIRST.partition]
+    value = chain.prepare(FIRST)
+    assert value["rows"] == len(night)
+    assert value["airports"] == len(set(night["origin"]) | set(night["dest"]))
+    late = int((night["arr_delay"] > 15).sum())
+    arrived = int(night["arr_delay"].notna().sum())
+    counted = chain.rows(
+        "SELECT COUNT(*), COUNT(DISTINCT flight_id), SUM(CAST(late AS int)), COUNT(late), COUNT(origin_departures_1h),"
+        " COUNT(DISTINCT flight_date), MIN([weekday]), MAX([weekday]) FROM ml.flight_features"
+    )
+    assert counted == [(len(night), len(night), late, arrived, len(night), 9, 1, 7)]
+    friday = chain.rows("SELECT DISTINCT [weekday], [month] FROM ml.flight_features WHERE flight_date = '2013-01-25'")
+    assert friday == [(5, 1)]
+
+    train, holdout, score = (chain.exported(FIRST, name) for name in ("train", "holdout", "score"))
+    days = {name: sorted({str(day)[:10] for day in frame["flight_date"]}) for name, frame in
+            (("train", train), ("holdout", holdout), ("score", score))}  # fmt: skip
+    assert days["train"] == ["2013-01-25", "2013-01-26"]
+    assert days["holdout"] == FIRST.days[2:]
+    assert days["score"] == ["2013-02-02"]
+    assert len(train) + len(holdout) == arrived
+    assert len(score) == int((night["flight_date"] == FIRST.partition).sum())
+    assert "late" not in score.columns
+    assert list(train.columns) == [*score.columns, "late"]
+    for column in ("temp", "humid", "visib", "distance", "sched_dep_hour"):
+        assert train[column].notna().mean() > 0.95, column
+    for column in ("seats", "plane_age"):
+        assert train[column].notna().mean() > 0.7, column
+
+
+def test_features_agree_with_the_source(chain: Chain, source: pd.DataFrame) -> None:
+    frame = chain.exported(FIRST, "holdout")
+    merged = frame.assign(
+        flight_date=pd.to_datetime(frame["flight_date"]).dt.date, origin=frame["origin"].str.strip()
+    ).merge(source, on=["flight_date", "carrier", "flight", "origin"], suffixes=("", "_source"))
+    same = merged[merged["sched_dep_time"] == merged["sched_dep_hour"] * 100 + merged["sched_dep_minute"]]
+    assert len(same) == len(frame)
+    assert (same["late"].astype(bool) == (same["arr_delay"] > 15)).all()
+    assert (same["distance"] == same["distance_source"]).all()
+    assert (same["sched_arr_hour"] == same["sched_arr_time"] // 100).all()
+    # One flight's congestion, counted by hand.
+    one = same.iloc[len(same) // 2]
+    day = source[(source["flight_date"] == one["flight_date"]) & (source["origin"] == one["origin"])]
+    minutes = day["sched_dep_time"] // 100 * 60 + day["sched_dep_time"] % 100
+    own = one["sched_dep_hour"] * 60 + one["sched_dep_minute"]
+    assert one["origin_departures_1h"] == int(((minutes >= own - 60) & (minutes < own)).sum())
+    assert one["origin_departures_3h"] == int(((minutes >= own - 180) & (minutes < own)).sum())
+
+
+def test_a_rerun_changes_nothing(chain: Chain) -> None:
+    fingerprint = (
+        "SELECT COUNT(*), SUM(flight_id % 1000003), SUM(origin_departures_3h), COUNT(late) FROM ml.flight_features"
+    )
+    before = chain.rows(fingerprint)
+    chain.sql("features/flight_features.sql", FIRST)
+    assert chain.rows(fingerprint) == before
+
+
+def test_the_second_night_replaces_its_day_only(chain: Chain, source: pd.DataFrame) -> None:
+    before = chain.rows(
+        "SELECT COUNT(*), SUM(flight_id % 1000003) FROM ml.flight_features WHERE flight_date < '2013-02-03'"
+    )
+    value = chain.prepare(SECOND)
+    assert value["rows"] == int((source["flight_date"] == SECOND.partition).sum())
+    assert before == chain.rows(
+        "SELECT COUNT(*), SUM(flight_id % 1000003) FROM ml.flight_features WHERE flight_date < '2013-02-03'"
+    )
+    assert chain.rows("SELECT COUNT(*) FROM ml.flight_features") == [(len(source),)]
+
+
+def test_predictions_are_written_once_and_joined_with_outcomes(chain: Chain, source: pd.DataFrame) -> None:
+    scored = {night: int((source["flight_date"] == night.partition).sum()) for night in (FIRST, SECOND)}
+    for night, version in ((FIRST, "1"), (SECOND, "1"), (FIRST, "2"), (FIRST, "2")):
+        chain.score(night, version)
+        chain.sql("writeback/flight_predictions.sql", night)
+    counts = (
+        "SELECT flight_date, model_version, COUNT(*) FROM ml.flight_predictions GROUP BY flight_date, model_version"
+    )
+    assert sorted((str(day), version, count) for day, version, count in chain.rows(counts)) == [
+        ("2013-02-02", "2", scored[FIRST]),
+        ("2013-02-03", "1", scored[SECOND]),
+    ]
+    view = "SELECT COUNT(*), COUNT(carrier), COUNT(arrived_late) FROM reporting.v_flight_predictions"
+    arrived = int(source[source["flight_date"] >= FIRST.partition]["arr_delay"].notna().sum())
+    assert chain.rows(view) == [(sum(scored.values()), sum(scored.values()), arrived)]
+
+
+def test_predictions_of_another_day_are_refused_and_nothing_changes(chain: Chain) -> None:
+    before = chain.rows("SELECT COUNT(*), MAX(model_version) FROM ml.flight_predictions")
+    wrong = Night.of("chain", "wrong", date(2013, 2, 2))
+    chain.lake.upload_blob(
+        f"scored/flight_delay/{wrong.partition}/{wrong.key}/predictions.parquet",
+        chain.lake.download_blob(f"scored/flight_delay/{SECOND.partition}/{SECOND.key}/predictions.parquet").readall(),
+        overwrite=True,
+    )
+    with pytest.raises(pymssql.Error, match="predictions of other days"):
+        chain.sql("writeback/flight_predictions.sql", wrong)
+    assert chain.rows("SELECT COUNT(*), MAX(model_version) FROM ml.flight_predictions") == before
