@@ -6,6 +6,7 @@ dag, task and run, and run batch by batch; values are bound as parameters of the
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 CONNECT_ATTEMPTS = 2
 SELECT_ATTEMPTS = 3
+
+
+_TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}|\{#.*?#\}", re.DOTALL)
 
 
 class SynapseSqlHook(DbApiHook):
@@ -330,11 +334,11 @@ def source_lines(source: str, text: str, environment: jinja2.Environment, contex
 
     if "{%" not in source:
         return list(range(1, len(text.splitlines()) + 1))
-    marked = "\n".join(f"{line}\x02{number}\x03" for number, line in enumerate(source.split("\n"), start=1))
+    marked = _marked(source)
     try:
         rendered = environment.from_string(marked).render(context)
     except jinja2.TemplateError:
-        return []  # a tag over several lines can't be marked
+        return []
     origins: list[tuple[str, int]] = []
     for piece in rendered.split("\x03"):
         content, _, number = piece.rpartition("\x02")
@@ -347,6 +351,19 @@ def source_lines(source: str, text: str, environment: jinja2.Environment, contex
             origins.pop(0)
         lines.append(origins.pop(0)[1] if stripped and origins else (lines[-1] if lines else position))
     return lines
+
+
+def _marked(source: str) -> str:
+    """`source` with the number of each line at its end, but for line ends inside a tag."""
+    tags = [match.span() for match in _TAG.finditer(source)]
+    pieces: list[str] = []
+    begin = 0
+    for number, match in enumerate(re.finditer(r"\n|\Z", source), start=1):
+        end = match.start()
+        mark = "" if any(first < end < last for first, last in tags) else f"\x02{number}\x03"
+        pieces += [source[begin:end], mark, match[0]]
+        begin = match.end()
+    return "".join(pieces)
 
 
 def _label(context: Context) -> str:
