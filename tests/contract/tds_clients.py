@@ -177,19 +177,26 @@ class Driver:
 
     def cancel_after(self, sql: str, seconds: float) -> Any:
         """Start ``sql``, cancel it from another thread or by the library's time limit; the failure, and the seconds."""
+        by_limit = self.kind.startswith("mssql-python") or self.kind == "sqlalchemy"
+        if by_limit:
+            self.connection.timeout = max(1, round(seconds))
         cursor = self.connection.cursor()
+        cancel = {
+            "pymssql": lambda: self.connection._conn.cancel(),
+            # Its cursor.cancel() also reads the answer, which the thread that waits is doing already.
+            "python-tds": lambda: cursor._session.put_cancel(),
+        }.get(self.kind)
+        if cancel is not None:
+            threading.Timer(seconds, cancel).start()
         started = time.perf_counter()
         try:
-            if self.kind == "pymssql":
-                threading.Timer(seconds, self.connection._conn.cancel).start()
-            elif self.kind.startswith("mssql-python") or self.kind == "sqlalchemy":
-                cursor._timeout = max(1, round(seconds))
-            else:
-                threading.Timer(seconds, cursor.cancel).start()
             cursor.execute(sql)
             cursor.fetchall()
         except Exception as error:
             return _failure(error), time.perf_counter() - started
+        finally:
+            if by_limit:
+                self.connection.timeout = 0
         return None, time.perf_counter() - started
 
     def bulk(self, table: str, rows: Sequence[Sequence[Any]]) -> int:
