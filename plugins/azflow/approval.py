@@ -97,7 +97,9 @@ class PersonalApproval(ApprovalOperator):
         with airflow_edge():
             verdict = read_verdict(context, self.verdict)
         if not verdict["promote"]:
-            _reject(self, context, {"approved": False, "by": "gate"})
+            answer = {"approved": False, "by": "gate"}
+            _reject(self, context, answer)
+            return answer
         self.body = verdict_table(verdict)
         return super().execute(context)
 
@@ -113,7 +115,8 @@ class PersonalApproval(ApprovalOperator):
 
 
 def _reject(operator: SkipMixin, context: Context, answer: dict[str, Any]) -> None:
-    """Skip the tasks that directly follow; Airflow ends this task as a success by way of an exception."""
+    """Skip the tasks that directly follow. Airflow ends this task as a success by way of an exception; without
+    followers there is none to raise."""
     ti = context["ti"]
     ti.xcom_push("return_value", answer)
     followers = [task for task in context["task"].get_direct_relatives(upstream=False) if not task.is_teardown]

@@ -190,6 +190,8 @@ def _data(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
 
 def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
     gate = spec.evaluate.gate
+    challenger = _from("train.job", "outputs", "best_model")
+    champion = {**common, "endpoint_name": spec.deploy.endpoint_name, "challenger": challenger}
     train = {
         **common,
         "job": spec.train.job,
@@ -200,7 +202,12 @@ def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[Plan
     evaluate = {
         **common,
         "job": spec.evaluate.job,
-        "inputs": {"challenger": _from("train.job", "outputs", "best_model"), **spec.evaluate.inputs},
+        "inputs": {
+            "challenger": challenger,
+            "champion": _from("evaluate.champion", "path"),
+            "champion_version": _from("evaluate.champion", "version"),
+            **spec.evaluate.inputs,
+        },
         "outputs": dict(spec.evaluate.outputs),
         "timeout_minutes": spec.evaluate.timeout_minutes,
     }
@@ -215,8 +222,9 @@ def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[Plan
     }
     return [
         PlannedTask("train.job", "azflow.ml.AzureMLJobOperator", train),
-        PlannedTask("evaluate.job", "azflow.ml.AzureMLJobOperator", evaluate),
-        PlannedTask("evaluate.verdict", "azflow.ml.EvaluationGate", verdict, after=("evaluate.job",)),
+        PlannedTask("evaluate.champion", "azflow.evaluation.ChampionOperator", champion),
+        PlannedTask("evaluate.job", "azflow.ml.AzureMLJobOperator", evaluate, after=("evaluate.champion",)),
+        PlannedTask("evaluate.verdict", "azflow.evaluation.EvaluationGate", verdict, after=("evaluate.job",)),
     ]
 
 
@@ -285,7 +293,14 @@ def _write_back(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]
     score = {
         **common,
         "job": back.job,
-        "inputs": dict(back.inputs),
+        "inputs": {
+            "model": _from("write_back.champion", "path"),
+            "model_name": _from("write_back.champion", "name"),
+            "model_version": _from("write_back.champion", "version"),
+            "deployment": _from("write_back.champion", "deployment"),
+            "run_id": "{{ run_id }}",
+            **back.inputs,
+        },
         "outputs": dict(back.outputs),
         "timeout_minutes": back.timeout_minutes,
     }
@@ -295,9 +310,11 @@ def _write_back(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]
         "parameters": dict(back.parameters),
         "timeout_minutes": back.timeout_minutes,
     }
+    champion = {**common, "endpoint_name": spec.deploy.endpoint_name}
     return [
-        # After a no, what comes before is skipped, not failed: the champion scores.
-        PlannedTask("write_back.score", "azflow.ml.AzureMLJobOperator", score, trigger_rule="none_failed"),
+        # After a no, what comes before is skipped, not failed: whoever serves now scores.
+        PlannedTask("write_back.champion", "azflow.evaluation.ChampionOperator", champion, trigger_rule="none_failed"),
+        PlannedTask("write_back.score", "azflow.ml.AzureMLJobOperator", score, after=("write_back.champion",)),
         PlannedTask("write_back.table", "azflow.synapse.SynapseSqlOperator", table, after=("write_back.score",)),
     ]
 

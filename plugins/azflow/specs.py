@@ -213,9 +213,13 @@ def check_stages(stages: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Deploy(_Part):
-    """The endpoint (a folder below include/ml/endpoints) and the canary's rules, judged per stage."""
+    """The endpoint (a folder below include/ml/endpoints) and the canary's rules, judged per stage.
+
+    :ivar name: the endpoint's name at Azure; None: the folder's, with hyphens for underscores, which Azure refuses.
+    """
 
     endpoint: Text
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{2,31}$")] | None = None
     stages: tuple[int, ...] = (10, 50, 100)
     window_seconds: Annotated[float, Field(ge=1, le=24 * 3600)] = 300
     max_error_rate: Probability = 0.01
@@ -227,6 +231,11 @@ class Deploy(_Part):
     _endpoint = field_validator("endpoint")(_below_include("ml/endpoints", ""))
     _stages = field_validator("stages", mode="before")(_as_tuple)
     _check = field_validator("stages")(check_stages)
+
+    @property
+    def endpoint_name(self) -> str:
+        """The endpoint's name at Azure."""
+        return self.name or self.endpoint.replace("_", "-")
 
 
 class WriteBack(Job):

@@ -1,0 +1,230 @@
+"""Spec -> plan -> DAG, and what approval lets through. The plan needs no Airflow; the DAG is built for real."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, BaseOperator, chain
+from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped, TaskAwaitingInput
+
+from azflow import lifecycle
+from azflow.approval import AutomaticApproval, PersonalApproval, verdict_table
+from azflow.specs import Approve, ModelSpec, Person, find_specs
+
+CHAIN = [
+    "arrival.wait_for_data",
+    "prepare.stage_flights",
+    "prepare.export_sets",
+    "quality.flight_features",
+    "data.train",
+    "train.job",
+    "evaluate.champion",
+    "evaluate.job",
+    "evaluate.verdict",
+    "approve",
+    "register.model",
+    "roll_out.deploy",
+    "roll_out.traffic",
+    "write_back.champion",
+    "write_back.score",
+    "write_back.table",
+    "report",
+]
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    (path,) = (path for path in find_specs() if path.parent.name == "flight_delay")
+    return ModelSpec.load(path)
+
+
+@pytest.fixture(scope="module")
+def plan(spec: ModelSpec) -> lifecycle.Plan:
+    return lifecycle.plan(spec)
+
+
+@pytest.fixture(scope="module")
+def dag(plan: lifecycle.Plan) -> DAG:
+    with DAG(**lifecycle.dag_arguments(plan)) as built:
+        chain(*(lifecycle.build(plan, stage, built) for stage in plan.stages()))
+    return built
+
+
+# -- plan ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_has_every_stage_in_order(plan: lifecycle.Plan) -> None:
+    ids = [task.id for task in plan.tasks]
+    assert plan.dag_id == "nightly_retraining_flight_delay"
+    assert [name for name in ids if name in CHAIN] == CHAIN
+    assert plan.stages() == lifecycle.STAGES
+
+
+def test_every_task_of_azflow_knows_connection_and_model(plan: lifecycle.Plan) -> None:
+    for task in plan.tasks:
+        assert task.arguments["conn_id"] == "azure_default" and task.arguments["model"] == "flight_delay", task.id
+
+
+def test_steps_wait_for_what_they_name(plan: lifecycle.Plan) -> None:
+    after = {task.name: task.after for task in plan.stage("prepare")}
+    assert after["stage_flights"] == ()
+    assert after["stage_weather"] == ("prepare.stage_flights",)
+    assert after["stage_congestion"] == ("prepare.airport_congestion",)
+
+
+def test_a_model_without_suites_has_no_quality_stage(spec: ModelSpec) -> None:
+    assert "quality" not in lifecycle.plan(spec.model_copy(update={"quality": ()})).stages()
+
+
+def test_the_specs_own_inputs_win(spec: ModelSpec) -> None:
+    train = spec.train.model_copy(update={"inputs": {"training_data": "azureml:fixed:1"}})
+    (job,) = lifecycle.plan(spec.model_copy(update={"train": train})).stage("train")
+    assert job.arguments["inputs"]["training_data"] == "azureml:fixed:1"
+
+
+# -- dag -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_chain_is_connected(dag: DAG) -> None:
+    for before, after in zip(CHAIN, CHAIN[1:], strict=False):
+        assert after in {task.task_id for task in dag.get_task(before).get_flat_relatives(upstream=False)}
+
+
+def test_after_a_no_the_champion_scores_and_the_report_is_written(dag: DAG) -> None:
+    assert dag.get_task("approve").downstream_task_ids == {"register.model"}
+    assert dag.get_task("roll_out.deploy").trigger_rule == "all_success"
+    assert dag.get_task("write_back.champion").trigger_rule == "none_failed"
+    report = dag.get_task("report")
+    # A teardown runs whatever happened, and leaves it to the others whether the night was green.
+    assert report.is_teardown and report.on_failure_fail_dagrun
+
+
+def test_the_form_checks_what_is_typed(dag: DAG) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    good = {"partition": "2013-03-08", "backfill_from": None, "force_promotion": True, "stages": [50, 100]}
+    for name, value in good.items():
+        dag.params.get_param(name).resolve(value)
+    for name, bad in [("partition", "yesterday"), ("force_promotion", "yes"), ("stages", []), ("stages", [0, 100])]:
+        with pytest.raises(ParamValidationError):
+            dag.params.get_param(name).resolve(bad)
+
+
+def test_runs_carry_the_day_before_as_their_partition(dag: DAG) -> None:
+    assert dag.catchup is False and dag.max_active_runs == 1
+    assert dag.timetable.run_offset == -1 and dag.timetable.key_format == "%Y-%m-%d"
+
+
+def test_the_dag_can_be_serialized(dag: DAG) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    assert DagSerialization.from_dict(DagSerialization.to_dict(dag)).dag_id == dag.dag_id
+
+
+# -- approval --------------------------------------------------------------------------------------------------------
+
+
+class TaskInstance(SimpleNamespace):
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+    def xcom_pull(self, task_ids: str) -> Any:
+        return self.verdict
+
+
+def context_of(operator: Any, verdict: Any) -> dict[str, Any]:
+    with DAG("approval"):
+        followers = [BaseOperator(task_id="register"), BaseOperator(task_id="report").as_teardown()]
+    task = SimpleNamespace(get_direct_relatives=lambda upstream: followers)
+    ti = TaskInstance(verdict=verdict, xcoms={}, map_index=-1, id="00000000-0000-0000-0000-000000000000")
+    return {"ti": ti, "task_instance": ti, "task": task}
+
+
+YES: dict[str, Any] = {
+    "promote": True,
+    "reasons": ["better on the same rows"],
+    "metric": "roc_auc",
+    "rows": 5200,
+    "champion_version": "3",
+    "challenger": {"value": 0.71, "low": 0.69, "high": 0.73},
+    "champion": {"value": 0.70, "low": 0.68, "high": 0.72},
+    "difference": {"value": 0.01, "low": -0.001, "high": 0.02},
+}
+NO = YES | {"promote": False, "reasons": ["below the floor"]}
+
+
+def test_automatic_approval_follows_the_gate() -> None:
+    operator = AutomaticApproval(task_id="approve", verdict="evaluate.verdict")
+    assert operator.execute(context_of(operator, YES)) == {"approved": True, "by": "gate"}
+    context = context_of(operator, NO)
+    with pytest.raises(DownstreamTasksSkipped) as skipped:
+        operator.execute(context)
+    assert skipped.value.tasks == ["register"]
+    assert context["ti"].xcoms["return_value"] == {"approved": False, "by": "gate"}
+
+
+@pytest.mark.parametrize("verdict", [None, {}, {"promote": "yes"}])
+def test_without_a_verdict_nothing_is_promoted(verdict: Any) -> None:
+    operator = AutomaticApproval(task_id="approve", verdict="evaluate.verdict")
+    with pytest.raises(AirflowFailException, match=r"evaluate\.verdict left no verdict"):
+        operator.execute(context_of(operator, verdict))
+
+
+def personal(on_timeout: Any = "reject") -> PersonalApproval:
+    return PersonalApproval(
+        task_id="approve", verdict="evaluate.verdict", timeout_minutes=5, on_timeout=on_timeout, subject="May it?"
+    )
+
+
+def test_a_person_is_asked_with_the_verdict_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("airflow.providers.standard.operators.hitl.upsert_hitl_detail", lambda **all: asked.update(all))
+    operator = personal()
+    with pytest.raises(TaskAwaitingInput):
+        operator.execute(context_of(operator, YES))
+    assert asked["options"] == ["Approve", "Reject"] and asked["defaults"] == ["Reject"]
+    assert "0.7100 [0.6900, 0.7300]" in asked["body"] and "better on the same rows" in asked["body"]
+
+
+def test_nobody_is_asked_about_a_challenger_that_failed_the_gate() -> None:
+    operator = personal()
+    with pytest.raises(DownstreamTasksSkipped):
+        operator.execute(context_of(operator, NO))
+
+
+def answer(option: str) -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    return {
+        "chosen_options": [option],
+        "params_input": {},
+        "responded_at": datetime(2013, 3, 9, tzinfo=UTC),
+        "responded_by_user": {"id": "1", "name": "kim"},
+    }
+
+
+def test_a_persons_yes_and_no() -> None:
+    operator = personal()
+    operator.downstream_task_ids = {"register"}
+    assert operator.execute_complete(context_of(operator, YES), answer("Approve")) == {"approved": True, "by": "kim"}
+    context = context_of(operator, YES)
+    with pytest.raises(DownstreamTasksSkipped) as skipped:
+        operator.execute_complete(context, answer("Reject"))
+    assert skipped.value.tasks == ["register"]
+    assert context["ti"].xcoms["return_value"] == {"approved": False, "by": "kim"}
+
+
+def test_a_persons_approval_is_planned(spec: ModelSpec) -> None:
+    planned = lifecycle.plan(spec.model_copy(update={"approve": Approve(person=Person(assigned=("kim",)))}))
+    (task,) = planned.stage("approve")
+    assert task.operator.endswith("PersonalApproval") and task.arguments["assigned"] == ("kim",)
+    with DAG("d"):
+        operator = lifecycle.build(planned, "approve", DAG("d2"))
+    assert isinstance(operator, PersonalApproval)
+
+
+def test_a_first_model_has_no_champion_to_show() -> None:
+    table = verdict_table(YES | {"champion": None, "difference": None, "champion_version": None})
+    assert "| champion (version none) | - |" in table

@@ -1,0 +1,115 @@
+"""The DAG files as Airflow reads them: they import, stay light, and one bad model.yml hides no other model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = (
+    "azure.ai.ml",
+    "azure.identity",
+    "azure.storage",
+    "azure.synapse",
+    "great_expectations",
+    "pandas",
+    "mssql_python",
+)
+SPEC = ROOT / "include" / "models" / "flight_delay" / "model.yml"
+
+READ_DAGS = """
+import json, sys, time
+sys.path.insert(0, "{project}/plugins")
+import airflow.sdk, airflow.providers.standard.operators.hitl
+from airflow.dag_processing.dagbag import BundleDagBag
+from pathlib import Path
+import airflow.serialization.serialized_objects
+started = time.perf_counter()
+bag = BundleDagBag("{project}/dags", bundle_path=Path("{project}/dags"), bundle_name="dags", load_op_links=False)
+seconds = time.perf_counter() - started
+heavy = [name for name in {heavy!r} if name in sys.modules]
+print("RESULT" + json.dumps(dict(dags=sorted(bag.dags), errors=bag.import_errors, heavy=heavy, seconds=seconds)))
+"""
+
+
+def read_dags(project: Path, home: Path) -> dict[str, Any]:
+    """What Airflow's dag processor finds in `project`, in a process of its own."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(project / "plugins"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(project / "dags"),
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", READ_DAGS.format(project=project, heavy=HEAVY)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert results, done.stdout[-3000:] + done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(results[0].removeprefix("RESULT"))
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project whose models may be changed."""
+    copy = tmp_path / "project"
+    for part in ("dags", "plugins", "include"):
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+def add_model(project: Path, name: str, old: str = "", new: str = "") -> None:
+    text = SPEC.read_text().replace("name: flight_delay\n", f"name: {name}\n", 1)
+    assert old in text
+    folder = project / "include" / "models" / name
+    folder.mkdir()
+    (folder / "model.yml").write_text(text.replace(old, new, 1))
+
+
+def test_every_dag_file_imports_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    found = read_dags(ROOT, tmp_path)
+    assert found["errors"] == {}
+    assert "nightly_retraining_flight_delay" in found["dags"]
+    assert found["heavy"] == []
+
+
+def test_a_bad_model_is_shown_and_hides_no_other(project: Path, tmp_path: Path) -> None:
+    add_model(project, "broken", "  job: jobs/flight_delay_automl.yml\n", "")
+    add_model(project, "worse", "floor: 0.60", "floor: high")
+    found = read_dags(project, tmp_path)
+    assert found["dags"] == ["nightly_retraining_flight_delay"]
+    ((file, error),) = found["errors"].items()
+    # Airflow stops every DAG of a file that has an import error: the file of the DAGs must have none.
+    assert file == "model_specs.py"
+    assert "include/models/broken/model.yml: train.job: field required" in error
+    assert "include/models/worse/model.yml: evaluate.gate.floor: " in error
+
+
+def test_a_hundred_models_are_read_in_time(project: Path, tmp_path: Path) -> None:
+    for number in range(99):
+        add_model(project, f"model_{number}")
+    found = read_dags(project, tmp_path)
+    assert len(found["dags"]) == 100 and found["errors"] == {}
+    assert found["seconds"] < 1.5
+
+
+def test_plugins_are_imported_as_a_package() -> None:
+    # Airflow executes every .py below plugins/ under its bare stem unless it is ignored: errors.py would be `errors`.
+    ignored = (ROOT / "plugins" / ".airflowignore").read_text().splitlines()
+    assert "azflow/" in ignored
+    assert [file.name for file in (ROOT / "plugins").glob("*.py")] == ["azflow_plugin.py"]
