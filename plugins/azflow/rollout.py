@@ -1,0 +1,286 @@
+"""A roll-out: traffic for a new deployment, stage by stage, and back at the first breach. No Airflow.
+
+First the deployment is asked by name, with real rows, still without traffic. Then, for each stage: the traffic is read,
+the new map (which sums to 100) written whole, and for a window requests are sent: to the new deployment by name, to the
+champion by name with the same rows, and to whom the split picks. `azflow.guardrails.judge_stage` decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from azflow import canary
+from azflow.connection import AzureConnection
+from azflow.errors import ConfigurationError, RolloutFailed, first_line
+from azflow.guardrails import RolloutRules, Sample, StageJudgement, judge_stage, next_traffic, stages_left
+from azflow.online_endpoint import OnlineEndpoint, traffic_of
+
+#: Tag of a deployment: the name under which a task's try looks for it. What has it is azflow's own.
+ATTEMPT_TAG = "azflow.name"
+
+_ROWS_A_REQUEST = 20
+_PROBE_REQUESTS = 5
+_RESTORE_ATTEMPTS = 4
+_PAUSE_SECONDS = 0.05
+_ALL = 100
+
+
+@dataclass
+class Rollout:
+    """One roll-out: the steps of `RolloutOperator`, without Airflow.
+
+    :param stopping: asked before every request; true ends the roll-out as a breach does.
+    """
+
+    endpoint: OnlineEndpoint
+    scorer: canary.Scorer
+    rows: list[canary.Row]
+    deployment: str
+    rules: RolloutRules
+    window_seconds: float
+    log: Any
+    stopping: Callable[[], bool] = lambda: False
+    champion: str | None = None
+    passed: list[dict[str, Any]] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    _traffic: dict[str, int] = field(default_factory=dict)
+    _restore: dict[str, int] = field(default_factory=dict)
+    _scoring_uri: str = ""
+
+    def run(self, stages: Sequence[int]) -> None:
+        """Through all stages.
+
+        :raises RolloutFailed: a breach; the traffic from before is restored, or the message says that it isn't.
+        """
+        document = self.endpoint.document()
+        self._scoring_uri = document["properties"]["scoringUri"]
+        self._traffic = traffic_of(document)
+        self.champion = champion_of(self._traffic, self.deployment)
+        share = self._traffic.get(self.deployment, 0)
+        # What a breach goes back to: without the new deployment, even if an earlier try had given it some.
+        self._restore = _without(self._traffic, self.deployment) if self.champion else dict(self._traffic)
+        left = stages_left(stages, share)
+        if not left:
+            self.log.info("%s has all of the traffic already.", self.deployment)
+            return
+        self.log.info(
+            "Endpoint %s: traffic %s; champion: %s.", self.endpoint.name, self._traffic, self.champion or "none"
+        )
+        if share:
+            self.log.info("An earlier try gave %s %d %%; going on.", self.deployment, share)
+        try:
+            self._probe()
+            # Without a champion nobody else can take the rest: all of it at once, after the probe.
+            for percent in left if self.champion else left[-1:]:
+                self._stage(percent)
+        except BaseException as error:
+            raise self._roll_back(error) from error
+
+    def evidence(self) -> dict[str, Any]:
+        """What was done and seen, as plain values."""
+        return {
+            "endpoint": self.endpoint.name,
+            "deployment": self.deployment,
+            "champion": self.champion,
+            "traffic": dict(self._traffic),
+            "scoring_uri": self._scoring_uri,
+            "url": self.endpoint.studio_url,
+            "stages": list(self.passed),
+            "deleted": list(self.deleted),
+        }
+
+    def delete_older(self) -> None:
+        """Delete azflow's deployments but the new one and the one that served before it."""
+        for name, resource in self.endpoint.deployments().items():
+            mine = ATTEMPT_TAG in (resource.get("tags") or {})
+            if mine and name not in {self.deployment, self.champion} and not self._traffic.get(name):
+                try:
+                    self.endpoint.delete_deployment(name)
+                except Exception as error:
+                    # The roll-out itself is done; the next one deletes it.
+                    self.log.warning("Deployment %s can't be deleted: %s", name, first_line(error))
+                    continue
+                self.deleted.append(name)
+                self.log.info("Deployment %s is deleted.", name)
+
+    def _probe(self) -> None:
+        begun = time.monotonic()
+        samples = probe(self.scorer, self.deployment, self.rows)
+        judgement = judge_stage(samples, self.deployment, self._rules_for(len(samples)), window_over=True)
+        self._note(0, judgement, begun)
+        if judgement.decision != "advance":
+            raise _Breach(0, judgement)
+
+    def _stage(self, percent: int) -> None:
+        begun = time.monotonic()
+        found = self.endpoint.traffic()
+        if found != self._traffic:
+            raise _TrafficChanged(self._traffic, found)
+        wanted = next_traffic(found, self.deployment, percent)
+        self.endpoint.write_traffic(wanted)
+        self._traffic = wanted
+        self.log.info("Traffic is %s.", wanted)
+        judgement = self._watch(percent)
+        self._note(percent, judgement, begun)
+        if judgement.decision != "advance":
+            raise _Breach(percent, judgement)
+
+    def _watch(self, percent: int) -> StageJudgement:
+        """Send requests until the window is over, or until something is too bad to go on."""
+        samples: list[Sample] = []
+        begun = time.monotonic()
+        for rows in canary.batches(self.rows, _ROWS_A_REQUEST):
+            if self.stopping():
+                raise _Stopped
+            samples += self._round(rows)
+            elapsed = time.monotonic() - begun
+            judgement = judge_stage(samples, self.deployment, self.rules, window_over=elapsed >= self.window_seconds)
+            if judgement.decision != "hold" or elapsed >= 2 * self.window_seconds:
+                return judgement
+            time.sleep(_PAUSE_SECONDS)
+        raise AssertionError("unreachable: batches never end")
+
+    def _round(self, rows: list[canary.Row]) -> list[Sample]:
+        """The same rows to the new deployment, to the champion, and to whom the split picks."""
+        ours = self.scorer.score(rows, self.deployment)
+        compared = agreed = 0
+        samples = []
+        if self.champion:
+            theirs = self.scorer.score(rows, self.champion)
+            samples.append(Sample(theirs.deployment, True, theirs.milliseconds, theirs.problem, len(rows)))
+            if not ours.problem and not theirs.problem:
+                compared, agreed = canary.agreement(ours.predictions, theirs.predictions)
+        samples.append(Sample(ours.deployment, True, ours.milliseconds, ours.problem, len(rows), compared, agreed))
+        split = self.scorer.score(rows)
+        samples.append(Sample(split.deployment, False, split.milliseconds, split.problem, len(rows)))
+        return samples
+
+    def _note(self, percent: int, judgement: StageJudgement, begun: float) -> None:
+        seconds = round(time.monotonic() - begun, 1)
+        self.passed.append(
+            {"percent": percent, "traffic": dict(self._traffic), "seconds": seconds, **judgement.as_dict()}
+        )
+        self.log.info("At %d %%: %s (%s).", percent, judgement.decision, "; ".join(judgement.reasons))
+
+    def _rules_for(self, requests: int) -> RolloutRules:
+        return RolloutRules(
+            self.rules.max_error_rate, self.rules.max_p95_ms, 0.0, min(self.rules.min_requests, requests)
+        )
+
+    def _roll_back(self, error: BaseException) -> RolloutFailed:
+        """Restore the traffic from before; the error to raise."""
+        what = f"Roll-out of {self.deployment} on endpoint {self.endpoint.name}: {_reason(error)}"
+        if isinstance(error, _TrafficChanged):
+            return RolloutFailed(f"{what} It was left as it is. See {self.endpoint.studio_url}")
+        problem = self._restore_traffic()
+        now = (
+            f"The traffic is {self._traffic} again."
+            if not problem
+            else (f"THE TRAFFIC COULD NOT BE RESTORED ({problem}): set it to {self._restore} by hand.")
+        )
+        return RolloutFailed(f"{what} {now} See {self.endpoint.studio_url}")
+
+    def _restore_traffic(self) -> str:
+        """One write; nothing to do if nothing was written. Why it failed, or an empty text."""
+        if self._traffic == self._restore:
+            return ""
+        if sum(self._restore.values()) != _ALL:
+            return "there was no traffic before; the deployment is left with all of it"
+        problem = ""
+        for attempt in range(_RESTORE_ATTEMPTS):
+            try:
+                self.endpoint.write_traffic(self._restore)
+            except Exception as error:
+                problem = first_line(error)
+                self.log.error("Restoring the traffic failed (%s); trying again.", problem)
+                time.sleep(2.0**attempt)
+            else:
+                self._traffic = dict(self._restore)
+                self.log.warning("The traffic is %s again.", self._traffic)
+                return ""
+        return problem
+
+
+class _Breach(Exception):
+    """A stage wasn't passed."""
+
+    def __init__(self, percent: int, judgement: StageJudgement) -> None:
+        where = f"at {percent} %" if percent else "before it got any traffic"
+        super().__init__(f"{where}, {'; '.join(judgement.reasons)}.")
+
+
+class _TrafficChanged(Exception):
+    """Somebody else wrote the traffic during the roll-out."""
+
+    def __init__(self, ours: Mapping[str, int], found: Mapping[str, int]) -> None:
+        super().__init__(f"somebody changed the traffic meanwhile, from {dict(ours)} to {dict(found)}.")
+
+
+class _Stopped(Exception):
+    """The task was asked to stop."""
+
+    def __str__(self) -> str:
+        return "the task was stopped."
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, _Breach | _TrafficChanged | _Stopped):
+        return str(error)
+    return f"{first_line(error)} ({type(error).__name__})."
+
+
+def probe(scorer: canary.Scorer, deployment: str, rows: Sequence[canary.Row]) -> list[Sample]:
+    """A few requests with real rows to `deployment`, by name. The first may find the server cold: not timed."""
+    samples: list[Sample] = []
+    source = canary.batches(rows, _ROWS_A_REQUEST)
+    for number in range(_PROBE_REQUESTS + 1):
+        batch = next(source)
+        answer = scorer.score(batch, deployment)
+        if number or answer.problem:
+            samples.append(Sample(answer.deployment, True, answer.milliseconds, answer.problem, len(batch)))
+    return samples
+
+
+def champion_of(traffic: Mapping[str, int], deployment: str) -> str | None:
+    """Who serves now: the deployment, other than `deployment`, with the most traffic."""
+    others = {name: share for name, share in traffic.items() if name != deployment and share > 0}
+    return max(others, key=lambda name: (others[name], name)) if others else None
+
+
+def stages_of(value: Sequence[int] | str) -> tuple[int, ...]:
+    """Stages from a parameter or a rendered template.
+
+    :raises ConfigurationError: not growing whole percentages that end with 100.
+    """
+    try:
+        listed = json.loads(value) if isinstance(value, str) else value
+        stages = tuple(int(stage) for stage in listed)
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"stages must be a list of percentages such as [10, 50, 100], not {value!r}."
+        ) from None
+    if not stages or list(stages) != sorted(set(stages)) or stages[0] < 1 or stages[-1] != _ALL:
+        raise ConfigurationError(f"stages must grow from at least 1 to 100, not {list(stages)}.")
+    return stages
+
+
+def _without(traffic: Mapping[str, int], deployment: str) -> dict[str, int]:
+    """The map with `deployment` at 0 and the others as they shared the rest."""
+    restored = next_traffic(traffic, deployment, 0)
+    # As it was, deployments without traffic are named only if they were.
+    return {name: share for name, share in restored.items() if share or name in traffic}
+
+
+@contextlib.contextmanager
+def open_scorer(connection: AzureConnection, endpoint: OnlineEndpoint) -> Iterator[canary.Scorer]:
+    uri = str(endpoint.document()["properties"]["scoringUri"])
+    scorer = canary.Scorer(uri, endpoint.key(), verify=connection.verify or True)
+    try:
+        yield scorer
+    finally:
+        scorer.close()
