@@ -63,6 +63,9 @@ LANGUAGE: Final = "us_english"
 SERVICE_PRINCIPAL_NAME: Final = "https://database.windows.net/"
 
 
+CANCEL_AGAIN_SECONDS: Final = 0.25
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one client may cost. Bytes and seconds."""
@@ -301,9 +304,13 @@ class Connection:
         answer = self._running = Answer(pipe.send)
         work = loop.run_in_executor(self._thread, self._answer, message, answer, pipe)
         try:
-            await asyncio.wait({work, listener}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                listener.result()
+            while not work.done():
+                await asyncio.wait({work, listener}, timeout=CANCEL_AGAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if listener.done() and not work.done():
+                    listener.result()
+                if answer.cancelled.is_set() and not work.done():
+                    # Again: the statement may only have been about to start when ATTENTION came.
+                    self._cancel()
             work.result()
         except BaseException:
             # The client is gone, or the server stops: what runs has to end before its session is closed.
