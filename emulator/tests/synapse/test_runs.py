@@ -26,11 +26,14 @@ pytestmark = pytest.mark.asyncio
 RUNS = "api-version=2022-03-01-preview"
 HOST = f"""#!{sys.executable}
 import json, pathlib, sys, time
-folder = pathlib.Path(sys.argv[3])
+folder = pathlib.Path(sys.argv[3]) / "1"
 def write(status):
     (folder / "draft").write_text(json.dumps(status))
     (folder / "draft").replace(folder / "status.json")
 write({{"state": "Idle"}})
+if (folder.parents[3] / "fragile").exists():
+    (folder.parents[3] / "fragile").unlink()
+    sys.exit(7)
 while not (folder / "request.json").exists():
     time.sleep(0.01)
 request = json.loads((folder / "request.json").read_text())
@@ -193,3 +196,25 @@ async def test_what_is_no_notebook_is_refused(client: httpx.AsyncClient, propert
 async def test_a_notebooks_name_is_checked(client: httpx.AsyncClient) -> None:
     answer = await client.put("/notebooks/a%2Fb?api-version=2020-12-01", json={"name": "a/b", "properties": {}})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidArtifactName")
+
+
+async def test_a_session_that_ended_while_it_stood_by_costs_no_run(
+    prepared: Settings, tmp_path: Path, tokens: Tokens
+) -> None:
+    (prepared.home.parent / "fragile").touch()
+    service = Synapse(prepared, Store(tmp_path / "store.sqlite"), warm=1)
+    await service.start()
+    token = tokens.issue("me", "https://dev.azuresynapse.net")
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(Api(service.operations(), tokens)),
+        base_url="https://localhost",
+        headers={"Authorization": f"Bearer {token}"},
+    ) as client:
+        cell = {"cell_type": "code", "metadata": {}, "source": "fine"}
+        properties = {"nbformat": 4, "nbformat_minor": 2, "metadata": {}, "cells": [cell]}
+        await client.put("/notebooks/fine?api-version=2020-12-01", json={"name": "fine", "properties": properties})
+        await submit(client, "r1", "fine")
+        result = await ended(client, "r1")
+        assert result["runStatus"] == "Succeeded"
+        assert not (prepared.home.parent / "fragile").exists()
+    await service.stop()

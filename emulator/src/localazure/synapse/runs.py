@@ -30,6 +30,7 @@ from localazure.executors import processes
 from localazure.settings import Settings
 from localazure.synapse import options, snapshots, versions
 from localazure.synapse.notebooks import Notebooks
+from localazure.synapse.options import SessionPlan
 from localazure.synapse.pools import Pools
 from localazure.synapse.sessions import Session, Sessions, write_notebooks
 
@@ -132,7 +133,8 @@ class Runs:
 
     async def _snapshot(self, request: Request, identity: Identity) -> Answer:
         document = self._run(request.path_params["run"])
-        executed = await asyncio.to_thread(_read_executed, self._folder(document) / "output.ipynb")
+        folder = document["folder"]
+        executed = await asyncio.to_thread(_read_executed, Path(folder) / "output.ipynb") if folder else None
         return {
             "message": f"Notebook execution is in {document['runStatus']} state",
             "result": _result(document) | {"snapshot": snapshots.snapshot(document, executed)},
@@ -169,6 +171,7 @@ class Runs:
             "lastCheckedOn": "0001-01-01T00:00:00",
             "runStatus": "Starting",
             "sessionId": -1,
+            "folder": None,  # of the session's run, for the snapshot
             "exitValue": None,
             "error": None,
         }
@@ -176,46 +179,46 @@ class Runs:
     # Execution.
     async def _execute(self, document: Document) -> None:
         run = document["runId"]
-        session: Session | None = None
+        properties = document["resource"]["properties"]
         try:
             async with self._places:
-                properties = document["resource"]["properties"]
                 plan = options.plan(properties.get("sessionProperties"), document["sessionOptions"])
-                session = await self._sessions.take(plan)
-                number = session.number
-                self._store.update(KIND, run, lambda known: known | {"sessionId": number})
-                notebooks = {resource["name"]: resource["properties"] for resource in self._notebooks.all()}
-                session.request(
-                    {
-                        "runId": run,
-                        "notebook": document["notebook"],
-                        "properties": properties,
-                        "parameters": values(document["parameters"]),
-                        "conf": plan.runtime,
-                        "context": {
-                            "run_id": run,
-                            "notebook": document["notebook"],
-                            "workspace": self._settings.workspace,
-                            "pool": document["sparkPool"],
-                            "session_id": number,
-                            "user": document["submitter"],
-                            "notebooks": str(write_notebooks(session.folder, notebooks)),
-                        },
-                    }
-                )
-                await self._follow(run, session)
+                is_done = False
+                while not is_done:
+                    session = await self._sessions.take(plan)
+                    try:
+                        is_done = await self._run_in(session, document, plan)
+                    finally:
+                        await self._sessions.release(session)
         except asyncio.CancelledError:
             pass  # the run's end is written down by who cancelled
         except Exception as error:
             log.exception("notebook run %s failed in localazure", run)
             self._end(run, "Failed", error=_error(type(error).__name__, str(error)))
-        finally:
-            if session is not None:
-                await self._sessions.release(session)
-            self._sessions.keep_warm()
 
-    async def _follow(self, run: str, session: Session) -> None:
-        """Carry the host's status over until the run has ended."""
+    async def _run_in(self, session: Session, document: Document, plan: SessionPlan) -> bool:
+        """Run in this session and write down how it ended; False if it ended, standing by, before it took the run."""
+        run, number, folder = document["runId"], session.number, str(session.folder)
+        self._store.update(KIND, run, lambda known: known | {"sessionId": number, "folder": folder})
+        notebooks = {resource["name"]: resource["properties"] for resource in self._notebooks.all()}
+        session.request(
+            {
+                "runId": run,
+                "notebook": document["notebook"],
+                "properties": document["resource"]["properties"],
+                "parameters": values(document["parameters"]),
+                "conf": plan.runtime,
+                "context": {
+                    "run_id": run,
+                    "notebook": document["notebook"],
+                    "workspace": self._settings.workspace,
+                    "pool": document["sparkPool"],
+                    "session_id": number,
+                    "user": document["submitter"],
+                    "notebooks": str(write_notebooks(session.folder, notebooks)),
+                },
+            }
+        )
         started = time.monotonic()
         is_running = False
         while True:
@@ -224,27 +227,24 @@ class Runs:
             status = session.status()
             state = status["state"]
             if state in ("Succeeded", "Failed"):
-                error = status.get("error")
-                self._end(
-                    run, state, exitValue=status.get("exitValue"), error=error, failedCell=status.get("failedCell")
-                )
-                return
+                self._end(run, state, **{key: status.get(key) for key in ("exitValue", "error", "failedCell")})
+                return True
             if not is_alive:
-                lines = processes.tail(session.log, _LOG_LINES)
+                if session.stood_by and state in ("Starting", "Idle"):
+                    return False
                 message = (
-                    f"The Spark session {session.number} ended with code {session.exit_code}"
+                    f"The Spark session {number} ended with code {session.exit_code}"
                     f" while the notebook was {state.lower()}."
                 )
-                self._end(run, "Failed", error=_error("SparkSessionDied", message, lines))
-                return
+                self._end(run, "Failed", error=_error("SparkSessionDied", message, _last_lines(session)))
+                return True
             if state == "Running" and not is_running:
                 is_running = True
                 self._update_active(run, {"runStatus": "Running", "startedAt": _now()})
             if not is_running and time.monotonic() - started > _START_SECONDS:
-                lines = processes.tail(session.log, _LOG_LINES)
-                message = f"The Spark session {session.number} did not start within {_START_SECONDS:.0f} s."
-                self._end(run, "Failed", error=_error("SparkSessionTimeout", message, lines))
-                return
+                message = f"The Spark session {number} did not start within {_START_SECONDS:.0f} s."
+                self._end(run, "Failed", error=_error("SparkSessionTimeout", message, _last_lines(session)))
+                return True
             await asyncio.sleep(_POLL_SECONDS)
 
     def _update_active(self, run: str, change: Document) -> bool:
@@ -268,9 +268,6 @@ class Runs:
         if document is None:
             raise NotFound(f"There is no notebook run {run!r}.", run, "NotebookRunNotFound")
         return document
-
-    def _folder(self, document: Document) -> Path:
-        return self._settings.home / "spark" / str(document["sessionId"])
 
     def _session_detail(self, document: Document) -> Document | None:
         if document["sessionId"] < 0:
@@ -356,6 +353,10 @@ def _read_executed(path: Path) -> Document | None:
         executed: Document = json.loads(path.read_text())
         return executed
     return None
+
+
+def _last_lines(session: Session) -> list[str]:
+    return processes.tail(session.log, _LOG_LINES)
 
 
 def _error(name: str, message: str, lines: list[str] | None = None) -> Document:

@@ -38,5 +38,6 @@ class Synapse:
 
     async def stop(self) -> None:
         """End runs and sessions."""
+        self._sessions.start_no_more()
         await self._runs.stop()
         await self._sessions.stop()

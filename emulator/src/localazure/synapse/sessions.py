@@ -1,8 +1,9 @@
-"""Spark sessions: processes of the compute environment, one notebook run each, with one standing by.
+"""Spark sessions: processes of the compute environment, with one standing by.
 
-A Spark session costs seconds to start. So a session of the standard configuration is kept ready (kernel up, JVM warm)
-and the next run takes it; another one is started when that run has ended. Every session is a process of its own with a
-folder of its own below `<home>/spark/`; its files are the protocol (`localazure_compute.notebook` describes them).
+A Spark session costs seconds to start. So a session of the standard configuration is kept ready (kernel up, JVM warm),
+the next run takes it, and when that run has ended the session gets itself ready for another one: the JVM stays, Python
+process and SparkContext are new. Any other session serves one run. Every session is a process of its own with a folder
+of its own below `<home>/spark/`; its files are the protocol (`localazure_compute.notebook` describes them).
 """
 
 from __future__ import annotations
@@ -34,25 +35,37 @@ log = logging.getLogger(__name__)
 _COUNTER = "synapse.counter"
 _SAS_VERSION = "2021-12-02"
 _SAS_DAYS = 3
-#: A session that waits longer is replaced before it is used: its SAS ages.
+#: An older session is replaced before it is used: its SAS ages.
 _STALE_SECONDS = 24 * 3600
-#: Of a finished session's folder only these files are kept.
+#: A JVM serves so many runs.
+_RUNS = 25
+#: Of a run's folder only these files are kept when it has ended.
 _KEPT = frozenset({"output.ipynb", "status.json", "session.log"})
 
 
 class Session:
-    """One session: its folder and process."""
+    """One session, and the run it serves or waits for."""
 
-    def __init__(self, number: int, folder: Path, process: processes.Process, plan: SessionPlan) -> None:
+    def __init__(self, number: int, folder: Path, process: processes.Process, plan: SessionPlan, runs: int) -> None:
         self.number = number
-        self.folder = folder
         self.plan = plan
+        #: Whether it was there before its present run.
+        self.stood_by = False
+        self._folder = folder
         self._process = process
+        self._runs = runs
+        self._run = 1
         self._born = time.monotonic()
 
     @property
+    def folder(self) -> Path:
+        """The present run's folder."""
+        return self._folder / str(self._run)
+
+    @property
     def log(self) -> Path:
-        return self.folder / "session.log"
+        """The output of the session's processes."""
+        return self._folder / "session.log"
 
     def status(self) -> dict[str, Any]:
         """What the host last wrote; `{"state": "Starting"}` before that."""
@@ -63,7 +76,7 @@ class Session:
         return status
 
     def request(self, document: Mapping[str, Any]) -> None:
-        """Hand the run over; at most once."""
+        """Hand the run over; once a run."""
         draft = self.folder / "request.json.new"
         draft.write_text(json.dumps(document))
         draft.replace(self.folder / "request.json")
@@ -73,17 +86,28 @@ class Session:
         return self._process.poll() is None
 
     @property
-    def is_fresh(self) -> bool:
-        return time.monotonic() - self._born < _STALE_SECONDS
+    def is_usable(self) -> bool:
+        """Whether a run may take it."""
+        is_fresh = time.monotonic() - self._born < _STALE_SECONDS
+        return self.is_alive and is_fresh and self.status()["state"] in ("Starting", "Idle")
 
     @property
     def exit_code(self) -> int | None:
         return self._process.poll()
 
-    async def end(self, grace: float = 1) -> None:
-        """End the process group and keep of the folder what a run's record needs."""
-        await self._process.aterminate(grace)
+    async def next_run(self) -> bool:
+        """Turn to the next run, if this one ended by itself and the session serves another one."""
+        if not self.is_alive or self._run >= self._runs or self.status()["state"] not in ("Succeeded", "Failed"):
+            return False
         await asyncio.to_thread(_tidy, self.folder)
+        self._run += 1
+        self.folder.mkdir(exist_ok=True)
+        return True
+
+    async def end(self, grace: float = 1) -> None:
+        """End the process group and keep of the folder what the runs' records need."""
+        await self._process.aterminate(grace)
+        await asyncio.to_thread(_tidy_session, self._folder)
 
 
 class Sessions:
@@ -100,13 +124,12 @@ class Sessions:
 
     async def tidy(self) -> None:
         """Clear away what sessions of an earlier life left, but for the records of their runs. Before any start."""
-        folders = [folder for folder in self._root.glob("*") if folder.is_dir()]
-        for folder in folders:
-            await asyncio.to_thread(_tidy, folder)
+        for folder in [folder for folder in self._root.glob("*") if folder.is_dir()]:
+            await asyncio.to_thread(_tidy_session, folder)
 
     def keep_warm(self) -> None:
         """Start what is missing of the sessions that stand by. Doesn't wait for them."""
-        self._warm = [session for session in self._warm if session.is_alive]
+        self._warm = [session for session in self._warm if session.is_usable]
         try:
             while not self._stopped and len(self._warm) < self._wanted_warm:
                 self._warm.append(self._start(options.plan()))
@@ -118,37 +141,52 @@ class Sessions:
         """A session for one run: the one that stands by if it fits, else a new one that is still starting."""
         while plan.is_standard and self._warm:
             session = self._warm.pop(0)
-            if session.is_alive and session.is_fresh:
+            if session.is_usable:
+                session.stood_by = True
                 return session
-            await self.release(session)
+            await self._end(session)
         return self._start(plan)
 
     async def release(self, session: Session) -> None:
-        """End a session. Safe to call twice."""
+        """A run has left the session: it stands by for the next one, or ends."""
+        wanted = not self._stopped and session.plan.is_standard and len(self._warm) < self._wanted_warm
+        if wanted and await session.next_run():
+            self._warm.append(session)
+        else:
+            await self._end(session)
+        self.keep_warm()
+
+    async def _end(self, session: Session) -> None:
         if session in self._started:
             self._started.discard(session)
             await session.end()
+
+    def start_no_more(self) -> None:
+        """From now on sessions end with their run."""
+        self._stopped = True
 
     async def stop(self) -> None:
         """End every session."""
         self._stopped = True
         self._warm.clear()
-        await asyncio.gather(*(self.release(session) for session in list(self._started)))
+        await asyncio.gather(*(self._end(session) for session in list(self._started)))
 
     def _start(self, plan: SessionPlan) -> Session:
         number = self._next_number()
         folder = self._root / str(number)
         shutil.rmtree(folder, ignore_errors=True)
-        (folder / "tmp").mkdir(parents=True)
+        for name in ("tmp", "1"):
+            (folder / name).mkdir(parents=True)
         folder.chmod(0o700)
-        (folder / "session.json").write_text(json.dumps({"conf": plan.static}))
+        runs = _RUNS if plan.is_standard else 1
+        (folder / "session.json").write_text(json.dumps({"conf": plan.static, "runs": runs}))
         process = processes.start(
             [str(self._settings.compute_python), "-m", "localazure_compute.notebook", str(folder)],
             env=self._environment(folder),
             cwd=folder,
             log=folder / "session.log",
         )
-        session = Session(number, folder, process, plan)
+        session = Session(number, folder, process, plan, runs)
         self._started.add(session)
         return session
 
@@ -205,13 +243,26 @@ def account_sas(settings: Settings, days: int = _SAS_DAYS) -> str:
     return urlencode({name: value for name, value in values.items() if value} | {"sig": signature})
 
 
+def _tidy_session(folder: Path) -> None:
+    for run in folder.iterdir():
+        if run.name.isdecimal():
+            _tidy(run)
+    for entry in folder.iterdir():
+        if not entry.name.isdecimal() and entry.name not in _KEPT:
+            _remove(entry)
+
+
 def _tidy(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.name not in _KEPT:
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
+            _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def write_notebooks(folder: Path, notebooks: Mapping[str, Mapping[str, Any]]) -> Path:
