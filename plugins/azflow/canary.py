@@ -64,7 +64,7 @@ class Scorer:
         self._session.close()
 
     def score(self, rows: Sequence[Row], deployment: str | None = None) -> Answer:
-        """The endpoint's predictions for `rows`: of `deployment` if it is named, else of whom the traffic split picks."""
+        """The endpoint's predictions for `rows`: of `deployment` if it is named, else of whom the split picks."""
         import requests
 
         headers = {"Content-Type": "application/json"}

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from airflow.sdk import BaseOperator, BaseOperatorLink
 
 from azflow import canary
 from azflow.connection import AzureConnection
@@ -29,6 +28,7 @@ from azflow.runs import (
     Found,
     RemoteRunOperator,
     RunFailure,
+    RunLink,
     RunsReference,
     RunState,
     RunStates,
@@ -38,7 +38,6 @@ from azflow.runs import (
 if TYPE_CHECKING:
     import jinja2
     from airflow.sdk import Context
-    from airflow.sdk.types import TaskInstanceKey
 
 SERVICE = "Azure ML deployment"
 #: https://learn.microsoft.com/rest/api/azureml/online-deployments/get (DeploymentProvisioningState)
@@ -166,17 +165,13 @@ class OnlineDeployments:
 
 
 @attrs.define(init=False)
-class EndpointLink(BaseOperatorLink):
+class EndpointLink(RunLink):
     """The endpoint, on the task's page in Airflow."""
 
     name: str = "Endpoint"
 
     def __init__(self) -> None:
-        self.name = "Endpoint"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Called in the task's process at its end; Airflow stores what it returns as an XCom."""
-        return str(getattr(operator, "run_url", ""))
+        super().__init__("Endpoint")
 
 
 class DeployOperator(RemoteRunOperator):
@@ -198,7 +193,7 @@ class DeployOperator(RemoteRunOperator):
     service = SERVICE
     alphabet = DEPLOYMENT_NAME
     template_fields = ("endpoint", "registered_model", "sample_path")
-    operator_extra_links = (EndpointLink(),)  # type: ignore[assignment]
+    operator_extra_links = (EndpointLink(),)
     ui_color = "#fdf0d5"
 
     def __init__(
@@ -259,7 +254,7 @@ class DeployOperator(RemoteRunOperator):
                     self.log.error("  %s", line)
             raise RolloutFailed(
                 f"Deployment {result['deployment']} of endpoint {result['endpoint']} runs, but {len(broken)} of "
-                f"{len(samples)} requests with real rows failed, the last one: {broken[-1].problem}. It has no traffic; "
+                f"{len(samples)} requests with real rows failed, the last: {broken[-1].problem}. It has no traffic; "
                 f"its log is above. See {result['url']}"
             )
         slowest = max(sample.milliseconds for sample in samples)
@@ -292,7 +287,7 @@ class RolloutOperator(AzflowOperator):
     """
 
     template_fields = ("endpoint", "deployment", "stages", "sample_path")
-    operator_extra_links = (EndpointLink(),)  # type: ignore[assignment]
+    operator_extra_links = (EndpointLink(),)
     ui_color = "#fdf0d5"
 
     def __init__(

@@ -84,6 +84,7 @@ def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, forc
             f"(difference {difference}), more than the {rules.max_loss:.4f} it may lose (max_loss)"
         )
     promote = not against
+    reasons: tuple[str, ...]
     if promote and difference is None:
         reasons = (f"{metric} {challenger} is at or above the floor {rules.floor:.4f}, and there is no champion to beat",)
     elif promote:

@@ -205,7 +205,10 @@ class ServingService:
         field = {"primary": "primaryKey", "secondary": "secondaryKey"}.get(str(body.get("keyType")).lower())
         if field is None:
             raise BadRequest("keyType must be Primary or Secondary.", "keyType")
-        value = str(body.get("keyValue") or _new_key())
+        value = str(body.get("keyValue") or "")
+        # Microsoft's SDK sends the current key along, and wants another one all the same.
+        if not value or value == (self._store.get(_KEYS, name) or {}).get(field):
+            value = _new_key()
         resources.check_key(value, "keyValue")
         self._store.update(_KEYS, name, lambda keys: keys | {field: value})
         operation = self._long_running.begin(self._id(name))
