@@ -224,7 +224,7 @@ def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[Plan
         PlannedTask("train.job", "azflow.ml.AzureMLJobOperator", train),
         PlannedTask("evaluate.champion", "azflow.evaluation.ChampionOperator", champion),
         PlannedTask("evaluate.job", "azflow.ml.AzureMLJobOperator", evaluate, after=("evaluate.champion",)),
-        PlannedTask("evaluate.verdict", "azflow.evaluation.EvaluationGate", verdict, after=("evaluate.job",)),
+        PlannedTask("evaluate.verdict", "azflow.ml.EvaluationGate", verdict, after=("evaluate.job",)),
     ]
 
 

@@ -111,6 +111,10 @@ class _Poller:
             await asyncio.to_thread(close)
 
 
+#: Cancellations under way: an event loop holds its tasks only weakly.
+_UNDER_WAY: set[asyncio.Task[None]] = set()
+
+
 class RemoteRunTrigger(BaseTrigger):
     """Waits for one remote run in the triggerer. Fires one event: ``{"outcome": "over" | "timed_out" | "unknown",
     "run_id", "deadline", "state", "problem"}``.
@@ -195,7 +199,17 @@ class RemoteRunTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """A person acted on the task - or Airflow believes so. Cancel only if the task really stopped waiting for this
-        very run."""
+        very run.
+
+        Until a trigger has ended, Airflow 3.3.2 cancels it again about every second, and with it the ``on_kill`` that
+        is under way: so the work is shielded and goes on behind it.
+        """
+        work = asyncio.create_task(self._cancel_unless_waited_for())
+        _UNDER_WAY.add(work)
+        work.add_done_callback(_UNDER_WAY.discard)
+        await asyncio.shield(work)
+
+    async def _cancel_unless_waited_for(self) -> None:
         if reason := await self._still_waited_for():
             self.log.warning("%s %s is left alone: %s.", self.service, self.run_id, reason)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_the_specs_own_inputs_win(spec: ModelSpec) -> None:
 
 
 def test_the_chain_is_connected(dag: DAG) -> None:
-    for before, after in zip(CHAIN, CHAIN[1:], strict=False):
+    for before, after in itertools.pairwise(CHAIN):
         assert after in {task.task_id for task in dag.get_task(before).get_flat_relatives(upstream=False)}
 
 

@@ -537,6 +537,26 @@ async def test_the_trigger_cancels_only_what_nobody_waits_for(
     assert len(service.cancels) == cancels
 
 
+async def test_a_cancellation_under_way_survives_being_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Airflow 3.3.2 cancels a trigger again about every second until it has ended, on_kill included.
+    service, name = submitted(polls_until_end=10**6)
+
+    def slow(*_: object) -> str:
+        time.sleep(0.05)
+        return "failed"
+
+    monkeypatch.setattr(azflow.watch, "task_state", slow)
+    waiting = trigger(name)
+    waiting.task_instance = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)  # type: ignore[assignment]
+    killing = asyncio.create_task(waiting.on_kill())
+    await asyncio.sleep(0.01)
+    killing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await killing
+    await asyncio.gather(*azflow.watch._UNDER_WAY)
+    assert service.cancels == [name]
+
+
 async def test_a_trigger_that_is_moved_or_cleaned_up_cancels_nothing() -> None:
     service, name = submitted(polls_until_end=10**6)
     waiting = trigger(name)
