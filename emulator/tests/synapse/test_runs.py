@@ -218,3 +218,15 @@ async def test_a_session_that_ended_while_it_stood_by_costs_no_run(
         assert result["runStatus"] == "Succeeded"
         assert not (prepared.home.parent / "fragile").exists()
     await service.stop()
+
+
+async def test_the_page_shows_the_run_without_running_its_outputs(client: httpx.AsyncClient) -> None:
+    parameters = {"n": {"type": "string", "value": "<script>alert(1)</script>"}}
+    await submit(client, "r1", "fine", parameters=parameters)
+    await ended(client, "r1")
+    page = await client.get("/notebooks/runs/r1/view", headers={"Authorization": ""})
+    assert page.status_code == 200
+    assert "Succeeded" in page.text
+    assert "<script" not in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert (await client.get("/notebooks/runs/other/view")).status_code == 404

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
 from localazure.core.auth import Identity
 from localazure.core.errors import BadRequest, NotFound
@@ -28,7 +28,7 @@ from localazure.core.registry import Answer, Operation
 from localazure.core.store import Store
 from localazure.executors import processes
 from localazure.settings import Settings
-from localazure.synapse import options, snapshots, versions
+from localazure.synapse import options, pages, snapshots, versions
 from localazure.synapse.notebooks import Notebooks
 from localazure.synapse.options import SessionPlan
 from localazure.synapse.pools import Pools
@@ -44,6 +44,9 @@ _POLL_SECONDS = 0.1
 _START_SECONDS = 180.0
 _LOG_LINES = 20
 _REQUEST_KEYS = frozenset({"notebook", "sparkPool", "sessionOptions", "honorSessionTimeToLive", "parameters"})
+
+# Nothing of a page may load or run anything.
+_PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
 
 Document = dict[str, Any]
 
@@ -72,7 +75,11 @@ class Runs:
             ("RunNotebook_CancelRun", "POST", path + "/cancel", self._cancel),
             ("RunNotebook_GetSnapshot", "GET", path + "/snapshot", self._snapshot),
         ]
-        return [Operation(name, method, path, checked(handler), "synapse") for name, method, path, handler in rows]
+        return [
+            *(Operation(name, method, path, checked(handler), "synapse") for name, method, path, handler in rows),
+            # Where links lead: Azure has Synapse Studio for it. A browser brings no token.
+            Operation("RunNotebook_Page", "GET", path + "/view", self._page, None),
+        ]
 
     def recover(self) -> int:
         """Fail, by name, what an earlier process left active: its sessions are gone. How many there were."""
@@ -133,12 +140,14 @@ class Runs:
 
     async def _snapshot(self, request: Request, identity: Identity) -> Answer:
         document = self._run(request.path_params["run"])
-        folder = document["folder"]
-        executed = await asyncio.to_thread(_read_executed, Path(folder) / "output.ipynb") if folder else None
         return {
             "message": f"Notebook execution is in {document['runStatus']} state",
-            "result": _result(document) | {"snapshot": snapshots.snapshot(document, executed)},
+            "result": _result(document) | {"snapshot": await _snapshot_of(document)},
         }
+
+    async def _page(self, request: Request, identity: Identity) -> Answer:
+        document = self._run(request.path_params["run"])
+        return HTMLResponse(pages.run_page(document, await _snapshot_of(document)), headers=_PAGE_HEADERS)
 
     def _document(self, run: str, body: Any, identity: Identity) -> Document:
         """A new run's document. Raises BadRequest and NotFound, naming what is wrong."""
@@ -346,6 +355,12 @@ def _result(document: Document) -> Document:
         key: document[key] for key in ("runId", "runStatus", "sessionId", "sparkPool", "lastCheckedOn", "exitValue")
     }
     return result | {"error": document["error"]} if document["error"] else result
+
+
+async def _snapshot_of(document: Document) -> Document:
+    folder = document["folder"]
+    executed = await asyncio.to_thread(_read_executed, Path(folder) / "output.ipynb") if folder else None
+    return snapshots.snapshot(document, executed)
 
 
 def _read_executed(path: Path) -> Document | None:
