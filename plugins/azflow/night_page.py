@@ -1,0 +1,373 @@
+"""The page of one night, from the plain dictionary that `report.collect` makes. Pure.
+
+A part of the night that isn't there is left out; one that failed is shown as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from azflow import charts, pages
+from azflow.pages import Html, badge, code, join, link, section, table, text
+
+_TONES = {"success": "good", "failed": "bad", "upstream_failed": "warn", "skipped": "wait", "running": "accent"}
+_SHOWN_TRIALS = 15
+_SHOWN_SLICES = 16
+#: Metrics a leaderboard is sorted by, the first that the trials have; all but the last three: more is better.
+_METRICS = (
+    *("AUC_weighted", "roc_auc", "average_precision_score_weighted", "norm_macro_recall", "accuracy", "r2_score"),
+    *("normalized_root_mean_squared_error", "normalized_mean_absolute_error", "log_loss"),
+)
+_LESS_IS_BETTER = frozenset(_METRICS[-3:])
+
+
+# what it comes to
+
+
+def summarise(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a night, for a person who reads one line."""
+    verdict = _left(report, "evaluate.verdict")
+    measured = {name: verdict.get(name) for name in ("challenger", "champion", "difference")}
+    return {
+        "outcome": outcome(report),
+        "promoted": verdict.get("promote"),
+        "metric": verdict.get("metric"),
+        **measured,
+        "model_version": _left(report, "register.model").get("version") or verdict.get("champion_version"),
+        "rows_written": rows_written(report),
+        "traffic": _left(report, "roll_out.traffic").get("traffic"),
+        "seconds": wall_seconds(report),
+    }
+
+
+def outcome(report: Mapping[str, Any]) -> str:
+    """`promoted`, `kept the champion`, or `failed at <task>`."""
+    failed = [step["task"] for step in report["steps"] if step["state"] == "failed"]
+    if failed:
+        return f"failed at {failed[0]}"
+    verdict = _left(report, "evaluate.verdict")
+    if not verdict:
+        return "no verdict"
+    if not verdict.get("promote"):
+        return "kept the champion"
+    approved = _left(report, "approve").get("approved")
+    return "not approved" if approved is False else "promoted"
+
+
+def wall_seconds(report: Mapping[str, Any]) -> float:
+    """From the first step's start to the last one's end."""
+    return round(max((step["start"] + step["seconds"] for step in report["steps"]), default=0.0), 1)
+
+
+def rows_written(report: Mapping[str, Any]) -> int | None:
+    """Predictions in the table for this partition: what the script's last SELECT counted, else what its load wrote."""
+    left = _left(report, "write_back.table")
+    columns = [str(column).lower() for column in left.get("columns") or ()]
+    for name in ("rows", "row_count", "predictions", "n", "count"):
+        if name in columns:
+            at = columns.index(name)
+            return sum(int(row[at] or 0) for row in left["rows"])
+    counts = [count for batch in left.get("batches") or () for count in batch["counts"]]
+    return max((count["affected"] for count in counts if "affected" in count), default=None)
+
+
+def _left(report: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    found = report["left"].get(task)
+    return found if isinstance(found, Mapping) else {}
+
+
+# the page
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page: self-contained HTML. Pure."""
+    days = report["partition"]
+    if report["first_day"] != days:
+        days = f"{report['first_day']} to {days}"
+    lead = [text(f"Night of {report['partition']}, data of {days}"), " · ", code(report["run_id"])]
+    if report["airflow"]:
+        lead += [" · ", link("open in Airflow", report["airflow"])]
+    return pages.page(
+        f"{report['model']}: {outcome(report)}",
+        join(lead),
+        _facts(report),
+        _verdict(report),
+        _slices(report),
+        _trials(report),
+        _quality(report),
+        _rollout(report),
+        _written(report),
+        _times(report),
+        _assets(report),
+        footer=f"Written by azflow on {report['generated']}.",
+    )
+
+
+def _facts(report: Mapping[str, Any]) -> Html:
+    verdict = _left(report, "evaluate.verdict")
+    challenger = verdict.get("challenger") or {}
+    difference = verdict.get("difference") or {}
+    traffic = _left(report, "roll_out.traffic").get("traffic") or {}
+    shown = [
+        (_figure(challenger.get("value")), f"challenger's {verdict.get('metric', 'metric')}"),
+        (_signed(difference.get("value")), "against the champion") if difference else None,
+        (rows_written(report), "predictions written back"),
+        (" / ".join(f"{share:g} %" for share in traffic.values() if share), "traffic served") if traffic else None,
+        (_duration(wall_seconds(report)), "from first to last step"),
+    ]
+    return pages.facts([pair for pair in shown if pair and pair[0] not in (None, "")])
+
+
+def _figure(value: object) -> str | None:
+    return f"{value:.4f}" if isinstance(value, int | float) else None
+
+
+def _signed(value: object) -> str | None:
+    return f"{value:+.4f}" if isinstance(value, int | float) else None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:  # noqa: PLR2004
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _verdict(report: Mapping[str, Any]) -> Html:
+    verdict = _left(report, "evaluate.verdict")
+    if not verdict:
+        return Html("")
+    how = "promoted by force" if verdict.get("forced") else "promoted"
+    word = badge(how, "good") if verdict.get("promote") else badge("not promoted", "warn")
+    reasons = "".join(f"<p>{text(reason)}</p>" for reason in verdict.get("reasons") or ())
+    metric, rows = verdict.get("metric", "metric"), verdict.get("rows")
+    bars = []
+    version = verdict.get("champion_version")
+    for name, label, tone in (
+        ("challenger", "Challenger", "accent"),
+        ("champion", f"Champion, version {version}", "bar soft"),
+    ):
+        found = verdict.get(name) or {}
+        if isinstance(found.get("value"), int | float):
+            low, high = found.get("low"), found.get("high")
+            bars.append(charts.Interval(label, found["value"], low, high, tone, _interval(found)))
+    parts: list[str] = [f"<p>{word}</p>", reasons]
+    if bars:
+        parts.append(charts.intervals(bars, label=f"{metric} with its interval"))
+    difference = verdict.get("difference") or {}
+    if isinstance(difference.get("value"), int | float):
+        parts.append('<p class="soft small">Difference on the same rows: to the right, the challenger is better.</p>')
+        row = charts.Interval(
+            "Challenger - champion",
+            difference["value"],
+            difference.get("low"),
+            difference.get("high"),
+            "good" if difference["value"] >= 0 else "bad",
+            _interval(difference, signed=True),
+        )
+        parts.append(charts.intervals([row], lines={"no difference": 0.0}, label="difference of the metric"))
+    curves = {
+        label: [(point["predicted"], point["observed"]) for point in verdict[key]]
+        for key, label in (("challenger_calibration", "challenger"), ("champion_calibration", "champion"))
+        if verdict.get(key)
+    }
+    if curves:
+        parts.append('<p class="soft small">Do the probabilities mean what they say? On the dashed line they do.</p>')
+        parts.append(charts.calibration(curves, label="predicted against observed rates"))
+    confidence = verdict.get("confidence")
+    share = f"{confidence:.0%} " if isinstance(confidence, int | float) and confidence <= 1 else ""
+    counted = f"the same {rows:,} hold-out rows" if isinstance(rows, int) else "the same hold-out rows"
+    intro = f"{metric} on {counted}, with {share}bootstrap intervals."
+    return section("Champion against challenger", intro, *parts)
+
+
+def _interval(found: Mapping[str, Any], *, signed: bool = False) -> str:
+    shape = "+.4f" if signed else ".4f"
+    if found.get("low") is None:
+        return format(found["value"], shape)
+    short = shape.replace("4", "3")
+    return f"{format(found['value'], shape)} [{format(found['low'], short)}, {format(found['high'], short)}]"
+
+
+def _slices(report: Mapping[str, Any]) -> Html:
+    verdict = _left(report, "evaluate.verdict")
+    slices = [one for one in verdict.get("slices") or () if isinstance(one.get("challenger"), int | float)]
+    if not slices:
+        return Html("")
+    slices.sort(key=lambda one: -one["rows"])
+    rows = []
+    for one in slices[:_SHOWN_SLICES]:
+        champion = one.get("champion")
+        champion = float(champion) if isinstance(champion, int | float) else None
+        note = f"{one['rows']:,} rows" + (f", {one['challenger'] - champion:+.3f}" if champion is not None else "")
+        rows.append((f"{one['column']} = {one['value']}", float(one["challenger"]), champion, note))
+    both = any(champion is not None for _, _, champion, _ in rows)
+    intro = f"{verdict.get('metric')} within parts of the hold-out, largest first" + (
+        "; blue: challenger, grey: champion." if both else "."
+    )
+    left_out = len(slices) - _SHOWN_SLICES
+    more = f'<p class="soft small">and {left_out} smaller ones</p>' if left_out > 0 else ""
+    return section("Slices", intro, charts.dumbbells(rows, label="metric by slice"), more)
+
+
+def _trials(report: Mapping[str, Any]) -> Html:
+    job = _left(report, "train.job")
+    children = [child for child in job.get("children") or () if isinstance(child, Mapping) and child.get("metrics")]
+    if not children:
+        return Html("")
+    metric = next((name for name in _METRICS if any(name in child["metrics"] for child in children)), None)
+    metric = metric or next(iter(children[0]["metrics"]))
+    ranked = sorted(
+        (child for child in children if isinstance(child["metrics"].get(metric), int | float)),
+        key=lambda child: child["metrics"][metric],
+        reverse=metric not in _LESS_IS_BETTER,
+    )
+    best = job.get("best_child") or (ranked[0]["name"] if ranked else "")
+    rows = [
+        (_trial_name(child, index), float(child["metrics"][metric]), child["name"] == best)
+        for index, child in enumerate(ranked[:_SHOWN_TRIALS], start=1)
+    ]
+    more = f", the best {_SHOWN_TRIALS} of {len(ranked)}" if len(ranked) > _SHOWN_TRIALS else ""
+    intro = join([text(f"{metric} in validation{more}. "), link("The job", str(job.get("url") or ""))])
+    return section(f"Trials: {len(ranked)}", intro, charts.leaderboard(rows, label="trials by metric"))
+
+
+def _trial_name(child: Mapping[str, Any], rank: int) -> str:
+    algorithm = str(child.get("algorithm") or child.get("name") or "trial")
+    return f"{rank}. {algorithm}"
+
+
+def _quality(report: Mapping[str, Any]) -> Html:
+    if not report["quality"]:
+        return Html("")
+    parts: list[str] = []
+    for summary in report["quality"]:
+        failing = [result for result in summary["results"] if not result["success"]]
+        verdict = badge("passed", "good") if summary["success"] else badge("stopped the run", "bad")
+        counted = f"{summary['failed']} failed, {summary['warned']} warned"
+        head = f"{summary['checked']} expectations on {summary['table']}: {counted}"
+        page = f" · {link('all of them', summary['report'])}" if summary.get("report") else ""
+        parts.append(f"<p>{verdict} {text(head)}{page}</p>")
+        if failing:
+            failing.sort(key=lambda result: result["severity"] != "block")
+            parts.append(
+                table(
+                    ["", "Column", "Expectation", "Found"],
+                    [
+                        (
+                            badge("failed", "bad") if result["severity"] == "block" else badge("warning", "warn"),
+                            code(result["column"]) if result["column"] else "",
+                            result["says"],
+                            result.get("found"),
+                        )
+                        for result in failing
+                    ],
+                )
+            )
+    return section("Data quality", "Great Expectations, as SQL in the pool, before training.", *parts)
+
+
+def _rollout(report: Mapping[str, Any]) -> Html:
+    rollout = _left(report, "roll_out.traffic")
+    stages = [stage for stage in rollout.get("stages") or () if isinstance(stage, Mapping)]
+    if not rollout:
+        return Html("")
+    new = str(rollout.get("deployment") or "challenger")
+    bars = []
+    for stage in stages:
+        shares = stage.get("traffic") or {}
+        pieces = [(str(n), float(share), "accent" if n == new else "bar soft") for n, share in shares.items() if share]
+        seen = stage.get("share")
+        note = f"seen {seen:.0%}" if isinstance(seen, int | float) else ""
+        name = f"{stage['percent']} %" if stage.get("percent") else "before traffic"
+        bars.append((name, sorted(pieces, key=lambda piece: piece[2] != "accent"), note))
+    rows = [
+        (
+            f"{stage['percent']} %" if stage.get("percent") else "probe",
+            badge(stage.get("decision"), "good" if stage.get("decision") == "advance" else "bad"),
+            stage.get("requests"),
+            stage.get("errors"),
+            f"{stage['p95_ms']:.0f} ms" if isinstance(stage.get("p95_ms"), int | float) else None,
+            f"{stage['agreement']:.1%}" if isinstance(stage.get("agreement"), int | float) else None,
+            f"{stage['seconds']:.0f} s" if isinstance(stage.get("seconds"), int | float) else None,
+        )
+        for stage in stages
+    ]
+    champion = rollout.get("champion")
+    intro = join(
+        [
+            text(f"Blue: {new}; grey: {champion or 'nobody served before'}. "),
+            link("The endpoint", str(rollout.get("url") or "")),
+        ]
+    )
+    headers = ["Stage", "", "Requests", "Errors", "p95", "Agrees with champion", "Took"]
+    seen_by = table(headers, rows, numbers=(2, 3, 4, 5, 6))
+    return section("Roll-out", intro, charts.shares(bars, label="traffic by stage"), seen_by)
+
+
+def _written(report: Mapping[str, Any]) -> Html:
+    left = _left(report, "write_back.table")
+    if not left:
+        return Html("")
+    count = rows_written(report)
+    intro = f"{count:,} predictions of {report['partition']}, replaced in one switch." if count is not None else ""
+    shown = table(left["columns"], left["rows"]) if left.get("columns") else ""
+    return section("Written back", intro, shown)
+
+
+def _times(report: Mapping[str, Any]) -> Html:
+    steps = [step for step in report["steps"] if step["state"] not in ("", "skipped", "removed")]
+    skipped = [step["task"] for step in report["steps"] if step["state"] == "skipped"]
+    if not steps:
+        return Html("")
+    rows = [
+        charts.Span(
+            step["task"],
+            float(step["start"]),
+            float(step["seconds"]),
+            _TONES.get(step["state"], "bar") if step["state"] != "success" else "bar",
+            f"{step['seconds']:.1f} s" + ("" if step["state"] == "success" else f", {step['state']}"),
+        )
+        for step in steps
+    ]
+    intro = "" if report["measured"] else "Starts are reckoned from what each step waited for; lengths are measured."
+    after = f'<p class="soft small">Skipped: {text(", ".join(skipped))}</p>' if skipped else ""
+    links = [(code(step["task"]), link("open", step["url"])) for step in report["steps"] if step.get("url")]
+    remote = table(["Remote run of", ""], links) if links else ""
+    return section("What each step took", intro, charts.spans(rows, label="when each step ran"), after, remote)
+
+
+def _assets(report: Mapping[str, Any]) -> Html:
+    rows: list[tuple[object, object, object]] = []
+    for task, value in report["left"].items():
+        if task.startswith("data.") and isinstance(value, Mapping):
+            name = value.get("id") or value.get("name")
+            rows.append(("Data asset", code(name), _tags(value.get("tags"))))
+    model = _left(report, "register.model")
+    if model:
+        name = model.get("id") or f"{model.get('name')}:{model.get('version')}"
+        rows.append(("Model", code(name), model.get("path")))
+    deployed = _left(report, "roll_out.deploy")
+    if deployed:
+        rows.append(("Deployment", code(deployed.get("deployment")), deployed.get("scoring_uri")))
+    for task in ("train.job", "evaluate.job", "write_back.score"):
+        job = _left(report, task)
+        if job:
+            rows.append(("Azure ML job", code(job.get("name")), link(task, str(job.get("url") or ""))))
+    if not rows:
+        return Html("")
+    return section("Versions", "What this night made and used, by name.", table(["", "Name", ""], rows))
+
+
+def _tags(tags: object) -> str:
+    if not isinstance(tags, Mapping):
+        return ""
+    return ", ".join(f"{name} {value}" for name, value in _short(tags.items()))
+
+
+def _short(items: Iterable[tuple[object, object]]) -> Iterable[tuple[object, str]]:
+    for name, value in items:
+        shown = str(value)
+        yield name, shown if len(shown) <= 24 else f"{shown[:12]}…"  # noqa: PLR2004
