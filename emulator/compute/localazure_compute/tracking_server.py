@@ -66,7 +66,12 @@ def _use_named_runs() -> None:
                 _next_run_id.reset(token)
 
     sqlalchemy_store.uuid = _UuidModule()
-    handlers._tracking_store_registry.register("sqlite", NamedRunStore)
+
+    def opened(store_uri: str, artifact_uri: str) -> NamedRunStore:
+        # The registry calls with these names, the store's own are others.
+        return NamedRunStore(store_uri, artifact_uri)
+
+    handlers._tracking_store_registry.register("sqlite", opened)
 
 
 def main() -> None:

@@ -6,12 +6,14 @@ https://mlflow.org/docs/latest/api_reference/rest-api.html
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 
+from localazure.executors import processes
 from localazure.settings import Settings
 
 RUN_ID_TAG = "azureml.runId"
@@ -46,10 +48,22 @@ class TrackingRuns:
                 cause = f"HTTP {answer.status_code}"
             except httpx.TransportError as error:
                 cause = type(error).__name__
+            log = self._settings.logs / "mlflow.log"
+            if self._ended():
+                last = "\n".join(processes.tail(log, 5))
+                raise TrackingError(f"MLflow's server has ended; the last lines of {log}:\n{last}")
             if time.monotonic() > deadline:
-                log = self._settings.logs / "mlflow.log"
                 raise TrackingError(f"MLflow's server didn't come up within {seconds:.0f} s ({cause}); see {log}")
             await asyncio.sleep(0.5)
+
+    def _ended(self) -> bool:
+        """Whether the supervisor has written down that MLflow's process is no more."""
+        try:
+            state = json.loads((self._settings.home / "pids.json").read_text())
+        except (OSError, ValueError):
+            return False
+        server = state.get("processes", {}).get("mlflow") or {}
+        return server.get("exit_code") is not None
 
     async def create(
         self, name: str, experiment: str, display_name: str, tags: Mapping[str, str], parent: str | None = None
