@@ -511,3 +511,19 @@ def test_the_probe_of_mssql_pythons_bulk_copy(client: RawClient) -> None:
     answer = client.batch(BULK_COPY_PROBE)
     assert answer.columns[1:] == [["i", "s"], ["colid", "name", "tds_collation", "collation"]]
     assert answer.rows[0] == [0]
+
+
+def test_a_fault_of_the_engine_is_told_and_logged_and_the_connection_goes_on(
+    client: RawClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: StandIn, batch: str, parameters: object = ()) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StandIn, "execute", fail)
+        answer = client.batch("SELECT 1")
+    assert answer.errors[0][0] == 40197
+    assert "ZeroDivisionError" in answer.errors[0][1]
+    assert answer.done == [(DONE, ERROR, 0)]
+    assert "a request failed inside the server" in caplog.text
+    assert client.batch("SELECT 1 AS a").rows == [[1]]
