@@ -98,11 +98,13 @@ def build(environment: Environment, *, development: bool = False) -> bool:
         return False
     tool, log = uv(), ENV / f"{environment.name}.log"
     log.unlink(missing_ok=True)
-    if not environment.python.exists() or digest(environment.locks) not in done:
+    if not environment.python.exists() or not done or done[0] != digest(()):
+        # Another Python, or an installation that was cut off: begin anew.
         run([tool, "venv", "--quiet", "--clear", "--python", sys.executable, environment.folder], log=log)
     requirements = [part for name in locks for part in ("-r", ROOT / name)]
     run([tool, "pip", "install", "--quiet", "--compile-bytecode", "--python", environment.python, *requirements], log=log)
-    stamp.write_text("\n".join({digest(environment.locks), wanted}))
+    # Development packages stay when an environment is brought up to date without them.
+    stamp.write_text("\n".join((digest(()), digest(environment.locks), wanted)))
     return True
 
 
