@@ -31,6 +31,7 @@ def nightly_retraining(spec: ModelSpec) -> DAG:
             stages["write_back"],  # whoever is champion now scores the partition
             stages["report"],  # always
         )
+    dag.params = lifecycle.form(spec)
     return dag
 
 

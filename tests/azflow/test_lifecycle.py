@@ -47,9 +47,10 @@ def plan(spec: ModelSpec) -> lifecycle.Plan:
 
 
 @pytest.fixture(scope="module")
-def dag(plan: lifecycle.Plan) -> DAG:
+def dag(plan: lifecycle.Plan, spec: ModelSpec) -> DAG:
     with DAG(**lifecycle.dag_arguments(plan)) as built:
         chain(*(lifecycle.build(plan, stage, built) for stage in plan.stages()))
+    built.params = lifecycle.form(spec)
     return built
 
 
