@@ -266,7 +266,16 @@ class AzureConnection:
     def _identity_arguments(self) -> dict[str, Any]:
         # Instance discovery asks Microsoft's public log-in host whether it knows the authority; a private cloud's it
         # can't know, and the call would leave the private network.
-        return {"authority": self.cloud.authority, "disable_instance_discovery": True} if self.cloud else {}
+        own = {"authority": self.cloud.authority, "disable_instance_discovery": True} if self.cloud else {}
+        return {**own, **self.transport_arguments}
+
+    @property
+    def transport_arguments(self) -> dict[str, Any]:
+        """Keyword arguments for azure-core's pipelines.
+
+        aiohttp makes its TLS context when it is imported, maybe long before this connection named its CA bundle.
+        """
+        return {"connection_verify": self.verify} if self.verify else {}
 
     def token(self, scope: str) -> str:
         """A bearer token for `scope` (ends in ``/.default``)."""

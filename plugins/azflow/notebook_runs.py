@@ -315,5 +315,6 @@ class SynapseNotebookRuns:
             self._async_client = AsyncPipelineClient(
                 self._connection.synapse_endpoint,
                 policies=[AsyncBearerTokenCredentialPolicy(self._async_credential, self._connection.synapse_scope)],
+                **self._connection.transport_arguments,
             )
         return self._async_client

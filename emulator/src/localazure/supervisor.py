@@ -41,6 +41,7 @@ _API_GRACE_SECONDS = 30.0
 _GRACE_SECONDS = 10.0
 _DOWN_SECONDS = _API_GRACE_SECONDS + 2 * _GRACE_SECONDS
 _LOG_LINES = 15
+_LOG_MARK = "--- "
 _LOG_KEPT_BYTES = 10 * 1024 * 1024
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -296,7 +297,7 @@ def _start(settings: Settings, program: Program) -> processes.Process:
     if path.exists() and path.stat().st_size > _LOG_KEPT_BYTES:
         path.replace(path.with_suffix(".log.1"))
     with path.open("a") as file:
-        file.write(f"--- {program.name} starts {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
+        file.write(f"{_LOG_MARK}{program.name} starts {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
     try:
         return processes.start(argv, env=environment, cwd=settings.home, log=path)
     except OSError as error:
@@ -343,7 +344,10 @@ def _check_ports(settings: Settings) -> None:
 
 def _failed(settings: Settings, name: str, what: str) -> StackError:
     path = settings.logs / f"{name}.log"
-    lines = "\n".join(f"    {line}" for line in processes.tail(path, _LOG_LINES)) or "    (nothing)"
+    said = processes.tail(path, _LOG_LINES)
+    # Of this start only: a log goes on over many.
+    begin = max((index for index, line in enumerate(said) if line.startswith(_LOG_MARK)), default=-1)
+    lines = "\n".join(f"    {line}" for line in said[begin + 1 :]) or "    (nothing)"
     return StackError(f"{name} {what}. The last lines of {path}:\n{lines}")
 
 

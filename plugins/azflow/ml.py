@@ -1,0 +1,410 @@
+"""Azure ML from Airflow: jobs, data assets, registered models, and the gate between them.
+
+A job is whatever ``az ml job create --file`` takes (AutoML, command, sweep, pipeline, Spark), as a template below
+include/ml. `azflow.ml_jobs` runs it, `azflow.registry` knows which model version serves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from azflow import exports
+from azflow.connection import AzureConnection
+from azflow.errors import AzflowError, ConfigurationError
+from azflow.guardrails import PromotionRules, judge_challenger
+from azflow.ml_jobs import SERVICE, content_digest, git_commit, override, read_job, tag
+from azflow.ml_workspace import Workspace
+from azflow.registry import ModelRegistry, Registered
+from azflow.runs import AZURE_ML_JOB, Alphabet, AzflowOperator, RemoteRunOperator, RunsReference, airflow_edge
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from azflow.remote import RunIdentity
+
+
+class _Champion(Mapping[str, str]):
+    """The serving model version for templates (``champion.id``, ``champion.version``, ...): looked up on first use,
+    so that tasks that don't ask for it don't wait for it."""
+
+    def __init__(self, conn_id: str, registered_model: str) -> None:
+        self._conn_id = conn_id
+        self._registered_model = registered_model
+
+    @cached_property
+    def _found(self) -> dict[str, str]:
+        if not self._registered_model:
+            return Registered().as_dict()
+        return ModelRegistry(AzureConnection.load(self._conn_id), self._registered_model).champion().as_dict()
+
+    def __getitem__(self, key: str) -> str:
+        return self._found[key]
+
+    def __iter__(self) -> Any:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+class AzureMLJobOperator(RemoteRunOperator):
+    """Runs any Azure ML job, exactly once a night, and returns what came out.
+
+    XCom: ``{"name", "status", "url", "outputs": {name: uri}, "metrics": {name: value}, "children": [{"name",
+    "algorithm", "metrics", "status"}], "best_child"}``.
+
+    The YAML's template sees ``inputs`` and ``outputs`` (as given here), ``champion`` (the serving model version: id,
+    name, version, path, job, deployment; texts, empty before the first promotion), ``night``, ``azure``, ``model``,
+    ``params``, ``dag_run``.
+
+    :param job: the YAML, relative to include/ml.
+    :param inputs: values for the template, and for the inputs of the same name that the YAML declares.
+    :param outputs: where outputs of the YAML are written (``azureml://datastores/...``).
+    :param settings: other keys of the YAML to replace, e.g. ``{"compute": "azureml:gpu", "limits": {"timeout": 60}}``.
+    :param registered_model: whose champion the template sees; the model's own name if empty.
+    """
+
+    service = SERVICE
+    alphabet: ClassVar[Alphabet] = AZURE_ML_JOB
+    template_fields = ("job", "inputs", "outputs", "settings", "registered_model")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "outputs": "json", "settings": "json"}
+    ui_color = "#e3f5e7"
+
+    def __init__(
+        self,
+        *,
+        job: str,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        registered_model: str = "",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job = job
+        self.inputs = dict(inputs or {})
+        self.outputs = dict(outputs or {})
+        self.settings = dict(settings or {})
+        self.registered_model = registered_model
+        self._stamp: dict[str, str] = {}
+
+    def add_to_context(self, context: Any) -> None:
+        """As the base class, and ``champion``."""
+        super().add_to_context(context)
+        context["champion"] = _Champion(self.conn_id, self.registered_model or self.model)
+
+    def remote_runs(self) -> RunsReference:
+        """The workspace's jobs."""
+        return RunsReference("azflow.ml_jobs.AzureMLJobs")
+
+    def payload(self, context: Context) -> dict[str, Any]:
+        """The rendered job, and a digest of the code it names."""
+        names = ("night", "azure", "model", "champion", "params", "dag_run", "partition_key")
+        known: Mapping[str, Any] = {name: context[name] for name in names if name in context}  # type: ignore[literal-required]
+        rendered = read_job(self.job, {**known, "inputs": self.inputs, "outputs": self.outputs})
+        content = override(rendered, self.inputs, self.outputs, self.settings)
+        self._stamp = _stamp(context) | {
+            f"azflow.input.{name}": tag(value) for name, value in self.inputs.items() if isinstance(value, str) and value
+        }
+        return {"file": self.job, "content": content, "code": content_digest(content, self.job)}
+
+    def _tags(self, identity: RunIdentity, digest: str) -> dict[str, str]:
+        """As the base class, and where the job comes from: commit, partition, data and models it was given.
+
+        Tags aren't part of the payload's digest: a new commit that changes neither job nor code is the same work.
+        """
+        return {**self._stamp, **super()._tags(identity, digest)}
+
+
+class DataAssetOperator(AzflowOperator):
+    """Registers an exported folder as a data asset: a pointer and what it points at, no copy.
+
+    The asset's version is the partition and the night's key, so that doing it again registers the same. Its tags:
+    row_count, schema_hash, watermark, suite_result, git_commit, dag, run. An ``mltable`` is a small file in a folder
+    beside the export, which other readers of the export then don't trip over.
+
+    XCom: ``{"id": "azureml:<name>:<version>", "name", "version", "type", "path", "rows", "columns", "schema_hash",
+    "watermark"}``.
+
+    :param name: the asset's name.
+    :param path: the folder of Parquet files, relative to the lake's container.
+    :param type: ``mltable`` (AutoML needs it) or ``uri_folder``.
+    :param tags: more tags.
+    :param datastore: Azure ML's name for the lake's container.
+    """
+
+    template_fields = ("name", "path", "tags", "datastore")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"tags": "json"}
+    ui_color = "#e3f5e7"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        path: str,
+        type: str = "mltable",
+        tags: Mapping[str, str] | None = None,
+        datastore: str = "lake",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.name = name
+        self.path = path
+        self.type = type
+        self.tags = dict(tags or {})
+        self.datastore = datastore
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Look at the export, write the MLTable file, register."""
+        with airflow_edge(self.conn_id):
+            if self.type not in ("mltable", "uri_folder"):
+                raise ConfigurationError(f"Data asset {self.name}: type is {self.type!r}; use mltable or uri_folder.")
+            connection = AzureConnection.load(self.conn_id)
+            night = context["night"]  # type: ignore[typeddict-item]
+            export = exports.inspect(connection, self.path)
+            version = f"{night.partition}-{night.key}"
+            path = f"{self._datastore_url(connection)}/paths/{export.folder}/"
+            if self.type == "mltable":
+                folder = exports.write_mltable(connection, export, path)
+                path = f"{self._datastore_url(connection)}/paths/{folder}/"
+            tags = {
+                **_stamp(context),
+                "row_count": str(export.rows),
+                "schema_hash": export.schema_hash,
+                "watermark": str(night.partition),
+                "suite_result": _suite_result(context),
+                **{key: tag(value) for key, value in self.tags.items()},
+            }
+            self._register(connection, version, path, tags)
+        self.log.info("azureml:%s:%s points at %s: %d rows.", self.name, version, export.folder, export.rows)
+        return {
+            "id": f"azureml:{self.name}:{version}",
+            "name": self.name,
+            "version": version,
+            "type": self.type,
+            "path": path,
+            "rows": export.rows,
+            "columns": export.columns,
+            "schema_hash": export.schema_hash,
+            "watermark": str(night.partition),
+        }
+
+    def _datastore_url(self, connection: AzureConnection) -> str:
+        # The long form: MLTable files don't know in which workspace they are read.
+        return (
+            f"azureml://subscriptions/{connection.subscription_id}/resourcegroups/{connection.resource_group}"
+            f"/workspaces/{connection.workspace}/datastores/{self.datastore}"
+        )
+
+    def _register(self, connection: AzureConnection, version: str, path: str, tags: dict[str, str]) -> None:
+        from azure.ai.ml.entities import Data
+
+        # skip_validation: the SDK would download the MLTable and ask the internet for its JSON schema.
+        asset = Data(name=self.name, version=version, path=path, type=self.type, tags=tags, skip_validation=True)
+        connection.ml_client().data.create_or_update(asset)
+
+
+class EvaluationGate(AzflowOperator):
+    """Judges the evidence an evaluation job wrote, and writes the verdict down beside it (``verdict.json``).
+
+    XCom: the verdict (`azflow.guardrails.Verdict` as a mapping) and ``evidence``, its address.
+
+    :param evaluation: task id of the job whose output ``evidence`` is a folder with ``evidence.json``.
+    :param metric: the metric the evidence must be about.
+    :param max_loss: how much worse than the champion the challenger may be.
+    :param floor: the least it must reach.
+    :param min_rows: the least hold-out rows.
+    :param force: promote against the rules (the form's choice); text or bool.
+    """
+
+    template_fields = ("evaluation", "force")
+    ui_color = "#fdf3d6"
+
+    def __init__(
+        self,
+        *,
+        evaluation: str,
+        metric: str,
+        max_loss: float,
+        floor: float,
+        min_rows: int,
+        force: str | bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.evaluation = evaluation
+        self.metric = metric
+        self.rules = PromotionRules(max_loss=max_loss, floor=floor, min_rows=min_rows)
+        self.force = force
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Read, judge, write down."""
+        with airflow_edge(self.conn_id):
+            job = context["ti"].xcom_pull(task_ids=self.evaluation)
+            uri = job.get("outputs", {}).get("evidence") if isinstance(job, Mapping) else None
+            if not uri:
+                raise ConfigurationError(f"The task {self.evaluation} left no output 'evidence'; clear it.")
+            folder = lake_folder(AzureConnection.load(self.conn_id), uri)
+            evidence = folder.read_json("evidence.json")
+            if evidence.get("metric") != self.metric:
+                raise ConfigurationError(
+                    f"The gate judges {self.metric!r}, but the evidence at {uri} is about {evidence.get('metric')!r}. "
+                    "Correct evaluate.gate.metric in model.yml, or the evaluation job."
+                )
+            try:
+                verdict = judge_challenger(evidence, self.rules, force=_truth(self.force))
+            except (KeyError, TypeError, ValueError) as problem:
+                raise ConfigurationError(f"The evidence at {uri} can't be judged: {problem!r}.") from problem
+            answer = {**asdict(verdict), "reasons": list(verdict.reasons), "evidence": uri}
+            folder.write_json("verdict.json", answer)
+        for reason in verdict.reasons:
+            self.log.info("%s: %s", "promote" if verdict.promote else "keep the champion", reason)
+        return answer
+
+
+class RegisterModelOperator(AzflowOperator):
+    """Registers a job's output as a version of a model, as the challenger; one version a job, however often it runs.
+
+    XCom: ``{"id": "azureml:<name>:<version>", "name", "version", "path", "job", "role", "deployment"}``.
+
+    :param name: the registered model's name.
+    :param path: the output's address; text, or a template that reads it from the training task.
+    :param type: ``mlflow_model`` or ``custom_model``.
+    :param training: task id of the job that made it; its name and metrics become the version's lineage.
+    :param data: task id of the data asset it was trained on.
+    """
+
+    template_fields = ("name", "path", "training", "data")
+    ui_color = "#e3f5e7"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        path: str,
+        type: str = "mlflow_model",
+        training: str = "train.job",
+        data: str = "data.train",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.name = name
+        self.path = path
+        self.type = type
+        self.training = training
+        self.data = data
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Register, or find what an earlier try registered."""
+        with airflow_edge(self.conn_id):
+            job = context["ti"].xcom_pull(task_ids=self.training)
+            if not isinstance(job, Mapping) or not job.get("name"):
+                raise ConfigurationError(f"The task {self.training} left no job; clear it and what follows.")
+            data = context["ti"].xcom_pull(task_ids=self.data)
+            tags: dict[str, object] = {**_stamp(context), "best_child": job.get("best_child") or ""}
+            if isinstance(data, Mapping):
+                tags |= {"data": data.get("id", ""), "schema_hash": data.get("schema_hash", "")}
+            tags |= {f"metric.{name}": value for name, value in sorted((job.get("metrics") or {}).items())[:20]}
+            registry = ModelRegistry(AzureConnection.load(self.conn_id), self.name)
+            found = registry.register(
+                job["name"], self.path, self.type, {key: value for key, value in tags.items() if value != ""}
+            )
+        self.log.info("%s is the output of job %s (%s).", found.id, found.job, found.role)
+        return found.as_dict()
+
+
+class _LakeFolder:
+    """A folder of a datastore that is in the connection's storage account."""
+
+    def __init__(self, connection: AzureConnection, container: str, path: str) -> None:
+        self._connection = connection
+        self._container = container
+        self._path = path.strip("/")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON object below the folder. Raises ConfigurationError if it is missing or none."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        where = f"{self._container}/{self._path}/{name}"
+        with self._connection.blob_service() as service:
+            blob = service.get_blob_client(self._container, f"{self._path}/{name}")
+            try:
+                content = json.loads(blob.download_blob().readall())
+            except ResourceNotFoundError:
+                raise ConfigurationError(f"{where} doesn't exist; did the job write it?") from None
+            except ValueError as problem:
+                raise ConfigurationError(f"{where} is no JSON: {problem}") from None
+        if not isinstance(content, dict):
+            raise ConfigurationError(f"{where} must hold a JSON object.")
+        return content
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON object below the folder, in place of the one that may be there."""
+        from azure.storage.blob import ContentSettings
+
+        with self._connection.blob_service() as service:
+            blob = service.get_blob_client(self._container, f"{self._path}/{name}")
+            settings = ContentSettings(content_type="application/json")
+            blob.upload_blob(json.dumps(content, indent=1), overwrite=True, content_settings=settings)
+
+
+def lake_folder(connection: AzureConnection, uri: str) -> _LakeFolder:
+    """The folder behind ``azureml://[subscriptions/.../]datastores/<name>/paths/<path>``.
+
+    :raises ConfigurationError: it is no such address, or it is in another storage account than the connection's.
+    """
+    before, found, after = uri.partition("datastores/")
+    name, separator, path = after.partition("/paths/")
+    if not uri.startswith("azureml://") or not found or not separator:
+        raise ConfigurationError(f"{uri} isn't the address of a folder in a datastore ({before or uri}).")
+    workspace = Workspace(connection)
+    try:
+        datastore = workspace.datastore(name)
+    finally:
+        workspace.close()
+    account, container = str(datastore.get("accountName", "")), str(datastore.get("containerName") or "")
+    if not container or account not in connection.storage_account_url:
+        raise ConfigurationError(
+            f"{uri} is in the storage account {account!r}, which isn't that of connection {connection.id!r} "
+            f"({connection.storage_account_url})."
+        )
+    return _LakeFolder(connection, container, path)
+
+
+def _stamp(context: Context) -> dict[str, str]:
+    """Where something comes from, as tags."""
+    night = context["night"]  # type: ignore[typeddict-item]
+    return {
+        "git_commit": tag(git_commit()),
+        "dag": tag(night.dag_id),
+        "run": tag(night.run_id),
+        "partition": str(night.partition),
+    }
+
+
+def _suite_result(context: Context) -> str:
+    """What the quality gates before this task said: ``passed``, ``warned``, or ``none`` if there are no gates."""
+    ti = context["ti"]
+    tasks = [task_id for task_id in ti.task.dag.task_ids if task_id.startswith("quality.")]
+    results = [ti.xcom_pull(task_ids=task_id) for task_id in tasks]
+    found = [result for result in results if isinstance(result, Mapping)]
+    if not found:
+        return "none"
+    if all(result.get("success", result.get("passed", False)) for result in found):
+        return "passed"
+    return "warned"
+
+
+def _truth(value: str | bool) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = value.strip().lower()
+    if text in ("true", "1", "yes"):
+        return True
+    if text in ("", "false", "0", "no", "none"):
+        return False
+    raise AzflowError(f"force is {value!r}; it must be true or false.")
