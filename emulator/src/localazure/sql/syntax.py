@@ -370,7 +370,9 @@ class Query(Node):
 
 @dataclass(slots=True)
 class Statement(Node):
-    """A statement of a batch."""
+    """A statement of a batch; ``source`` is its text."""
+
+    source: str = field(default="", kw_only=True, compare=False)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,173 @@
+"""Names to columns: scopes, and what a compilation knows of its session.
+
+A column that T-SQL calls invalid is refused here, before DuckDB sees the statement, so that a bad name never dooms an
+open transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from localazure.sql import errors
+from localazure.sql.catalog import Catalog, CatalogObject, Table, quote
+from localazure.sql.conversions import Value
+from localazure.sql.results import SqlError, SqlType
+from localazure.sql.rules import PoolKind
+from localazure.sql.sqltypes import CHARACTER
+from localazure.sql.syntax import Parts
+
+
+@dataclass(frozen=True, slots=True)
+class SourceColumn:
+    """A column that a row source offers. ``sql`` is qualified and quoted."""
+
+    name: str
+    type: SqlType
+    sql: str
+    nullable: bool = True
+    trimmed: bool = False
+    hidden: bool = False
+
+    def value(self) -> Value:
+        if self.type.name in {"char", "nchar"} and self.trimmed and (self.type.length or 0) > 0:
+            padded = f"rpad({self.sql}, {self.type.length}, ' ')"
+            return Value(padded, self.type, self.nullable, bare=self.sql, name=self.name)
+        trimmed = self.trimmed or self.type.name not in CHARACTER
+        return Value(self.sql, self.type, self.nullable, trimmed=trimmed, name=self.name)
+
+
+@dataclass(slots=True)
+class RowSource:
+    """One item of FROM: its exposed name, and for a table the parts it may also be qualified with."""
+
+    alias: str
+    columns: list[SourceColumn]
+    parts: Parts = ()
+    table: Table | None = None
+    file_columns: dict[str, str] = field(default_factory=dict)
+
+    def answers(self, qualifier: Parts) -> bool:
+        wanted = [part.lower() for part in qualifier]
+        if len(wanted) == 1:
+            return wanted[0] == self.alias.lower()
+        own = [part.lower() for part in self.parts]
+        return bool(own) and own[-len(wanted) :] == wanted
+
+
+@dataclass(slots=True)
+class Scope:
+    """The row sources visible to an expression; ``parent`` is the outer query of a correlated one."""
+
+    sources: list[RowSource] = field(default_factory=list)
+    parent: Scope | None = None
+
+    def resolve(self, parts: Parts, line: int) -> SourceColumn:
+        """The column that a reference means; SqlError 207, 209 or 4104."""
+        scope: Scope | None = self
+        qualifier, name = parts[:-1], parts[-1].lower()
+        while scope is not None:
+            found: list[SourceColumn] = []
+            qualified = False
+            for source in scope.sources:
+                if qualifier and not source.answers(qualifier):
+                    continue
+                qualified = True
+                found += [column for column in source.columns if column.name.lower() == name]
+            if len(found) > 1:
+                raise errors.ambiguous(".".join(parts), line)
+            if found:
+                return found[0]
+            if qualifier and qualified:
+                raise errors.invalid_column(parts[-1], line)
+            scope = scope.parent
+        if qualifier:
+            raise errors.unbound(".".join(parts), line)
+        raise errors.invalid_column(parts[-1], line)
+
+    def source(self, qualifier: Parts) -> RowSource | None:
+        return next((source for source in self.sources if source.answers(qualifier)), None)
+
+
+@dataclass(frozen=True)
+class SystemRows:
+    """The rows of a catalogue view at this moment."""
+
+    columns: tuple[tuple[str, SqlType], ...]
+    table: pa.Table
+
+
+@dataclass
+class Context:
+    """What one compilation knows and collects.
+
+    variables: declared types by lower-case name; constant: a variable's present value; parameters: the variables that
+    the SQL names as $v_<name>; attachments: Arrow tables to register under these names before running; cacheable:
+    nothing in the SQL depends on the moment.
+    """
+
+    catalog: Catalog
+    kind: PoolKind
+    database: str
+    temporary: dict[str, Table]
+    variables: dict[str, SqlType]
+    constant: Callable[[str], object]
+    server_value: Callable[[str, int], Value]
+    system_rows: Callable[[str, str], SystemRows | None]
+    external_rows: Callable[[Table], pa.Table]
+    default_schema: str = "dbo"
+    parameters: set[str] = field(default_factory=set)
+    attachments: dict[str, pa.Table] = field(default_factory=dict)
+    cacheable: bool = True
+    depth: int = 0
+    counter: int = 0
+    read_location: Callable[..., SystemRows] | None = None
+
+    def fresh(self, prefix: str) -> str:
+        """A quoted name that nothing else in this statement has."""
+        self.counter += 1
+        return quote(f"{prefix}${self.counter}")
+
+    def split_name(self, parts: Parts, line: int) -> tuple[str, str]:
+        """(schema, name); SqlError for another database, which a dedicated pool can't name."""
+        if len(parts) > 3 or (len(parts) == 3 and parts[0].lower() not in {self.database.lower(), "", "tempdb"}):  # noqa: PLR2004
+            if not self.kind.cross_database:
+                raise SqlError(
+                    104222, f"Reference to database and/or server name in '{'.'.join(parts)}' is not supported in this "
+                    "version of SQL Server.", line=line,
+                )  # fmt: skip
+            raise errors.invalid_object(".".join(parts), line)
+        return (parts[-2] if len(parts) > 1 and parts[-2] else self.default_schema), parts[-1]
+
+    def find(self, parts: Parts, line: int) -> CatalogObject | None:
+        """The object of this name: a temporary table, a table or a view."""
+        if parts[-1].startswith("#"):
+            self.cacheable = False
+            return self.temporary.get(parts[-1].lower())
+        schema, name = self.split_name(parts, line)
+        return self.catalog.find(schema, name)
+
+    def table(self, parts: Parts, line: int) -> Table:
+        """A table of this name or SqlError 208."""
+        found = self.find(parts, line)
+        if not isinstance(found, Table):
+            raise errors.invalid_object(".".join(parts), line)
+        return found
+
+    def parameter(self, name: str, line: int) -> Value:
+        """A variable as a bound parameter of DuckDB."""
+        from localazure.sql.sqltypes import duck  # noqa: PLC0415  sqltypes imports nothing of ours: no cycle, one use
+
+        key = name.lower()
+        kind = self.variables.get(key)
+        if kind is None:
+            raise errors.undeclared(name, line)
+        self.parameters.add(key)
+        return Value(f"CAST(${parameter_name(key)} AS {duck(kind)})", kind)
+
+
+def parameter_name(variable: str) -> str:
+    """DuckDB's name for a variable: letters, digits and underscores."""
+    return "v_" + "".join(letter if letter.isalnum() else f"_{ord(letter)}_" for letter in variable.lstrip("@").lower())

@@ -1,0 +1,318 @@
+"""What a database holds beside its rows: schemas, tables with their declared types, views, procedures, external objects.
+
+DuckDB forgets varchar(n), distributions, partitions and identities, so each object is a document of ours, kept in the
+same DuckDB file (schema ``$catalog``) and changed in the same DuckDB transaction as the table it describes.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+
+import duckdb
+
+from localazure.sql.results import SqlType
+
+_ENTRIES = '"$catalog".entries'
+_SYSTEM_SCHEMAS = {"dbo": 1, "guest": 2, "information_schema": 3, "sys": 4}
+_FIRST_OBJECT = 245575913  # object ids of a fresh database look like this; any positive int is valid
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """A declared column. ``default`` is the expression's T-SQL text; ``identity`` (seed, increment)."""
+
+    name: str
+    type: SqlType
+    nullable: bool = True
+    column_id: int = 0
+    identity: tuple[int, int] | None = None
+    default: str = ""
+    default_name: str = ""
+    collation: str = ""
+
+
+@dataclass(frozen=True)
+class Key:
+    """PRIMARY KEY or UNIQUE, never enforced in a dedicated pool."""
+
+    kind: str
+    name: str
+    columns: tuple[str, ...]
+    object_id: int = 0
+
+
+@dataclass(frozen=True)
+class Partitioning:
+    """``boundaries`` are the literals' texts, ascending; RANGE RIGHT puts a boundary's value into the next partition."""
+
+    column: str
+    range_right: bool
+    boundaries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CatalogObject:
+    """What sys.objects lists."""
+
+    object_id: int
+    schema: str
+    name: str
+    created: str
+    modified: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.schema.lower(), self.name.lower()
+
+
+@dataclass(frozen=True)
+class Table(CatalogObject):
+    """distribution: HASH, ROUND_ROBIN, REPLICATE; index: COLUMNSTORE, HEAP, CLUSTERED; ``external`` the WITH options."""
+
+    columns: tuple[TableColumn, ...] = ()
+    distribution: str = "ROUND_ROBIN"
+    hash_columns: tuple[str, ...] = ()
+    index: str = "COLUMNSTORE"
+    index_columns: tuple[str, ...] = ()
+    partitioning: Partitioning | None = None
+    keys: tuple[Key, ...] = ()
+    indexes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    statistics: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    external: dict[str, str] | None = None
+    temporary: bool = False
+
+    @property
+    def physical(self) -> str:
+        """DuckDB's quoted name."""
+        return f"{quote('temp' if self.temporary else schema_name(self.schema))}.{quote(self.name)}"
+
+    def column(self, name: str) -> TableColumn | None:
+        wanted = name.lower()
+        return next((column for column in self.columns if column.name.lower() == wanted), None)
+
+    @property
+    def identity_sequence(self) -> str:
+        return f'"$catalog"."identity_{"t" if self.temporary else ""}{self.object_id}"'
+
+
+@dataclass(frozen=True)
+class View(CatalogObject):
+    columns: tuple[str, ...] = ()
+    query_text: str = ""
+    text: str = ""
+    materialized: bool = False
+
+
+@dataclass(frozen=True)
+class Procedure(CatalogObject):
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An object of the service without rows: external data source, file format, credential, workload group, user."""
+
+    kind: str
+    name: str
+    options: dict[str, str] = field(default_factory=dict)
+    object_id: int = 0
+
+
+_CLASSES: dict[str, type[CatalogObject]] = {"table": Table, "view": View, "procedure": Procedure}
+
+
+def quote(name: str) -> str:
+    """A DuckDB identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def schema_name(schema: str) -> str:
+    """DuckDB's schema for a T-SQL schema: its own reserved names are set aside."""
+    return f"user${schema}" if schema.lower() in {"main", "temp", "pg_catalog", "system"} else schema
+
+
+def now() -> str:
+    return datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+
+
+class Catalog:
+    """Thread-safe. Readers see whole objects, never halves: objects are frozen and replaced."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.lock = threading.RLock()
+        self.version = 0
+        self.schemas: dict[str, tuple[str, int]] = {}
+        self.objects: dict[tuple[str, str], CatalogObject] = {}
+        self.settings: dict[tuple[str, str], Setting] = {}
+        self._next_id = _FIRST_OBJECT
+        self._open(connection)
+
+    def _open(self, connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute('CREATE SCHEMA IF NOT EXISTS "$catalog"')
+        connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {_ENTRIES} (kind VARCHAR, key VARCHAR, document VARCHAR)"
+        )  # fmt: skip
+        connection.execute("CREATE SCHEMA IF NOT EXISTS dbo")
+        for name, number in _SYSTEM_SCHEMAS.items():
+            self.schemas[name] = ("INFORMATION_SCHEMA" if name == "information_schema" else name, number)
+        for kind, _key, text in connection.execute(f"SELECT kind, key, document FROM {_ENTRIES}").fetchall():
+            document = json.loads(text)
+            if kind == "schema":
+                self.schemas[document["name"].lower()] = (document["name"], document["id"])
+            elif kind == "setting":
+                setting = Setting(**document)
+                self.settings[setting.kind.lower(), setting.name.lower()] = setting
+            else:
+                found = _read(kind, document)
+                self.objects[found.key] = found
+        used = [entry.object_id for entry in self.objects.values()] + [s.object_id for s in self.settings.values()]
+        used += [key.object_id for entry in self.objects.values() if isinstance(entry, Table) for key in entry.keys]
+        self._next_id = max([_FIRST_OBJECT, *used]) + 1
+
+    def new_id(self) -> int:
+        with self.lock:
+            self._next_id += 1
+            return self._next_id
+
+    def find(self, schema: str, name: str) -> CatalogObject | None:
+        return self.objects.get((schema.lower(), name.lower()))
+
+    def by_id(self, object_id: int) -> CatalogObject | None:
+        return next((entry for entry in self.objects.values() if entry.object_id == object_id), None)
+
+    def setting(self, kind: str, name: str) -> Setting | None:
+        return self.settings.get((kind.lower(), name.lower()))
+
+    def tables(self) -> list[Table]:
+        return [entry for entry in self.objects.values() if isinstance(entry, Table)]
+
+    @contextmanager
+    def change(self, connection: duckdb.DuckDBPyConnection) -> Iterator[Change]:
+        """One DuckDB transaction over rows, tables and catalogue; on an exception nothing has happened."""
+        with self.lock:
+            connection.execute("BEGIN TRANSACTION")
+            change = Change(self, connection)
+            try:
+                yield change
+                change.write()
+                connection.execute("COMMIT")
+            except BaseException:
+                try:
+                    connection.execute("ROLLBACK")
+                except duckdb.Error:
+                    pass  # DuckDB has already rolled back
+                raise
+            change.apply()
+            self.version += 1
+
+
+class Change:
+    """The pending part of one catalogue transaction."""
+
+    def __init__(self, catalog: Catalog, connection: duckdb.DuckDBPyConnection) -> None:
+        self.catalog = catalog
+        self.connection = connection
+        self._puts: list[CatalogObject] = []
+        self._removed: list[CatalogObject] = []
+        self._settings: list[tuple[Setting, bool]] = []
+        self._schemas: list[tuple[str, int, bool]] = []
+
+    def run(self, sql: str) -> None:
+        self.connection.execute(sql)
+
+    def put(self, entry: CatalogObject) -> None:
+        self._puts.append(entry)
+
+    def remove(self, entry: CatalogObject) -> None:
+        self._removed.append(entry)
+
+    def put_setting(self, setting: Setting) -> None:
+        self._settings.append((setting, True))
+
+    def remove_setting(self, setting: Setting) -> None:
+        self._settings.append((setting, False))
+
+    def put_schema(self, name: str) -> None:
+        used = [number for _, number in self.catalog.schemas.values()]
+        self._schemas.append((name, max([4, *used]) + 1, True))
+
+    def remove_schema(self, name: str) -> None:
+        self._schemas.append((name, 0, False))
+
+    def write(self) -> None:
+        for entry in self._removed:
+            self._delete(_kind(entry), ".".join(entry.key))
+        for entry in self._puts:
+            self._replace(_kind(entry), ".".join(entry.key), asdict(entry))
+        for setting, keep in self._settings:
+            key = f"{setting.kind}:{setting.name}".lower()
+            if keep:
+                self._replace("setting", key, asdict(setting))
+            else:
+                self._delete("setting", key)
+        for name, number, keep in self._schemas:
+            if keep:
+                self._replace("schema", name.lower(), {"name": name, "id": number})
+            else:
+                self._delete("schema", name.lower())
+
+    def _delete(self, kind: str, key: str) -> None:
+        self.connection.execute(f"DELETE FROM {_ENTRIES} WHERE kind = ? AND key = ?", [kind, key])
+
+    def _replace(self, kind: str, key: str, document: dict[str, object]) -> None:
+        self._delete(kind, key)
+        self.connection.execute(f"INSERT INTO {_ENTRIES} VALUES (?, ?, ?)", [kind, key, json.dumps(document)])
+
+    def apply(self) -> None:
+        for entry in self._removed:
+            self.catalog.objects.pop(entry.key, None)
+        for entry in self._puts:
+            self.catalog.objects[entry.key] = entry
+        for setting, keep in self._settings:
+            key = setting.kind.lower(), setting.name.lower()
+            if keep:
+                self.catalog.settings[key] = setting
+            else:
+                self.catalog.settings.pop(key, None)
+        for name, number, keep in self._schemas:
+            if keep:
+                self.catalog.schemas[name.lower()] = (name, number)
+            else:
+                self.catalog.schemas.pop(name.lower(), None)
+
+
+def _kind(entry: CatalogObject) -> str:
+    return type(entry).__name__.lower()
+
+
+def _read(kind: str, document: dict[str, object]) -> CatalogObject:
+    """A catalogue object from its document; lists become the tuples the dataclasses hold."""
+    values = {name: _frozen(value) for name, value in document.items()}
+    if kind == "table":
+        values["columns"] = tuple(
+            TableColumn(**{**column, "type": SqlType(**column["type"]), "identity": _pair(column["identity"])})
+            for column in document["columns"]  # type: ignore[attr-defined]
+        )
+        values["keys"] = tuple(Key(**{**key, "columns": tuple(key["columns"])}) for key in document["keys"])  # type: ignore[attr-defined]
+        partitioning = document["partitioning"]
+        if isinstance(partitioning, dict):
+            values["partitioning"] = Partitioning(**{**partitioning, "boundaries": tuple(partitioning["boundaries"])})
+    return _CLASSES[kind](**values)  # type: ignore[arg-type]
+
+
+def _pair(value: list[int] | None) -> tuple[int, int] | None:
+    return (value[0], value[1]) if value else None
+
+
+def _frozen(value: object) -> object:
+    return tuple(_frozen(part) for part in value) if isinstance(value, list) else value
+
+
+def renumbered(columns: tuple[TableColumn, ...]) -> tuple[TableColumn, ...]:
+    """Columns with their 1-based ids."""
+    return tuple(replace(column, column_id=index) for index, column in enumerate(columns, 1))

@@ -1,0 +1,139 @@
+"""The vendor's error numbers, and how DuckDB's exceptions become them.
+
+Numbers: https://learn.microsoft.com/en-us/sql/relational-databases/errors-events/database-engine-events-and-errors
+A dedicated pool's own 103010 and 104xxx wrap what SQL Server would call 102; its 111233 is a doomed transaction:
+https://learn.microsoft.com/en-us/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-develop-transactions
+"""
+
+from __future__ import annotations
+
+import re
+
+import duckdb
+
+from localazure.sql.results import SqlError, SqlType
+
+MARK = "TSQL"
+CANCELLED = 3617
+
+
+def syntax(near: str, line: int) -> SqlError:
+    return SqlError(102, f"Incorrect syntax near '{near}'.", severity=15, line=line)
+
+
+def refused(construct: str, line: int, why: str = "") -> SqlError:
+    """A construct the pool itself doesn't have: a dedicated pool answers with a parse error."""
+    tail = f" {why}" if why else ""
+    return SqlError(
+        103010, f"Parse error at line: {line}: Incorrect syntax near '{construct}'. {construct} is not supported.{tail}",
+        line=line,
+    )  # fmt: skip
+
+
+def not_implemented(construct: str, line: int) -> SqlError:
+    """A construct the pool has and localazure hasn't."""
+    return SqlError(40517, f"{construct} is not implemented by localazure.", line=line)
+
+
+def invalid_object(name: str, line: int) -> SqlError:
+    return SqlError(208, f"Invalid object name '{name}'.", line=line)
+
+
+def invalid_column(name: str, line: int) -> SqlError:
+    return SqlError(207, f"Invalid column name '{name}'.", line=line)
+
+
+def unbound(name: str, line: int) -> SqlError:
+    return SqlError(4104, f'The multi-part identifier "{name}" could not be bound.', line=line)
+
+
+def ambiguous(name: str, line: int) -> SqlError:
+    return SqlError(209, f"Ambiguous column name '{name}'.", line=line)
+
+
+def undeclared(name: str, line: int) -> SqlError:
+    return SqlError(137, f'Must declare the scalar variable "{name}".', severity=15, line=line)
+
+
+def operand_clash(left: SqlType, right: SqlType, line: int) -> SqlError:
+    return SqlError(206, f"Operand type clash: {left.name} is incompatible with {right.name}", line=line)
+
+
+def bad_operator(op: str, left: SqlType, right: SqlType, line: int) -> SqlError:
+    names = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "%": "modulo"}
+    word = names.get(op, op)
+    return SqlError(
+        402, f"The data types {left.name} and {right.name} are incompatible in the {word} operator.", line=line
+    )  # fmt: skip
+
+
+def argument_count(name: str, wanted: str, line: int) -> SqlError:
+    return SqlError(174, f"The {name.lower()} function requires {wanted} argument(s).", severity=15, line=line)
+
+
+def raise_sql(number: int, message: str) -> str:
+    """A DuckDB expression that raises this error when it is evaluated; ``message`` is a SQL string expression."""
+    return f"error('{MARK}:{number}:' || {message})"
+
+
+def literal(text: str) -> str:
+    """A DuckDB string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+_MARKED = re.compile(rf"{MARK}:(\d+):(.*)", re.DOTALL)
+_NOT_NULL = re.compile(r"NOT NULL constraint failed: ([^\s.]+)\.(\S+)")
+_CONVERT = re.compile(r"Could not convert (?:string|\w+) '(.*?)' to (\w+)", re.DOTALL)
+_GROUP = re.compile(r'[Cc]olumn "?([^"]+?)"? must appear in the GROUP BY')
+_DUCK_NAMES = {
+    "INT32": "int", "INT64": "bigint", "INT16": "smallint", "UINT8": "tinyint", "DOUBLE": "float", "FLOAT": "real",
+    "BOOL": "bit", "INTEGER": "int", "BIGINT": "bigint", "DECIMAL": "numeric",
+}  # fmt: skip
+
+
+def from_duckdb(error: duckdb.Error, line: int, verb: str = "INSERT") -> SqlError:
+    """The vendor's error for an exception of DuckDB at execution. What has no counterpart keeps DuckDB's words.
+
+    Names and types are bound before DuckDB sees a statement, so what arrives here is about values.
+    """
+    text = str(error)
+    marked = _MARKED.search(text)
+    if marked:
+        return SqlError(int(marked.group(1)), marked.group(2).split("\n\nLINE")[0].split("\nLINE")[0], line=line)
+    if isinstance(error, duckdb.InterruptException):
+        return SqlError(3617, "Operation cancelled by user.", severity=11, line=line)
+    if "ivision by zero" in text:
+        return SqlError(8134, "Divide by zero error encountered.", line=line)
+    if found := _NOT_NULL.search(text):
+        table, column = (part.strip('"') for part in found.groups())
+        return SqlError(
+            515, f"Cannot insert the value NULL into column '{column}', table '{table}'; "
+            f"column does not allow nulls. {verb} fails.", state=2, line=line,
+        )  # fmt: skip
+    if found := _GROUP.search(text):
+        return SqlError(
+            8120, f"Column '{found.group(1)}' is invalid in the select list because it is not contained in either "
+            "an aggregate function or the GROUP BY clause.", line=line,
+        )  # fmt: skip
+    if isinstance(error, duckdb.OutOfRangeException) or "out of range" in text.lower() or "overflow" in text.lower():
+        return SqlError(8115, "Arithmetic overflow error converting expression to data type.", state=2, line=line)
+    if found := _CONVERT.search(text):
+        target = _DUCK_NAMES.get(found.group(2).upper(), found.group(2).lower())
+        return SqlError(245, f"Conversion failed when converting the varchar value '{found.group(1)}' to data type {target}.", line=line)
+    if isinstance(error, duckdb.ConversionException):
+        return SqlError(8114, f"Error converting data type. {_first_line(text)}", state=5, line=line)
+    if isinstance(error, duckdb.TransactionException) and "onflict" in text:
+        return SqlError(
+            1205, "Transaction was deadlocked on resources with another process and has been chosen as the deadlock "
+            "victim. Rerun the transaction.", severity=13, state=45, line=line,
+        )  # fmt: skip
+    if "More than one row returned by a subquery" in text:
+        return SqlError(
+            512, "Subquery returned more than 1 value. This is not permitted when the subquery follows =, !=, <, <= , "
+            ">, >= or when the subquery is used as an expression.", line=line,
+        )  # fmt: skip
+    return SqlError(50000, f"The engine refused the statement: {_first_line(text)}", line=line)
+
+
+def _first_line(text: str) -> str:
+    return text.split("\n", 1)[0]

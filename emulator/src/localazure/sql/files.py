@@ -1,0 +1,157 @@
+"""Files of the lake as Arrow tables: Parquet and delimited text, many files as one table.
+
+DuckDB has no access to files; these readers see only what the blob store materialised.
+https://learn.microsoft.com/en-us/sql/t-sql/statements/copy-into-transact-sql
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from localazure.core.errors import AzureError
+from localazure.sql.results import SqlError
+
+if TYPE_CHECKING:
+    from localazure.sql.pool import Pool
+
+
+@dataclass(frozen=True)
+class DelimitedText:
+    """How a text file is cut into fields. first_row is 1-based; encoding a Python name."""
+
+    field: str = ","
+    row: str = ""
+    quote: str = '"'
+    first_row: int = 1
+    encoding: str = "utf-8"
+    compression: str = ""
+
+
+def parse_delimiter(text: str) -> str:
+    r"""A terminator as T-SQL writes it: ``','``, ``'\t'``, ``'0x0A'``, ``'\r\n'``."""
+    if text.lower().startswith("0x"):
+        return bytes.fromhex(text[2:]).decode("latin-1")
+    return text.replace("\\t", "\t").replace("\\n", "\n").replace("\\r", "\r")
+
+
+def local_files(pool: Pool, uri: str, line: int) -> list[Path]:
+    """The files behind a location: one, a folder's (hidden ones left out), or those that match wildcards.
+
+    SqlError 13807 when the storage has nothing there, with the storage's own words.
+    """
+    from localazure.storage.locations import parse  # noqa: PLC0415  storage is a service of its own
+
+    if pool.blobs is None:
+        raise SqlError(13807, "This pool has no storage account.", line=line)
+    try:
+        location = parse(uri, pool.settings)
+        path = pool.blobs.materialize(location)
+    except AzureError as error:
+        raise SqlError(13807, f"Content of directory on path '{uri}' cannot be listed. {error.message}", line=line) from error
+    if path.is_file():
+        return [path]
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    explicit = "*" in location.path.rsplit("/", 1)[-1] and location.path.rsplit("/", 1)[-1].startswith(("_", "."))
+    shown = [
+        file for file in files if explicit or not any(part.startswith(("_", ".")) for part in file.relative_to(path).parts)
+    ]  # fmt: skip
+    if not shown:
+        raise SqlError(13807, f"Content of directory on path '{uri}' cannot be listed: there is no file.", line=line)
+    return shown
+
+
+def read_parquet(files: Sequence[Path], line: int) -> list[pa.Table]:
+    """One table a file: the rows are appended by position, as the vendor does."""
+    found = []
+    for file in files:
+        try:
+            found.append(pyarrow.parquet.ParquetFile(file).read())
+        except (pa.ArrowException, OSError) as error:
+            raise SqlError(13812, f"The file '{file.name}' could not be read as Parquet: {error}", line=line) from error
+    return found
+
+
+def read_text(file: Path, layout: DelimitedText, line: int, width: int | None = None) -> tuple[pa.Table, int]:
+    """(all fields as strings, rows that had another number of fields).
+
+    An empty field that isn't quoted is NULL. width: the number of fields when the file itself may be empty.
+    """
+    data = _decoded(file, layout, line)
+    rejected = 0
+
+    def skip(row: pyarrow.csv.InvalidRow) -> str:
+        nonlocal rejected
+        rejected += 1
+        return "skip"
+
+    for _ in range(layout.first_row - 1):  # rows, counted by their terminator, as FIRSTROW does
+        end = data.find(b"\n")
+        data = data[end + 1 :] if end >= 0 else b""
+    if not data.strip():
+        return pa.table({f"f{index}": pa.array([], pa.string()) for index in range(width or 0)}), 0
+    if len(layout.field.encode()) != 1:
+        data, layout = _single_delimiter(data, layout, line)
+    try:
+        first = pyarrow.csv.open_csv(
+            io.BytesIO(data),
+            read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=True),
+            parse_options=_parse_options(layout, None),
+        ).schema
+        table = pyarrow.csv.read_csv(
+            io.BytesIO(data),
+            read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=True, use_threads=False),
+            parse_options=_parse_options(layout, skip),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={name: pa.string() for name in first.names},
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowException as error:
+        raise SqlError(13812, f"The file '{file.name}' could not be read as delimited text: {error}", line=line) from error
+    return table, rejected
+
+
+def _parse_options(layout: DelimitedText, skip: object) -> pyarrow.csv.ParseOptions:
+    return pyarrow.csv.ParseOptions(
+        delimiter=layout.field, quote_char=layout.quote or False, double_quote=True, newlines_in_values=True,
+        invalid_row_handler=skip,
+    )  # fmt: skip
+
+
+def _decoded(file: Path, layout: DelimitedText, line: int) -> bytes:
+    """The file's text as UTF-8 with newline row ends."""
+    data = file.read_bytes()
+    kind = layout.compression.upper() or {".gz": "GZIP", ".bz2": "BZIP2"}.get(file.suffix.lower(), "")
+    if kind in {"GZIP", "ORG.APACHE.HADOOP.IO.COMPRESS.GZIPCODEC"}:
+        data = gzip.decompress(data)
+    elif kind == "BZIP2":
+        data = bz2.decompress(data)
+    elif kind and kind != "NONE":
+        raise SqlError(40517, f"COMPRESSION = '{layout.compression}' is not implemented by localazure.", line=line)
+    if layout.encoding != "utf-8":
+        data = data.decode(layout.encoding).encode()
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if layout.row not in {"", "\n", "\r\n"}:
+        data = data.replace(layout.row.encode(), b"\n")
+    return data
+
+
+def _single_delimiter(data: bytes, layout: DelimitedText, line: int) -> tuple[bytes, DelimitedText]:
+    """Field terminators of several characters: exchanged for one that doesn't occur."""
+    spare = next((code for code in (0x1F, 0x1E, 0x01, 0x02) if bytes([code]) not in data), None)
+    if spare is None or not layout.field:
+        raise SqlError(40517, f"FIELDTERMINATOR = '{layout.field}' is not implemented by localazure.", line=line)
+    replaced = data.replace(layout.field.encode(), bytes([spare]))
+    return replaced, DelimitedText(chr(spare), layout.row, layout.quote, 1, layout.encoding, layout.compression)

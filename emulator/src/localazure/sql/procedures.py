@@ -1,0 +1,251 @@
+"""EXEC: the server's own procedures that clients call, and the user's.
+
+https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/system-stored-procedures-transact-sql
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from localazure.sql import syntax as s
+from localazure.sql.catalog import Procedure, Table
+from localazure.sql.parse_expressions import ExpressionParser
+from localazure.sql.results import Column, Result, ResultSet, RowsAffected, SqlError, SqlType
+from localazure.sql.sqltypes import INT, SYSNAME, arrow, with_length
+
+if TYPE_CHECKING:
+    from localazure.sql.interpreter import Interpreter
+
+Arguments = list[tuple[str, s.Expr, bool]]
+
+
+def call_procedure(interpreter: Interpreter, statement: s.Execute) -> Iterator[Result]:
+    """Run a procedure by name; SqlError 2812 when there is none."""
+    name = statement.name[-1].lower()
+    if name == "sp_executesql":
+        yield from _executesql(interpreter, statement)
+        return
+    if name in _SYSTEM:
+        values = [(key.lower(), interpreter.scalar(value, statement.line)) for key, value, _ in statement.args]
+        yield from _SYSTEM[name](interpreter, values, statement.line)
+        return
+    schema = statement.name[-2] if len(statement.name) > 1 else "dbo"
+    found = interpreter.session.pool.catalog.find(schema, statement.name[-1])
+    if not isinstance(found, Procedure):
+        raise SqlError(2812, f"Could not find stored procedure '{'.'.join(statement.name)}'.", state=62, line=statement.line)
+    yield from _user_procedure(interpreter, statement, found)
+
+
+def _user_procedure(interpreter: Interpreter, statement: s.Execute, found: Procedure) -> Iterator[Result]:
+    from localazure.sql.interpreter import Frame, Interpreter, Variable  # noqa: PLC0415  the interpreter calls us
+    from localazure.sql.parse_statements import parse  # noqa: PLC0415
+
+    definition = parse(found.text)[0]
+    if not isinstance(definition, s.CreateProcedure):
+        raise SqlError(2812, f"Could not find stored procedure '{found.name}'.", state=62, line=statement.line)
+    frame = Frame(depth=interpreter.frame.depth + 1, procedure=found.name)
+    inner = Interpreter(interpreter.session, frame)
+    outputs: list[tuple[str, str]] = []
+    given: set[str] = set()
+    for position, (name, value, output) in enumerate(statement.args):
+        if name:
+            parameter = next((p for p in definition.parameters if p.name.lower() == name.lower()), None)
+        else:
+            parameter = definition.parameters[position] if position < len(definition.parameters) else None
+        if parameter is None:
+            if name:
+                raise SqlError(8145, f"{name} is not a parameter for procedure {found.name}.", line=statement.line)
+            raise SqlError(8144, f"Procedure or function {found.name} has too many arguments specified.", line=statement.line)
+        frame.variables[parameter.name.lower()] = Variable(with_length(parameter.type, 1))
+        kind, evaluated = interpreter.session.evaluate(value, interpreter.frame, statement.line)
+        inner.store(parameter.name, kind, evaluated, statement.line)
+        given.add(parameter.name.lower())
+        if output and isinstance(value, s.Variable):
+            outputs.append((parameter.name, value.name))
+    for parameter in definition.parameters:
+        if parameter.name.lower() in given:
+            continue
+        if not parameter.output:
+            raise SqlError(201, f"Procedure or function '{found.name}' expects parameter '{parameter.name}', which was not supplied.",
+                           state=4, line=statement.line)  # fmt: skip
+        frame.variables[parameter.name.lower()] = Variable(with_length(parameter.type, 1))
+    try:
+        yield from inner.run(definition.body)
+    except SqlError as error:
+        error.procedure = error.procedure or found.name
+        raise
+    for inside, outside in outputs:
+        variable = frame.variables[inside.lower()]
+        interpreter.store(outside, variable.type, variable.value, statement.line)
+    if statement.result:
+        interpreter.store(statement.result, INT, 0, statement.line)
+
+
+class _ParameterParser(ExpressionParser):
+    """The declaration list of sp_executesql: ``@a INT, @b VARCHAR(10) OUTPUT``."""
+
+    def declarations(self) -> list[tuple[str, SqlType, bool]]:
+        found: list[tuple[str, SqlType, bool]] = []
+        while self.token.kind == "variable":
+            name = self.advance().text
+            self.take("AS")
+            kind = self.data_type()
+            if self.take("="):
+                self.value()
+            found.append((name, kind, self.take("OUTPUT") or self.take("OUT")))
+            if not self.take(","):
+                break
+        if self.token.kind != "end":
+            raise self.error()
+        return found
+
+
+def _executesql(interpreter: Interpreter, statement: s.Execute) -> Iterator[Result]:
+    """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-executesql-transact-sql"""
+    from localazure.sql.interpreter import Frame, Interpreter, Variable  # noqa: PLC0415
+
+    if not statement.args:
+        raise SqlError(201, "Procedure or function 'sp_executesql' expects parameter '@statement', which was not supplied.", state=10,
+                       line=statement.line)  # fmt: skip
+    text = interpreter.scalar(statement.args[0][1], statement.line)
+    declared: list[tuple[str, SqlType, bool]] = []
+    if len(statement.args) > 1:
+        declared = _ParameterParser(str(interpreter.scalar(statement.args[1][1], statement.line) or "")).declarations()
+    frame = Frame(depth=interpreter.frame.depth + 1)
+    inner = Interpreter(interpreter.session, frame)
+    for name, kind, _ in declared:
+        frame.variables[name.lower()] = Variable(with_length(kind, 1))
+    outputs: list[tuple[str, str]] = []
+    for position, (name, value, output) in enumerate(statement.args[2:]):
+        if not name and position >= len(declared):
+            raise SqlError(8144, "Procedure or function has too many arguments specified.", line=statement.line)
+        target = name or declared[position][0]
+        kind, evaluated = interpreter.session.evaluate(value, interpreter.frame, statement.line)
+        inner.store(target, kind, evaluated, statement.line)
+        if output and isinstance(value, s.Variable):
+            outputs.append((target, value.name))
+    yield from inner.batch(str(text or ""))
+    for inside, outside in outputs:
+        variable = frame.variables[inside.lower()]
+        interpreter.store(outside, variable.type, variable.value, statement.line)
+
+
+# ---- the server's own --------------------------------------------------------------------------------------------------
+
+Values = list[tuple[str, Any]]
+
+
+def _pick(values: Values, name: str, position: int, default: Any = None) -> Any:
+    for key, value in values:
+        if key == name:
+            return value
+    unnamed = [value for key, value in values if not key]
+    return unnamed[position] if position < len(unnamed) else default
+
+
+def rows(columns: list[tuple[str, SqlType]], data: list[tuple[Any, ...]]) -> ResultSet:
+    """A result set from Python values."""
+    fields = [pa.array([row[index] for row in data], arrow(kind)) for index, (_, kind) in enumerate(columns)]
+    table = pa.Table.from_arrays(fields, names=[f"c{index}" for index in range(1, len(columns) + 1)])
+    return ResultSet(tuple(Column(name, kind) for name, kind in columns), table)
+
+
+def _nothing(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    """Roles and limits: every login owns a private pool, so there is nothing to change and no row to return."""
+    yield RowsAffected(None)
+
+
+def _like(value: Any, pattern: Any) -> bool:
+    import re  # noqa: PLC0415
+
+    if pattern in {None, "", "%"}:
+        return True
+    expression = re.escape(str(pattern).replace("[_]", "_")).replace("%", ".*")
+    return re.fullmatch(expression, str(value), re.IGNORECASE) is not None
+
+
+def _sp_tables(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-tables-transact-sql"""
+    session = interpreter.session
+    name, owner = _pick(values, "@table_name", 0), _pick(values, "@table_owner", 1)
+    columns = [("TABLE_QUALIFIER", SYSNAME), ("TABLE_OWNER", SYSNAME), ("TABLE_NAME", SYSNAME), ("TABLE_TYPE", SqlType("varchar", 32)),
+               ("REMARKS", SqlType("varchar", 254))]  # fmt: skip
+    found = [
+        (session.database, entry.schema, entry.name, "TABLE" if isinstance(entry, Table) else "VIEW", None)
+        for entry in session.pool.catalog.objects.values()
+        if not isinstance(entry, Procedure) and _like(entry.name, name) and _like(entry.schema, owner)
+    ]
+    yield rows(columns, sorted(found, key=lambda row: (row[3], row[1], row[2])))
+
+
+def _sp_columns(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-columns-transact-sql"""
+    from localazure.sql.catalog_views import ODBC_TYPES, max_length, precision_of  # noqa: PLC0415
+
+    session = interpreter.session
+    name, owner = _pick(values, "@table_name", 0), _pick(values, "@table_owner", 1)
+    small = SqlType("smallint")
+    columns = [("TABLE_QUALIFIER", SYSNAME), ("TABLE_OWNER", SYSNAME), ("TABLE_NAME", SYSNAME), ("COLUMN_NAME", SYSNAME), ("DATA_TYPE", small),
+               ("TYPE_NAME", SYSNAME), ("PRECISION", INT), ("LENGTH", INT), ("SCALE", small), ("RADIX", small), ("NULLABLE", small),
+               ("REMARKS", SqlType("varchar", 254)), ("COLUMN_DEF", SqlType("nvarchar", 4000)), ("SQL_DATA_TYPE", small),
+               ("SQL_DATETIME_SUB", small), ("CHAR_OCTET_LENGTH", INT), ("ORDINAL_POSITION", INT), ("IS_NULLABLE", SqlType("varchar", 254)),
+               ("SS_DATA_TYPE", SqlType("tinyint"))]  # fmt: skip
+    found = []
+    for table in session.pool.catalog.tables():
+        if not (_like(table.name, name) and _like(table.schema, owner)):
+            continue
+        for column in table.columns:
+            kind = column.type
+            precision, scale = precision_of(kind)
+            found.append((session.database, table.schema, table.name, column.name, ODBC_TYPES[kind.name], kind.name, precision, max_length(kind), scale,
+                          10 if kind.precision else None, int(column.nullable), None, column.default or None, ODBC_TYPES[kind.name], None,
+                          max_length(kind) if kind.length else None, column.column_id, "YES" if column.nullable else "NO", 0))  # fmt: skip
+    yield rows(columns, found)
+
+
+def _sp_pkeys(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    session = interpreter.session
+    name = _pick(values, "@table_name", 0)
+    columns = [("TABLE_QUALIFIER", SYSNAME), ("TABLE_OWNER", SYSNAME), ("TABLE_NAME", SYSNAME), ("COLUMN_NAME", SYSNAME),
+               ("KEY_SEQ", SqlType("smallint")), ("PK_NAME", SYSNAME)]  # fmt: skip
+    found = [
+        (session.database, table.schema, table.name, column, index, key.name)
+        for table in session.pool.catalog.tables()
+        if _like(table.name, name)
+        for key in table.keys
+        if key.kind == "PRIMARY KEY"
+        for index, column in enumerate(key.columns, 1)
+    ]
+    yield rows(columns, found)
+
+
+def _sp_rename(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    raise SqlError(103010, "Parse error: sp_rename is not supported. Use RENAME OBJECT.", line=line)
+    yield
+
+
+def _sp_describe(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-describe-first-result-set-transact-sql"""
+    from localazure.sql.catalog_views import TYPE_IDS, max_length, precision_of  # noqa: PLC0415
+
+    described = interpreter.session.describe(str(_pick(values, "@tsql", 0, "")))
+    columns = [("is_hidden", SqlType("bit")), ("column_ordinal", INT), ("name", SYSNAME), ("is_nullable", SqlType("bit")),
+               ("system_type_id", INT), ("system_type_name", SqlType("nvarchar", 256)), ("max_length", SqlType("smallint")),
+               ("precision", SqlType("tinyint")), ("scale", SqlType("tinyint"))]  # fmt: skip
+    found = [
+        (False, index, column.name or None, column.nullable, TYPE_IDS[column.type.name][1], str(column.type), max_length(column.type),
+         precision_of(column.type)[0] or 0, precision_of(column.type)[1] or 0)
+        for index, column in enumerate(described, 1)
+    ]  # fmt: skip
+    yield rows(columns, found)
+
+
+_SYSTEM = {
+    "sp_tables": _sp_tables, "sp_columns": _sp_columns, "sp_columns_100": _sp_columns, "sp_pkeys": _sp_pkeys,
+    "sp_rename": _sp_rename, "sp_describe_first_result_set": _sp_describe, "sp_addrolemember": _nothing,
+    "sp_droprolemember": _nothing, "sp_set_data_processed_limit": _nothing, "sp_updatestats": _nothing,
+    "sp_set_session_context": _nothing, "sp_reset_connection": _nothing,
+}  # fmt: skip

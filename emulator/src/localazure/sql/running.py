@@ -1,0 +1,415 @@
+"""The engine's side of a session: compile a statement, run it on DuckDB, hand back Arrow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from localazure.sql import catalog_views, errors, external, tables
+from localazure.sql import syntax as s
+from localazure.sql.binding import Context, Scope, parameter_name
+from localazure.sql.catalog import Table, quote
+from localazure.sql.changes import ChangeCompiler, CompiledChange, stored
+from localazure.sql.conversions import Value, convert
+from localazure.sql.queries import CompiledQuery, OutputColumn
+from localazure.sql.results import Column, Result, ResultSet, RowsAffected, SqlError, SqlType
+from localazure.sql.sqltypes import CHARACTER, INT, SYSNAME, arrow, duck, from_arrow
+
+if TYPE_CHECKING:
+    from localazure.sql.interpreter import Frame
+    from localazure.sql.pool import Pool
+
+_ATTEMPTS = 5
+
+
+@dataclass
+class Compiled:
+    """A statement ready to run: ``sql`` names its parameters $v_..; ``output`` is set for a query."""
+
+    statement: s.Node
+    sql: str
+    parameters: frozenset[str]
+    attachments: dict[str, pa.Table] = field(default_factory=dict)
+    output: tuple[OutputColumn, ...] = ()
+    change: CompiledChange | None = None
+
+
+class Running:
+    """Mixed into Session; needs its cursor, pool and state."""
+
+    pool: Pool
+    cursor: duckdb.DuckDBPyConnection
+    scratch: duckdb.DuckDBPyConnection
+    temporary: dict[str, Table]
+    spid: int
+    login: str
+    application: str
+    host: str
+    transaction_count: int
+    doomed: bool
+    row_count: int
+    error: SqlError | None
+    last_error_number: int
+    identity_insert: str
+    options: dict[str, str]
+    _cancelled: threading.Event
+
+    # ---- compiling -----------------------------------------------------------------------------------------------------
+
+    def context(self, frame: Frame) -> Context:
+        return Context(
+            catalog=self.pool.catalog,
+            kind=self.pool.kind,
+            database=self.pool.database,
+            temporary=self.temporary,
+            variables={name: variable.type for name, variable in frame.variables.items()},
+            constant=lambda name: frame.variables[name.lower()].value,
+            server_value=self.server_value,
+            system_rows=lambda schema, name: catalog_views.system_rows(self, schema, name),  # type: ignore[arg-type]
+            external_rows=lambda table: external.read_table(self.pool, table),
+            read_location=lambda compiler, source: external.openrowset(self.pool, compiler, source),
+        )
+
+    def compiler(self, frame: Frame) -> ChangeCompiler:
+        compiler = ChangeCompiler(self.context(frame))
+        compiler.identity_insert = self.identity_insert
+        return compiler
+
+    def compile(self, statement: s.Node, frame: Frame, *, cached: bool = True) -> Compiled:
+        """Bind and type a query or a change; SqlError for what the names or types forbid."""
+        types = tuple(sorted((name, variable.type) for name, variable in frame.variables.items())) if frame.variables else ()
+        key = (id(statement), self.pool.catalog.version, str(types), self.identity_insert)
+        if cached:
+            found = self.pool.cached(key)
+            if isinstance(found, Compiled):
+                return found
+        compiler = self.compiler(frame)
+        context = compiler.context
+        output: tuple[OutputColumn, ...] = ()
+        change: CompiledChange | None = None
+        match statement:
+            case s.QueryStatement():
+                compiled = compiler.query(statement.query, None)
+                sql, output = compiled.sql, compiled.columns
+            case s.Insert():
+                change = compiler.insert(statement)
+            case s.Update():
+                change = compiler.update(statement)
+            case s.Delete():
+                change = compiler.delete(statement)
+            case s.Merge():
+                change = compiler.merge(statement)
+            case _:
+                raise errors.not_implemented(type(statement).__name__, statement.line)
+        if change is not None:
+            if not self.pool.kind.tables:
+                raise errors.refused(change.verb, statement.line)
+            sql = change.sql
+        done = Compiled(statement, sql, frozenset(context.parameters), context.attachments, output, change)
+        if cached and context.cacheable:
+            self.pool.remember(key, done)
+        return done
+
+    # ---- running -------------------------------------------------------------------------------------------------------
+
+    def select(self, statement: s.QueryStatement, frame: Frame, *, cached: bool = True) -> ResultSet:
+        with self.pool.requests.running(self.spid, self._text(statement), statement.query.options.get("LABEL")) as request:
+            compiled = self.compile(statement, frame, cached=cached)
+            table = self.fetch(compiled.sql, self.values(compiled.parameters, frame), compiled.attachments, statement.line)
+            request.rows = table.num_rows
+        return ResultSet(result_columns(compiled.output), conformed(table, compiled.output))
+
+    def change(self, statement: Any, frame: Frame) -> RowsAffected:
+        with self.pool.requests.running(self.spid, self._text(statement), statement.options.get("LABEL")) as request:
+            compiled = self.compile(statement, frame)
+            verb = compiled.change.verb if compiled.change else "INSERT"
+            values = self.values(compiled.parameters, frame)
+            count = self.run(compiled.sql, values, compiled.attachments, statement.line, verb)
+            request.rows = count
+        self.row_count = count
+        return RowsAffected(None if self.options.get("NOCOUNT") == "ON" else count)
+
+    def define(self, statement: s.Statement, frame: Frame) -> Iterator[Result]:
+        """A statement that changes the catalogue."""
+        options = getattr(statement, "options", None)
+        label = options.get("OPTION.LABEL") if isinstance(options, dict) else None
+        if isinstance(statement, s.CreateTableAs):
+            label = statement.query.options.get("LABEL")
+        with self.pool.requests.running(self.spid, self._text(statement), label) as request:
+            try:
+                results = list(tables.define(self, statement, frame))  # type: ignore[arg-type]
+            except duckdb.Error as error:
+                raise errors.from_duckdb(error, statement.line) from error
+            for result in results:
+                if isinstance(result, RowsAffected) and result.count is not None:
+                    request.rows = self.row_count = result.count
+        yield from results
+
+    def fetch(self, sql: str, values: dict[str, Any], attachments: dict[str, pa.Table], line: int) -> pa.Table:
+        """Run a query and return its rows."""
+        self._usable(line)
+        with self.attached(attachments):
+            try:
+                return self.cursor.sql(sql, params=values).to_arrow_table()
+            except duckdb.Error as error:
+                raise self._failed(error, line, "SELECT") from error
+
+    def run(self, sql: str, values: dict[str, Any], attachments: dict[str, pa.Table], line: int, verb: str) -> int:
+        """Run a change and return how many rows it touched; a conflict outside a transaction is tried again."""
+        self._usable(line)
+        with self.attached(attachments):
+            for attempt in range(_ATTEMPTS):
+                try:
+                    found = self.cursor.execute(sql, values).fetchone() if values else self.cursor.execute(sql).fetchone()
+                    return int(found[0]) if found else 0
+                except duckdb.TransactionException as error:
+                    if self.transaction_count or attempt == _ATTEMPTS - 1 or "onflict" not in str(error):
+                        raise self._failed(error, line, verb) from error
+                except duckdb.Error as error:
+                    raise self._failed(error, line, verb) from error
+        return 0
+
+    def _usable(self, line: int) -> None:
+        self.check_cancelled(line)
+        if self.doomed:
+            # https://learn.microsoft.com/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-develop-transactions#transaction-state
+            raise SqlError(111233, "The current transaction has aborted, and any pending changes have been rolled back. Cause: A transaction in "
+                           "a rollback-only state was not explicitly rolled back before a DDL, DML, or SELECT statement.", line=line)  # fmt: skip
+
+    def _failed(self, error: duckdb.Error, line: int, verb: str) -> SqlError:
+        if self.transaction_count:
+            self.doomed = True
+        return errors.from_duckdb(error, line, verb)
+
+    @contextmanager
+    def attached(self, attachments: dict[str, pa.Table]) -> Iterator[None]:
+        for name, table in attachments.items():
+            self.cursor.register(name, table)
+        try:
+            yield
+        finally:
+            for name in attachments:
+                try:
+                    self.cursor.unregister(name)
+                except duckdb.Error:
+                    pass  # an aborted transaction drops nothing: the view goes with the rollback
+
+    def check_cancelled(self, line: int) -> None:
+        raise NotImplementedError
+
+    def values(self, names: frozenset[str], frame: Frame) -> dict[str, Any]:
+        """The parameters that a statement's SQL names."""
+        found: dict[str, Any] = {}
+        for name in names:
+            if name == "$now":
+                found["now"] = datetime.now(UTC).replace(tzinfo=None)
+            else:
+                found[parameter_name(name)] = bindable(frame.variables[name].value)
+        return found
+
+    def _text(self, statement: s.Node) -> str:
+        return getattr(statement, "source", "") or type(statement).__name__
+
+    # ---- single values -------------------------------------------------------------------------------------------------
+
+    def evaluate(self, expr: s.Expr, frame: Frame, line: int) -> tuple[SqlType, Any]:
+        """The value of an expression outside a query, with its type."""
+        compiler = self.compiler(frame)
+        value = compiler.value(expr, Scope())
+        if value.null:
+            return INT, None
+        return value.type, self._one(f"SELECT {value.sql}", compiler.context, frame, expr, line)
+
+    def _one(self, sql: str, context: Context, frame: Frame, expr: s.Node, line: int) -> Any:
+        values = self.values(frozenset(context.parameters), frame)
+        if _reads_rows(expr) or context.attachments:
+            table = self.fetch(sql, values, context.attachments, line)
+        else:  # values alone are worked out beside the transaction, so that an error can't doom it
+            try:
+                table = self.scratch.sql(sql, params=values).to_arrow_table()
+            except duckdb.Error as error:
+                raise errors.from_duckdb(error, line) from error
+        if table.num_rows > 1:
+            raise SqlError(512, "Subquery returned more than 1 value. This is not permitted when the subquery follows =, !=, <, <= , >, >= or "
+                           "when the subquery is used as an expression.", line=line)  # fmt: skip
+        return table.column(0)[0].as_py() if table.num_rows else None
+
+    def test(self, condition: s.Expr, frame: Frame, line: int) -> bool:
+        """Whether a condition holds; unknown is no."""
+        compiler = self.compiler(frame)
+        sql = compiler.condition(condition, Scope())
+        return bool(self._one(f"SELECT {sql}", compiler.context, frame, condition, line))
+
+    def text_of(self, expr: s.Expr, frame: Frame, line: int) -> str:
+        """An expression as PRINT shows it."""
+        compiler = self.compiler(frame)
+        value = convert(compiler.value(expr, Scope()), SqlType("nvarchar", 4000), line)
+        found = self._one(f"SELECT {value.sql}", compiler.context, frame, expr, line)
+        return "" if found is None else str(found)
+
+    def converted(self, value: Any, kind: SqlType, target: SqlType, line: int) -> Any:
+        """A Python value of one T-SQL type as another: assignment to a variable, which shortens strings silently."""
+        if value is None or kind == target:
+            return value
+        source = Value(f"CAST($x AS {duck(kind)})", kind)
+        done = convert(source, target, line)
+        try:
+            table = self.scratch.sql(f"SELECT {done.sql}", params={"x": bindable(value)}).to_arrow_table()
+        except duckdb.Error as error:
+            raise errors.from_duckdb(error, line) from error
+        return table.column(0)[0].as_py()
+
+    # ---- session -------------------------------------------------------------------------------------------------------
+
+    def set_option(self, statement: s.SetOption) -> None:
+        """SET: clients send a dozen of these on connect; the ones that would change results are honoured or refused."""
+        name, value = statement.name.upper(), statement.value.upper()
+        if name.startswith("IDENTITY_INSERT"):
+            parts = tuple(statement.name.split(" ", 1)[1].split("."))
+            table = self.context(_empty_frame()).table(parts, statement.line)
+            self.identity_insert = f"{table.schema}.{table.name}".lower() if value == "ON" else ""
+            return
+        changes_results = {("ANSI_NULLS", "OFF"), ("QUOTED_IDENTIFIER", "OFF"), ("CONCAT_NULL_YIELDS_NULL", "OFF"), ("ARITHABORT", "OFF"),
+                           ("FMTONLY", "ON"), ("IMPLICIT_TRANSACTIONS", "ON"), ("PARSEONLY", "ON"), ("NOEXEC", "ON"),
+                           ("XACT_ABORT", "OFF")}  # fmt: skip
+        if (name, value) in changes_results and name in {"FMTONLY", "PARSEONLY", "NOEXEC", "ANSI_NULLS", "IMPLICIT_TRANSACTIONS"}:
+            raise errors.not_implemented(f"SET {name} {value}", statement.line)
+        if name == "DATEFIRST" and value != "7":
+            raise errors.not_implemented(f"SET DATEFIRST {value}", statement.line)
+        if name == "DATEFORMAT" and value != "MDY":
+            raise errors.not_implemented(f"SET DATEFORMAT {value}", statement.line)
+        if name == "ROWCOUNT" and value != "0":
+            raise errors.not_implemented(f"SET ROWCOUNT {value}", statement.line)
+        self.options[name] = value
+
+    def server_value(self, name: str, line: int) -> Value:
+        """``@@X`` and the session's functions."""
+        error = self.error
+        integers: dict[str, int | None] = {
+            "@@ROWCOUNT": self.row_count, "@@TRANCOUNT": self.transaction_count, "@@SPID": self.spid, "@@ERROR": self.last_error_number,
+            "@@DATEFIRST": 7, "@@MAX_PRECISION": 38, "@@LOCK_TIMEOUT": -1, "@@NESTLEVEL": 0, "@@OPTIONS": 5496, "@@TEXTSIZE": 2147483647,
+            "@@MICROSOFTVERSION": 201326592, "@@LANGID": 0,
+            "@@XACT_STATE": (-2 if self.doomed else 1) if self.transaction_count else 0,
+            "@@ERROR_NUMBER": error.number if error else None, "@@ERROR_SEVERITY": error.severity if error else None,
+            "@@ERROR_STATE": error.state if error else None,
+        }  # fmt: skip
+        texts: dict[str, str | None] = {
+            "@@VERSION": self.pool.kind.version, "@@SERVERNAME": "localhost", "@@SERVICENAME": "localhost", "@@LANGUAGE": "us_english",
+            "@@LOGIN": self.login, "@@HOST_NAME": self.host, "@@APP_NAME": self.application, "@@SESSION_ID": f"SID{self.spid}",
+            "@@ERROR_MESSAGE": error.message if error else None, "@@ERROR_PROCEDURE": (error.procedure or None) if error else None,
+        }  # fmt: skip
+        key = name.upper()
+        if key in integers:
+            number = integers[key]
+            return Value(f"CAST({'NULL' if number is None else number} AS INTEGER)", INT, literal=None if number is None else str(number))
+        if key in texts:
+            text = texts[key]
+            kind = SqlType("nvarchar", 4000) if key == "@@ERROR_MESSAGE" else SqlType("nvarchar", 300) if key == "@@VERSION" else SYSNAME
+            return Value("CAST(NULL AS VARCHAR)" if text is None else errors.literal(text), kind, trimmed=True, literal=text)
+        raise errors.refused(name, line)
+
+    def explain(self, statement: s.Explain, frame: Frame) -> ResultSet:
+        """The plan as DuckDB prints it, in the element a dedicated pool answers with."""
+        from localazure.sql.procedures import rows  # noqa: PLC0415
+
+        inner = statement.statement
+        if not isinstance(inner, s.QueryStatement | s.Insert | s.Update | s.Delete):
+            raise errors.not_implemented(f"EXPLAIN of {type(inner).__name__}", statement.line)
+        compiled = self.compile(inner, frame, cached=False)
+        with self.attached(compiled.attachments):
+            values = self.values(compiled.parameters, frame)
+            found = self.scratch.execute(f"EXPLAIN {compiled.sql}", values) if not compiled.attachments else None
+            plan = "\n".join(str(row[1]) for row in found.fetchall()) if found is not None else ""
+        text = f'<?xml version="1.0" encoding="utf-8"?><dsql_query number_nodes="1"><plan><![CDATA[{plan}]]></plan></dsql_query>'
+        return rows([("explain", SqlType("nvarchar", -1))], [(text,)])
+
+    def bulk_load(self, table: str, columns: list[str], data: pa.Table) -> int:
+        """Insert Arrow rows into the named columns; the values are converted as an INSERT converts them."""
+        from localazure.sql.system_functions import split_object_name  # noqa: PLC0415
+
+        schema, name = split_object_name(table)
+        compiler = self.compiler(_empty_frame())
+        target = compiler.target((name,) if name.startswith("#") else (schema, name), 1)
+        return self.insert_arrow(compiler, target, columns or [c.name for c in target.columns], data, 1)
+
+    def insert_arrow(self, compiler: ChangeCompiler, target: Table, columns: list[str], data: pa.Table, line: int) -> int:
+        """Rows from outside into a table, typed by what Arrow says they are."""
+        items: list[str] = []
+        named = []
+        for index, name in enumerate(columns):
+            column = target.column(name)
+            if column is None:
+                raise errors.invalid_column(name, line)
+            kind = from_arrow(data.schema.field(index).type, line)
+            sql = f"d.{quote(f'd{index}')}"
+            items.append(stored(Value(sql, kind), column, line))
+            named.append(column)
+        missing = [column for column in target.columns if column not in named]
+        items += [compiler.default(column, target, line) for column in missing]
+        names = ", ".join(quote(column.name) for column in [*named, *missing])
+        renamed = data.rename_columns([f"d{index}" for index in range(len(columns))])
+        sql = f'INSERT INTO {target.physical} ({names}) SELECT {", ".join(items)} FROM "loaded$rows" AS d'
+        values = self.values(frozenset(compiler.context.parameters), _empty_frame())
+        return self.run(sql, values, {"loaded$rows": renamed}, line, "INSERT")
+
+
+def _empty_frame() -> Frame:
+    from localazure.sql.interpreter import Frame  # noqa: PLC0415  the interpreter drives us
+
+    return Frame()
+
+
+def _reads_rows(node: object) -> bool:
+    stack = [node]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, s.Query):
+            return True
+        if isinstance(item, s.Node):
+            stack += [getattr(item, slot) for base in type(item).__mro__ for slot in getattr(base, "__slots__", ())]
+        elif isinstance(item, list | tuple):
+            stack += item
+    return False
+
+
+def bindable(value: Any) -> Any:
+    """A Python value as DuckDB binds it: aware datetimes as text, numbers and text as they are."""
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    if value is None or isinstance(value, bool | int | float | str | bytes | Decimal | date | datetime | timedelta):
+        return value
+    return str(value) if type(value).__name__ == "UUID" else value
+
+
+def result_columns(output: tuple[OutputColumn, ...]) -> tuple[Column, ...]:
+    return tuple(Column(column.name, column.type, column.nullable) for column in output)
+
+
+def conformed(table: pa.Table, output: tuple[OutputColumn, ...]) -> pa.Table:
+    """The Arrow table in the types that the columns declare."""
+    wanted = [arrow(column.type) for column in output]
+    if all(field.type == kind for field, kind in zip(table.schema, wanted, strict=True)):
+        return table
+    arrays = [
+        column if column.type == kind else _cast(column, kind) for column, kind in zip(table.columns, wanted, strict=True)
+    ]  # fmt: skip
+    return pa.Table.from_arrays(arrays, names=table.column_names)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_string(kind) and pa.types.is_binary(column.type):
+        return column.cast(pa.string())
+    return column.cast(kind)
+
+
+__all__ = ["CHARACTER", "Compiled", "CompiledQuery", "Running", "conformed"]

@@ -1,0 +1,105 @@
+"""Statements that configure the service: users, roles, credentials, workload groups, permissions, KILL, DBCC.
+
+They are kept in the catalogue, where the catalogue views show them, and they govern nothing: a private pool has one owner
+and one workload. Secrets in them are dropped by the parser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from localazure.sql import errors
+from localazure.sql import syntax as s
+from localazure.sql.catalog import Setting, Table
+from localazure.sql.procedures import rows
+from localazure.sql.results import Message, Result, RowsAffected, SqlError, SqlType
+from localazure.sql.sqltypes import BIGINT, INT
+
+if TYPE_CHECKING:
+    from localazure.sql.pool import Session
+
+_SINGULAR = {"MASTER KEY": "SYMMETRIC KEY"}
+
+
+def administer(session: Session, statement: s.Administration) -> Iterator[Result]:
+    kind = statement.kind
+    if kind.startswith("DBCC"):
+        yield from _dbcc(session, statement)
+        return
+    if kind == "KILL":
+        _kill(session, statement)
+    elif kind in {"GRANT", "DENY", "REVOKE"}:
+        if kind == "DENY":
+            raise errors.not_implemented("DENY", statement.line)
+    elif kind == "CREATE DATABASE":
+        raise errors.not_implemented("CREATE DATABASE", statement.line)
+    elif kind.startswith("CREATE "):
+        _create(session, statement, kind.removeprefix("CREATE "))
+    elif kind == "ALTER DATABASE":
+        pass  # result set caching and its like: they change speed, not results
+    elif kind.startswith("ALTER "):
+        subject = kind.removeprefix("ALTER ")
+        if subject not in {"MATERIALIZED VIEW", "ROLE", "DATABASE SCOPED CONFIGURATION"} and (
+            session.pool.catalog.setting(subject, statement.name) is None
+        ):
+            raise SqlError(15151, f"Cannot alter the {subject.lower()} '{statement.name}', because it does not exist or you do not have "
+                           "permission.", line=statement.line)  # fmt: skip
+    yield RowsAffected(None)
+
+
+def _create(session: Session, statement: s.Administration, kind: str) -> None:
+    catalog = session.pool.catalog
+    name = statement.name or "##MS_DatabaseMasterKey##"
+    if catalog.setting(kind, name) is not None:
+        number = 15023 if kind in {"USER", "ROLE"} else 15578 if kind == "MASTER KEY" else 15530
+        raise SqlError(number, f"{kind.capitalize()} '{name}' already exists in the current database.", line=statement.line)
+    with catalog.change(session.cursor) as change:
+        change.put_setting(Setting(kind, name, statement.options, catalog.new_id()))
+
+
+def drop_setting(session: Session, kind: str, name: str, if_exists: bool, line: int) -> None:
+    catalog = session.pool.catalog
+    found = catalog.setting(kind, name or "##MS_DatabaseMasterKey##")
+    if found is None:
+        if if_exists:
+            return
+        raise SqlError(15151, f"Cannot drop the {kind.lower()} '{name}', because it does not exist or you do not have permission.", line=line)
+    with catalog.change(session.cursor) as change:
+        change.remove_setting(found)
+
+
+def _kill(session: Session, statement: s.Administration) -> None:
+    """``KILL 'SID52'`` ends what another session runs."""
+    digits = "".join(letter for letter in statement.name if letter.isdigit())
+    if not digits:
+        raise SqlError(6106, f"Process ID {statement.name} is not an active process ID.", line=statement.line)
+    session.pool.kill(int(digits), session.spid)
+
+
+def _dbcc(session: Session, statement: s.Administration) -> Iterator[Result]:
+    """https://learn.microsoft.com/en-us/sql/t-sql/database-console-commands/dbcc-pdw-showspaceused-transact-sql"""
+    name = statement.kind.removeprefix("DBCC ")
+    if name == "PDW_SHOWSPACEUSED":
+        tables = session.pool.catalog.tables()
+        if statement.options:
+            from localazure.sql.system_functions import split_object_name  # noqa: PLC0415
+
+            schema, wanted = split_object_name(statement.options["0"])
+            found = session.pool.catalog.find(schema, wanted)
+            if not isinstance(found, Table):
+                raise errors.invalid_object(statement.options["0"], statement.line)
+            tables = [found]
+        count = sum(
+            session.cursor.execute(f"SELECT count(*) FROM {table.physical}").fetchone()[0]  # type: ignore[index]
+            for table in tables
+            if table.external is None
+        )
+        names = ["ROWS", "RESERVED_SPACE", "DATA_SPACE", "INDEX_SPACE", "UNUSED_SPACE"]
+        columns: list[tuple[str, SqlType]] = [(title, BIGINT) for title in names]
+        yield rows([*columns, ("PDW_NODE_ID", INT), ("DISTRIBUTION_ID", INT)], [(count, 0, 0, 0, 0, 1, 1)])
+        return
+    if name in {"DROPCLEANBUFFERS", "FREEPROCCACHE", "DROPRESULTSETCACHE"}:
+        yield Message(2528, 1, 0, "DBCC execution completed. If DBCC printed error messages, contact your system administrator.", statement.line)
+        return
+    raise errors.not_implemented(f"DBCC {name}", statement.line)

@@ -1,0 +1,98 @@
+"""A pool of its own for every test module, and a lake on the local disk in place of the blob service."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from localazure.core.errors import NotFound
+from localazure.sql.pool import Pool, Session
+from localazure.sql.results import Result, ResultSet
+from localazure.sql.rules import DEDICATED, PoolKind
+from localazure.storage.locations import Location
+
+
+class FolderLake:
+    """What the engine asks of the blob store, over a folder: ``materialize`` and ``upload_tree``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.copies = root.parent / "copies"
+
+    def materialize(self, location: Location) -> Path:
+        base = self.root / location.container
+        if "*" not in location.path:
+            found = base / location.path
+            if not found.exists():
+                raise NotFound(f"There is nothing at '{location}'.")
+            return found
+        pattern = re.escape(location.path).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+        names = [str(p.relative_to(base)) for p in base.rglob("*") if p.is_file()]
+        matching = [name for name in names if re.fullmatch(pattern + "(/.*)?", name)]
+        if not matching:
+            raise NotFound(f"There is nothing at '{location}'.")
+        copy = self.copies / re.sub(r"\W", "_", str(location))
+        shutil.rmtree(copy, ignore_errors=True)
+        for name in matching:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(base / name, copy / name)
+        return copy
+
+    def upload_tree(self, local: Path, location: Location) -> list[str]:
+        target = self.root / location.container / location.path
+        shutil.copytree(local, target, dirs_exist_ok=True)
+        return [str(path) for path in target.rglob("*")]
+
+
+def make_pool(folder: Path, kind: PoolKind = DEDICATED, database: str = "dw") -> Pool:
+    settings: Any = SimpleNamespace(
+        home=folder / "home", sql_database=database, storage_account="acct", container="lake", workspace="ml", resource_group="rg",
+        subscription_id="s", port_base=25000,
+    )  # fmt: skip
+    lake: Any = FolderLake(folder / "lake")
+    (folder / "lake" / "lake").mkdir(parents=True, exist_ok=True)
+    return Pool(settings, lake, kind=kind)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    """The folder that is the container ``lake``."""
+    folder = tmp_path / "lake" / "lake"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Pool]:
+    made = make_pool(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def session(pool: Pool) -> Iterator[Session]:
+    opened = pool.session("tester", "pytest", "localhost")
+    yield opened
+    opened.close()
+
+
+def run(session: Session, batch: str, *parameters: Any) -> list[Result]:
+    """Everything a batch answers."""
+    return list(session.execute(batch, parameters))
+
+
+def rows(session: Session, batch: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """The rows of a batch's last result set."""
+    sets = [result for result in run(session, batch, *parameters) if isinstance(result, ResultSet)]
+    assert sets, "the batch returned no rows"
+    return table_rows(sets[-1])
+
+
+def table_rows(result: ResultSet) -> list[tuple[Any, ...]]:
+    return list(zip(*[column.to_pylist() for column in result.table.columns], strict=True)) if result.table.num_columns else []
