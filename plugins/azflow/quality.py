@@ -460,7 +460,8 @@ def render_page(summary: Mapping[str, Any], partition: str) -> str:
     rows = next(
         (r["observed"] for r in summary["results"] if r["rule"] == "expect_table_row_count_to_be_between"), None
     )
-    days = f"{summary['days'][0]} to {summary['days'][1]}" if summary["days"] else "all rows"
+    first, last = summary["days"] or ("", "")
+    days = (f"{first} to {last}" if first != last else f"rows of {last}") if summary["days"] else "all rows"
     verdict = pages.badge("passed", "good") if summary["success"] else pages.badge("stopped the run", "bad")
     return pages.page(
         f"Data quality of {summary['table']}",

@@ -81,7 +81,8 @@ def night() -> dict[str, Any]:
         ("origin", "EWR", 2284, 0.706, 0.699), ("origin", "JFK", 2096, 0.722, 0.718),
         ("origin", "LGA", 1961, 0.694, 0.701),
         ("carrier", "UA", 1102, 0.689, 0.681), ("carrier", "B6", 1034, 0.711, 0.694),
-        ("carrier", "EV", 987, 0.668, 0.672), ("carrier", "DL", 846, 0.733, 0.728), ("carrier", "AA", 611, 0.742, 0.735),
+        ("carrier", "EV", 987, 0.668, 0.672),
+        ("carrier", "DL", 846, 0.733, 0.728), ("carrier", "AA", 611, 0.742, 0.735),
     ]  # fmt: skip
     verdict = {
         "promote": True,
