@@ -130,8 +130,12 @@ class JobsService:
             )
         runner = self._runner(asked)
         self._check_compute(asked.get("computeId"))
-        runner.validate(asked)
-        document = self._new(name, asked)
+        try:
+            runner.validate(asked)
+            document = self._new(name, asked)
+        except NotFound as error:
+            # 404 would mean the job itself, which clients take for "not submitted yet".
+            raise BadRequest(error.message, error.target, "UserError") from error
         # Two submissions of one name at the same time: the second one finds the first.
         if not self._store.insert(JOBS, name, document):
             return self._update(self._find(name), asked)

@@ -191,6 +191,7 @@ class JobQueue:
                 # https://learn.microsoft.com/azure/machine-learning/reference-yaml-job-command: "the system cancels
                 # the job"
                 reason = f"The job ran longer than its time-out of {limit:.0f} s and was stopped.\n{job.last_lines()}"
+                self._advance(job.name, states.CANCEL_REQUESTED)
                 raise _Stopped(reason) from None
             self._advance(job.name, states.FINALIZING)
             await runner.finalize(job)
@@ -241,10 +242,7 @@ class JobQueue:
             job["resource"]["properties"].setdefault("properties", {}).update(properties or {})
             return states.advance(job, state)
 
-        try:
-            self._store.update(JOBS, name, ended)
-        except states.IllegalTransition as error:
-            log.warning("%s", error)
+        self._store.update(JOBS, name, ended)
 
     def _register_outputs(self, job: RunningJob) -> None:
         """Outputs with a name of their own become data assets or models.
