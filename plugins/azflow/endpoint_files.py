@@ -52,7 +52,9 @@ def render_files(
     root = _endpoint_folder(folder)
     endpoint = render_endpoint(folder, environment, context)
     name = str(mapping_of(endpoint, folder, "endpoint.yml")["name"])
-    values = {**context, "registered_model": registered_model, "endpoint": name}
+    # The SDK takes ids in YAML with this prefix only.
+    reference = f"azureml:{registered_model}" if registered_model.startswith("/") else registered_model
+    values = {**context, "registered_model": reference, "endpoint": name}
     # The name stands for the content, so it is found with a name of fixed length in its place.
     draft = _render(root, "deployment.yml", environment, {**values, "deployment": "deployment"})
     content = [registered_model, draft, *_files_digest(root)]

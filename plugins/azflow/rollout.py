@@ -69,7 +69,10 @@ class Rollout:
             self.log.info("%s has all of the traffic already.", self.deployment)
             return
         self.log.info(
-            "Endpoint %s: traffic %s; champion: %s.", self.endpoint.name, self._traffic, self.champion or "none"
+            "Endpoint %s: traffic %s; champion: %s.",
+            self.endpoint.name,
+            _shares(self._traffic),
+            self.champion or "none",
         )
         if share:
             self.log.info("An earlier try gave %s %d %%; going on.", self.deployment, share)
@@ -95,18 +98,27 @@ class Rollout:
         }
 
     def delete_older(self) -> None:
-        """Delete azflow's deployments but the new one and the one that served before it."""
-        for name, resource in self.endpoint.deployments().items():
+        """Delete azflow's deployments that are older than the new one, except for the one that served before it.
+
+        Does nothing if this roll-out had nothing to do: who served before isn't known then.
+        """
+        if not self.passed:
+            return
+        found = self.endpoint.deployments()
+        born = {name: str((each.get("systemData") or {}).get("createdAt", "")) for name, each in found.items()}
+        for name, resource in found.items():
             mine = ATTEMPT_TAG in (resource.get("tags") or {})
-            if mine and name not in {self.deployment, self.champion} and not self._traffic.get(name):
-                try:
-                    self.endpoint.delete_deployment(name)
-                except Exception as error:
-                    # The roll-out itself is done; the next one deletes it.
-                    self.log.warning("Deployment %s can't be deleted: %s", name, first_line(error))
-                    continue
-                self.deleted.append(name)
-                self.log.info("Deployment %s is deleted.", name)
+            older = born[name] < born.get(self.deployment, "")
+            if not mine or not older or name == self.champion or self._traffic.get(name):
+                continue
+            try:
+                self.endpoint.delete_deployment(name)
+            except Exception as error:
+                # The roll-out itself is done; the next one deletes it.
+                self.log.warning("Deployment %s can't be deleted: %s", name, first_line(error))
+                continue
+            self.deleted.append(name)
+            self.log.info("Deployment %s is deleted.", name)
 
     def _probe(self) -> None:
         begun = time.monotonic()
@@ -124,7 +136,7 @@ class Rollout:
         wanted = next_traffic(found, self.deployment, percent)
         self.endpoint.write_traffic(wanted)
         self._traffic = wanted
-        self.log.info("Traffic is %s.", wanted)
+        self.log.info("Traffic: %s.", _shares(wanted))
         judgement = self._watch(percent)
         self._note(percent, judgement, begun)
         if judgement.decision != "advance":
@@ -179,9 +191,9 @@ class Rollout:
             return RolloutFailed(f"{what} It was left as it is. See {self.endpoint.studio_url}")
         problem = self._restore_traffic()
         now = (
-            f"The traffic is {self._traffic} again."
+            f"The traffic is {_shares(self._traffic)} again."
             if not problem
-            else (f"THE TRAFFIC COULD NOT BE RESTORED ({problem}): set it to {self._restore} by hand.")
+            else (f"THE TRAFFIC COULD NOT BE RESTORED ({problem}): set it to {_shares(self._restore)} by hand.")
         )
         return RolloutFailed(f"{what} {now} See {self.endpoint.studio_url}")
 
@@ -201,7 +213,7 @@ class Rollout:
                 time.sleep(2.0**attempt)
             else:
                 self._traffic = dict(self._restore)
-                self.log.warning("The traffic is %s again.", self._traffic)
+                self.log.warning("The traffic is %s again.", _shares(self._traffic))
                 return ""
         return problem
 
@@ -218,7 +230,7 @@ class _TrafficChanged(Exception):
     """Somebody else wrote the traffic during the roll-out."""
 
     def __init__(self, ours: Mapping[str, int], found: Mapping[str, int]) -> None:
-        super().__init__(f"somebody changed the traffic meanwhile, from {dict(ours)} to {dict(found)}.")
+        super().__init__(f"somebody changed the traffic meanwhile, from {_shares(ours)} to {_shares(found)}.")
 
 
 class _Stopped(Exception):
@@ -226,6 +238,11 @@ class _Stopped(Exception):
 
     def __str__(self) -> str:
         return "the task was stopped."
+
+
+def _shares(traffic: Mapping[str, int]) -> str:
+    """Who has how much, for people."""
+    return ", ".join(f"{name} {share} %" for name, share in traffic.items() if share) or "nobody 0 %"
 
 
 def _reason(error: BaseException) -> str:

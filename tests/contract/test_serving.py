@@ -192,9 +192,7 @@ def test_a_broken_container_shows_its_log(
     assert client.online_deployments.get("blue", endpoint.name).provisioning_state == "Failed"
     logs = client.online_deployments.get_logs("blue", endpoint.name, lines=60)
     assert "no_such_module" in logs
-    starter = client.online_deployments.get_logs(
-        "blue", endpoint.name, lines=60, container_type="storage-initializer"
-    )
+    starter = client.online_deployments.get_logs("blue", endpoint.name, lines=60, container_type="storage-initializer")
     assert "contract-flights" in starter
 
 
@@ -226,9 +224,7 @@ def test_managed(client: MLClient, model: Model) -> None:
         # Managed endpoints answer 424 for whatever the model answers but 200.
         refused = score(client, name, [{}], azureml_model_deployment="blue")
         assert (refused.status_code, refused.headers["ms-azureml-model-error-statuscode"]) == (424, "400")
-        answer = client.online_endpoints.invoke(
-            name, deployment_name="blue", request_file=_request_file(ROWS)
-        )
+        answer = client.online_endpoints.invoke(name, deployment_name="blue", request_file=_request_file(ROWS))
         assert len(json.loads(answer)["predictions"]) == 2
     finally:
         client.online_endpoints.begin_delete(name).result()
