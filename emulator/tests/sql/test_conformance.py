@@ -49,6 +49,7 @@ CREATE VIEW dbo.flv AS SELECT * FROM (VALUES (1,'AA',5),(2,'UA',4),(3,'AA',7),(4
 
 # What localazure refuses by name for now; each must fail, so that a fix takes its line out.
 NOT_YET = {
+    "overflow_null": "LTRIM('  ') keeps its argument's length here, so ISNULL's type is varchar(2); nobody has seen the pool's answer",
     "ors_delta": "OPENROWSET FORMAT = 'DELTA' needs the deltalake package, which the server's environment hasn't",
     "create_db": "one database a pool: CREATE DATABASE is refused by name",
     "part_split": "the corpus' table has no partitions; a pool refuses SPLIT RANGE there as well (error 7707)",
@@ -92,8 +93,10 @@ def statement_session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
     )
     for batch in _batches(fixture):
         run(session, batch)
+    session.close()
     if serverless:
         pool.kind = SERVERLESS
+    session = pool.session("tester")
     yield session
     session.close()
     pool.close()

@@ -22,7 +22,7 @@ from localazure.sql import syntax as s
 from localazure.sql.binding import Scope, SystemRows
 from localazure.sql.catalog import Setting, Table, TableColumn, now, quote, renumbered
 from localazure.sql.conversions import Value, convert
-from localazure.sql.files import local_files, read_parquet, read_text
+from localazure.sql.files import inferred, local_files, read_parquet, read_text
 from localazure.sql.load import format_layout
 from localazure.sql.results import Result, RowsAffected, SqlError, SqlType
 from localazure.sql.sqltypes import arrow, from_arrow, with_length
@@ -204,6 +204,8 @@ def openrowset(pool: Pool, compiler: ExpressionCompiler, source: s.FunctionSourc
                 piece = piece.slice(1).rename_columns(titles)
         if source.schema:
             piece = _selected(pool, piece, source.schema, form, line)
+        elif form == "CSV":
+            piece = inferred(piece)
         parts = _wild_parts(uri, file)
         piece = piece.append_column("file$path", pa.array([str(file)] * piece.num_rows, pa.string()))
         piece = piece.append_column("file$name", pa.array([file.name] * piece.num_rows, pa.string()))

@@ -123,6 +123,14 @@ def read_text(file: Path, layout: DelimitedText, line: int, width: int | None = 
     return table, rejected
 
 
+def inferred(table: pa.Table) -> pa.Table:
+    """Columns of text given the types that their values have, as a serverless pool infers them without a WITH clause."""
+    buffer = io.BytesIO()
+    pyarrow.csv.write_csv(table, buffer)
+    typed = pyarrow.csv.read_csv(io.BytesIO(buffer.getvalue()))
+    return typed.rename_columns(table.column_names)
+
+
 def _parse_options(layout: DelimitedText, skip: object) -> pyarrow.csv.ParseOptions:
     return pyarrow.csv.ParseOptions(
         delimiter=layout.field, quote_char=layout.quote or False, double_quote=True, newlines_in_values=True,

@@ -19,7 +19,7 @@ from localazure.sql.parse_statements import parse
 from localazure.sql.procedures import call_procedure
 from localazure.sql.results import Message, Parameter, Result, ResultSet, RowsAffected, SqlError, SqlType, TransactionChange
 from localazure.sql.service import administer, drop_setting
-from localazure.sql.sqltypes import with_length
+from localazure.sql.sqltypes import CHARACTER, with_length
 
 if TYPE_CHECKING:
     from localazure.sql.pool import Session
@@ -68,8 +68,12 @@ class Interpreter:
         }  # fmt: skip
 
     def parameters(self, parameters: Sequence[Parameter]) -> None:
+        """Bound parameters become variables; text for another type is converted as T-SQL converts it."""
         for parameter in parameters:
-            self.frame.variables[parameter.name.lower()] = Variable(with_length(parameter.type, 1), parameter.value)
+            kind, value = with_length(parameter.type, 1), parameter.value
+            if isinstance(value, str) and kind.name not in CHARACTER:
+                value = self.session.converted(value, SqlType("nvarchar", 4000), kind, 1)
+            self.frame.variables[parameter.name.lower()] = Variable(kind, value)
 
     def batch(self, text: str) -> Iterator[Result]:
         yield from self.run(parse(text))

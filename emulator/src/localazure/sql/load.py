@@ -5,6 +5,7 @@ https://learn.microsoft.com/en-us/sql/t-sql/statements/copy-into-transact-sql
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ _OPTIONS = frozenset(
     {"FILE_TYPE", "FILE_FORMAT", "FIELDQUOTE", "FIELDTERMINATOR", "ROWTERMINATOR", "FIRSTROW", "DATEFORMAT", "ENCODING",
      "MAXERRORS", "ERRORFILE", "COMPRESSION", "IDENTITY_INSERT", "AUTO_CREATE_TABLE", "CREDENTIAL", "ERRORFILE_CREDENTIAL"}
 )  # fmt: skip
+_PARALLEL = 8
 _DATE_STYLES = {"mdy": 101, "dmy": 103, "ymd": 111, "myd": None, "dym": None, "ydm": None}
 
 
@@ -48,7 +50,9 @@ def copy_into(session: Session, statement: s.CopyInto, frame: Frame) -> Result:
         compiler.identity_insert = f"{table.schema}.{table.name}".lower()
     file_type, layout = _layout(session, statement)
     columns = _columns(statement, table, compiler)
-    files = [file for uri in statement.locations for file in local_files(session.pool, uri, line)]
+    with ThreadPoolExecutor(_PARALLEL) as workers:  # the storage answers several requests at once
+        fetched = list(workers.map(lambda uri: local_files(session.pool, uri, line), statement.locations))
+    files = [file for some in fetched for file in some]
     most = int(statement.options.get("MAXERRORS", "0"))
     rejected = 0
     pieces: list[pa.Table] = []
@@ -59,6 +63,8 @@ def copy_into(session: Session, statement: s.CopyInto, frame: Frame) -> Result:
             piece, bad = read_text(file, layout, line, len(columns))
             rejected += bad
             pieces.append(piece)
+    if len({piece.schema for piece in pieces}) == 1:
+        pieces = [pa.concat_tables(pieces)]
     count = 0
     session.check_cancelled(line)
     with session.pool.catalog.change(session.cursor):

@@ -49,7 +49,8 @@ _MACROS = {
     "pattern is not implemented by localazure.') ELSE x ILIKE p END",
     # DATEDIFF counts boundaries crossed; weeks start on Sunday whatever DATEFIRST says
     # https://learn.microsoft.com/en-us/sql/t-sql/functions/datediff-transact-sql
-    "diff_week(a, b)": "datediff('week', CAST(a AS TIMESTAMP) + INTERVAL 1 DAY, CAST(b AS TIMESTAMP) + INTERVAL 1 DAY)",
+    "diff_week(a, b)": "datediff('day', date_trunc('week', CAST(a AS TIMESTAMP) + INTERVAL 1 DAY), "
+    "date_trunc('week', CAST(b AS TIMESTAMP) + INTERVAL 1 DAY)) // 7",
     "weekday(x)": "dayofweek(x) + 1",
     "week_of_year(x)": "1 + (dayofyear(x) - 1 + dayofweek(make_date(CAST(year(x) AS BIGINT), 1, 1))) // 7",
     "hex_text(x)": "hex(x)",

@@ -41,7 +41,7 @@ class StatementParser(DefinitionParser):
     def statement(self) -> s.Statement:
         start = self.token.start
         found = self._statement()
-        found.source = self.text[start : self.tokens[self.position - 1].end]
+        found.batch_text = self.text[start : self.tokens[self.position - 1].end]
         return found
 
     def _statement(self) -> s.Statement:

@@ -216,7 +216,7 @@ class Running:
         return found
 
     def _text(self, statement: s.Node) -> str:
-        return getattr(statement, "source", "") or type(statement).__name__
+        return getattr(statement, "batch_text", "") or type(statement).__name__
 
     # ---- single values -------------------------------------------------------------------------------------------------
 

@@ -370,9 +370,9 @@ class Query(Node):
 
 @dataclass(slots=True)
 class Statement(Node):
-    """A statement of a batch; ``source`` is its text."""
+    """A statement of a batch; ``batch_text`` is what was written."""
 
-    source: str = field(default="", kw_only=True, compare=False)
+    batch_text: str = field(default="", kw_only=True, compare=False)
 
 
 @dataclass(slots=True)
