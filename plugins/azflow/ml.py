@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from azflow import exports
@@ -20,6 +21,7 @@ from azflow.ml_jobs import SERVICE, content_digest, git_commit, override, read_j
 from azflow.ml_workspace import Workspace
 from azflow.registry import ModelRegistry, Registered
 from azflow.runs import AZURE_ML_JOB, Alphabet, AzflowOperator, RemoteRunOperator, RunsReference, airflow_edge
+from azflow.specs import INCLUDE
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -73,6 +75,8 @@ class AzureMLJobOperator(RemoteRunOperator):
     template_fields = ("job", "inputs", "outputs", "settings", "registered_model")
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "outputs": "json", "settings": "json"}
     ui_color = "#e3f5e7"
+    #: The project's include folder; tests have their own.
+    include: ClassVar[Path] = INCLUDE
 
     def __init__(
         self,
@@ -99,18 +103,19 @@ class AzureMLJobOperator(RemoteRunOperator):
 
     def remote_runs(self) -> RunsReference:
         """The workspace's jobs."""
-        return RunsReference("azflow.ml_jobs.AzureMLJobs")
+        own = {} if self.include == INCLUDE else {"include": str(self.include)}
+        return RunsReference("azflow.ml_jobs.AzureMLJobs", own)
 
     def payload(self, context: Context) -> dict[str, Any]:
         """The rendered job, and a digest of the code it names."""
         names = ("night", "azure", "model", "champion", "params", "dag_run", "partition_key")
         known: Mapping[str, Any] = {name: context[name] for name in names if name in context}  # type: ignore[literal-required]
-        rendered = read_job(self.job, {**known, "inputs": self.inputs, "outputs": self.outputs})
+        rendered = read_job(self.job, {**known, "inputs": self.inputs, "outputs": self.outputs}, self.include)
         content = override(rendered, self.inputs, self.outputs, self.settings)
         self._stamp = _stamp(context) | {
             f"azflow.input.{name}": tag(value) for name, value in self.inputs.items() if isinstance(value, str) and value
         }
-        return {"file": self.job, "content": content, "code": content_digest(content, self.job)}
+        return {"file": self.job, "content": content, "code": content_digest(content, self.job, self.include)}
 
     def _tags(self, identity: RunIdentity, digest: str) -> dict[str, str]:
         """As the base class, and where the job comes from: commit, partition, data and models it was given.
@@ -211,7 +216,8 @@ class DataAssetOperator(AzflowOperator):
 class EvaluationGate(AzflowOperator):
     """Judges the evidence an evaluation job wrote, and writes the verdict down beside it (``verdict.json``).
 
-    XCom: the verdict (`azflow.guardrails.Verdict` as a mapping) and ``evidence``, its address.
+    XCom: the verdict (`azflow.guardrails.Verdict` as a mapping), ``evidence`` (its address), and what a report shows
+    beside it: ``slices``, ``positives``, ``confidence``, ``challenger_calibration``, ``champion_calibration``.
 
     :param evaluation: task id of the job whose output ``evidence`` is a folder with ``evidence.json``.
     :param metric: the metric the evidence must be about.
@@ -259,7 +265,7 @@ class EvaluationGate(AzflowOperator):
                 verdict = judge_challenger(evidence, self.rules, force=_truth(self.force))
             except (KeyError, TypeError, ValueError) as problem:
                 raise ConfigurationError(f"The evidence at {uri} can't be judged: {problem!r}.") from problem
-            answer = {**asdict(verdict), "reasons": list(verdict.reasons), "evidence": uri}
+            answer = {**asdict(verdict), "reasons": list(verdict.reasons), "evidence": uri, **_shown(evidence)}
             folder.write_json("verdict.json", answer)
         for reason in verdict.reasons:
             self.log.info("%s: %s", "promote" if verdict.promote else "keep the champion", reason)
@@ -397,6 +403,15 @@ def _suite_result(context: Context) -> str:
     if all(result.get("success", result.get("passed", False)) for result in found):
         return "passed"
     return "warned"
+
+
+def _shown(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report shows beside a verdict, where the evidence has it."""
+    shown = {key: evidence[key] for key in ("slices", "positives", "confidence") if key in evidence}
+    for name in ("challenger", "champion"):
+        if isinstance(found := evidence.get(name), Mapping) and found.get("calibration"):
+            shown[f"{name}_calibration"] = found["calibration"]
+    return shown
 
 
 def _truth(value: str | bool) -> bool:

@@ -18,8 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import DAG
 
-import azflow.ml
 from azflow import exports, ml_jobs
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, RunExists, SpecError
@@ -55,11 +55,10 @@ def connection(localazure: Any, monkeypatch: pytest.MonkeyPatch) -> AzureConnect
 
 
 @pytest.fixture
-def include(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def include(tmp_path: Path) -> Path:
     """An include folder with one command job and its code."""
     write(tmp_path / "ml/jobs/job.yml", JOB)
     write(tmp_path / "ml/code/main.py", CODE)
-    monkeypatch.setattr(ml_jobs, "INCLUDE", tmp_path)
     return tmp_path
 
 
@@ -221,10 +220,7 @@ class TaskInstance:
 def run(operator: Any, xcoms: dict[str, Any] | None = None) -> Any:
     """Render and execute an operator as Airflow would."""
     operator.retries = 1
-    if operator.dag is None if hasattr(operator, "_dag") else True:
-        from airflow.sdk import DAG
-
-        operator.dag = DAG(f"d{uuid.uuid4().hex[:6]}", schedule=None)
+    operator.dag = DAG(f"d{uuid.uuid4().hex[:6]}", schedule=None)
     ti = TaskInstance(operator, xcoms)
     dag_run = SimpleNamespace(
         dag_id=NIGHT.dag_id, run_id=NIGHT.run_id, logical_date=None, run_after=None, partition_key=None
@@ -275,17 +271,15 @@ def test_a_folder_asset_and_an_empty_folder(connection: AzureConnection, export:
 def test_the_operator_finds_its_own_job_again_and_the_gate_reads_its_evidence(
     connection: AzureConnection, include: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(azflow.ml, "read_job", lambda job, values: ml_jobs.read_job(job, values, include))
-    monkeypatch.setattr(azflow.ml, "content_digest", lambda content, job: ml_jobs.content_digest(content, job, include))
-    monkeypatch.setattr(
-        AzureMLJobOperator,
-        "remote_runs",
-        lambda self: azflow.ml.RunsReference("azflow.ml_jobs.AzureMLJobs", {"include": str(include)}),
-    )
+    monkeypatch.setattr(AzureMLJobOperator, "include", include)
 
     def job() -> Any:
         operator = AzureMLJobOperator(
-            task_id="evaluate", job="jobs/job.yml", inputs={"word": "{{ night.key }}"}, model="contract", grace_seconds=120
+            task_id="evaluate",
+            job="jobs/job.yml",
+            inputs={"word": "{{ night.key }}"},
+            model="contract",
+            grace_seconds=120,
         )
         return run(operator)
 
