@@ -173,24 +173,31 @@ def _described(session: Session) -> list[tuple[CatalogObject, list[TableColumn]]
     return found
 
 
+_COLUMN: Spec = [("object_id", I), ("name", N), ("column_id", I), ("system_type_id", T), ("user_type_id", I), ("max_length", S),
+                 ("precision", T), ("scale", T), ("collation_name", N), ("is_nullable", B), ("is_ansi_padded", B), ("is_rowguidcol", B),
+                 ("is_identity", B), ("is_computed", B), ("is_filestream", B), ("is_replicated", B), ("is_xml_document", B), ("is_sparse", B),
+                 ("is_column_set", B), ("is_hidden", B), ("is_masked", B), ("generated_always_type", T),
+                 ("generated_always_type_desc", SqlType("nvarchar", 60)), ("default_object_id", I), ("rule_object_id", I),
+                 ("xml_collection_id", I), ("encryption_type", I)]  # fmt: skip
+
+
+def _column_row(entry: CatalogObject, column: TableColumn) -> tuple[Any, ...]:
+    _, system, user, _, _ = TYPE_IDS[column.type.name]
+    precision, scale = precision_of(column.type)
+    text = column.type.name in CHARACTER
+    default = entry.object_id * 4096 % 2147483647 + column.column_id if column.default else 0
+    return (entry.object_id, column.name, column.column_id, system, user, max_length(column.type), precision, scale,
+            (column.collation or COLLATION) if text else None, column.nullable, text, False, column.identity is not None, False, False, False,
+            False, False, False, False, False, 0, "NOT_APPLICABLE", default, 0, 0, None)  # fmt: skip
+
+
 def _columns(session: Session) -> tuple[Spec, Rows]:
-    spec: Spec = [("object_id", I), ("name", N), ("column_id", I), ("system_type_id", T), ("user_type_id", I), ("max_length", S),
-                  ("precision", T), ("scale", T), ("collation_name", N), ("is_nullable", B), ("is_ansi_padded", B), ("is_rowguidcol", B),
-                  ("is_identity", B), ("is_computed", B), ("is_filestream", B), ("is_replicated", B), ("is_xml_document", B), ("is_sparse", B),
-                  ("is_column_set", B), ("is_hidden", B), ("is_masked", B), ("generated_always_type", T),
-                  ("generated_always_type_desc", SqlType("nvarchar", 60)), ("default_object_id", I), ("rule_object_id", I),
-                  ("xml_collection_id", I), ("encryption_type", I)]  # fmt: skip
-    found = []
-    for entry, columns in _described(session):
-        for column in columns:
-            _, system, user, _, _ = TYPE_IDS[column.type.name]
-            precision, scale = precision_of(column.type)
-            text = column.type.name in CHARACTER
-            default = entry.object_id * 4096 % 2147483647 + column.column_id if column.default else 0
-            found.append((entry.object_id, column.name, column.column_id, system, user, max_length(column.type), precision, scale,
-                          (column.collation or COLLATION) if text else None, column.nullable, text, False, column.identity is not None, False,
-                          False, False, False, False, False, False, False, 0, "NOT_APPLICABLE", default, 0, 0, None))  # fmt: skip
-    return spec, found
+    return _COLUMN, [_column_row(entry, column) for entry, columns in _described(session) for column in columns]
+
+
+def _computed_columns(session: Session) -> tuple[Spec, Rows]:
+    """A dedicated pool has none."""
+    return [*_COLUMN, ("definition", NMAX), ("uses_database_collation", B), ("is_persisted", B)], []
 
 
 def _types(session: Session) -> tuple[Spec, Rows]:
@@ -265,14 +272,13 @@ def _key_constraints(session: Session) -> tuple[Spec, Rows]:
 
 
 def _identity_columns(session: Session) -> tuple[Spec, Rows]:
-    spec: Spec = [("object_id", I), ("name", N), ("column_id", I), ("system_type_id", T), ("user_type_id", I), ("seed_value", L),
-                  ("increment_value", L), ("last_value", L), ("is_not_for_replication", B), ("is_computed", B)]  # fmt: skip
-    found = []
-    for table in _tables(session):
-        for column in table.columns:
-            if column.identity is not None:
-                _, system, user, _, _ = TYPE_IDS[column.type.name]
-                found.append((table.object_id, column.name, column.column_id, system, user, *column.identity, None, False, False))
+    spec: Spec = [*_COLUMN, ("seed_value", L), ("increment_value", L), ("last_value", L), ("is_not_for_replication", B)]
+    found = [
+        (*_column_row(table, column), *column.identity, None, False)
+        for table in _tables(session)
+        for column in table.columns
+        if column.identity is not None
+    ]
     return spec, found
 
 
@@ -459,7 +465,7 @@ _VIEWS: dict[str, ViewMaker] = {
     "sys.objects": _objects, "sys.all_objects": _objects, "sys.tables": _sys_tables, "sys.views": _views, "sys.all_views": _views,
     "sys.procedures": _procedures, "sys.schemas": _schemas, "sys.columns": _columns, "sys.all_columns": _columns, "sys.types": _types,
     "sys.indexes": _indexes, "sys.index_columns": _index_columns, "sys.key_constraints": _key_constraints,
-    "sys.identity_columns": _identity_columns, "sys.default_constraints": _defaults, "sys.partitions": _partitions, "sys.stats": _stats,
+    "sys.identity_columns": _identity_columns, "sys.computed_columns": _computed_columns, "sys.default_constraints": _defaults, "sys.partitions": _partitions, "sys.stats": _stats,
     "sys.stats_columns": _stats_columns, "sys.sql_modules": _modules, "sys.all_sql_modules": _modules, "sys.parameters": _parameters,
     "sys.external_tables": _external_tables, "sys.pdw_table_distribution_properties": _distributions,
     "sys.pdw_column_distribution_properties": _column_distributions, "information_schema.tables": _information_tables,

@@ -206,7 +206,6 @@ VIEWS: dict[str, Callable[[Session], tuple[Spec, Rows]]] = {
     "sys.foreign_key_columns": _empty([("constraint_object_id", INT), ("constraint_column_id", INT), ("parent_object_id", INT),
                                        ("parent_column_id", INT), ("referenced_object_id", INT), ("referenced_column_id", INT)]),
     "sys.check_constraints": _empty([("name", N), ("object_id", INT), ("schema_id", INT), ("parent_object_id", INT), ("definition", TEXT)]),
-    "sys.computed_columns": _empty([("object_id", INT), ("name", N), ("column_id", INT), ("definition", TEXT), ("is_persisted", BIT)]),
     "sys.extended_properties": _empty([("class", TINY), ("class_desc", N), ("major_id", INT), ("minor_id", INT), ("name", N),
                                        ("value", SqlType("nvarchar", 4000))]),
     "sys.triggers": _empty([("name", N), ("object_id", INT), ("parent_id", INT)]),
