@@ -100,7 +100,7 @@ def _is_data(name: str) -> bool:
 
 def _footer(container: ContainerClient, name: str, size: int) -> Any:
     """pyarrow's FileMetaData of a blob, from its end."""
-    import pyarrow.parquet
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     with container.get_blob_client(name) as blob:
         end = _read(blob, max(0, size - _FIRST_LOOK), size)

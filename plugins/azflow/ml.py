@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +18,7 @@ from azflow.errors import AzflowError, ConfigurationError
 from azflow.guardrails import PromotionRules, judge_challenger
 from azflow.ml_jobs import SERVICE, content_digest, git_commit, override, read_job, tag
 from azflow.ml_workspace import Workspace
-from azflow.registry import ModelRegistry, Registered
+from azflow.registry import ModelRegistry
 from azflow.runs import AZURE_ML_JOB, Alphabet, AzflowOperator, RemoteRunOperator, RunsReference, airflow_edge
 from azflow.specs import INCLUDE
 
@@ -29,50 +28,24 @@ if TYPE_CHECKING:
     from azflow.remote import RunIdentity
 
 
-class _Champion(Mapping[str, str]):
-    """The serving model version for templates (``champion.id``, ``champion.version``, ...): looked up on first use,
-    so that tasks that don't ask for it don't wait for it."""
-
-    def __init__(self, conn_id: str, registered_model: str) -> None:
-        self._conn_id = conn_id
-        self._registered_model = registered_model
-
-    @cached_property
-    def _found(self) -> dict[str, str]:
-        if not self._registered_model:
-            return Registered().as_dict()
-        return ModelRegistry(AzureConnection.load(self._conn_id), self._registered_model).champion().as_dict()
-
-    def __getitem__(self, key: str) -> str:
-        return self._found[key]
-
-    def __iter__(self) -> Any:
-        return iter(self._found)
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-
 class AzureMLJobOperator(RemoteRunOperator):
     """Runs any Azure ML job, exactly once a night, and returns what came out.
 
     XCom: ``{"name", "status", "url", "outputs": {name: uri}, "metrics": {name: value}, "children": [{"name",
     "algorithm", "metrics", "status"}], "best_child"}``.
 
-    The YAML's template sees ``inputs`` and ``outputs`` (as given here), ``champion`` (the serving model version: id,
-    name, version, path, job, deployment; texts, empty before the first promotion), ``night``, ``azure``, ``model``,
-    ``params``, ``dag_run``.
+    The YAML's template sees ``inputs`` and ``outputs`` (as given here), ``night``, ``azure``, ``model``, ``params`` and
+    ``dag_run``.
 
     :param job: the YAML, relative to include/ml.
     :param inputs: values for the template, and for the inputs of the same name that the YAML declares.
     :param outputs: where outputs of the YAML are written (``azureml://datastores/...``).
     :param settings: other keys of the YAML to replace, e.g. ``{"compute": "azureml:gpu", "limits": {"timeout": 60}}``.
-    :param registered_model: whose champion the template sees; the model's own name if empty.
     """
 
     service = SERVICE
     alphabet: ClassVar[Alphabet] = AZURE_ML_JOB
-    template_fields = ("job", "inputs", "outputs", "settings", "registered_model")
+    template_fields = ("job", "inputs", "outputs", "settings")
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "outputs": "json", "settings": "json"}
     ui_color = "#e3f5e7"
     #: The project's include folder; tests have their own.
@@ -85,7 +58,6 @@ class AzureMLJobOperator(RemoteRunOperator):
         inputs: Mapping[str, Any] | None = None,
         outputs: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
-        registered_model: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -93,13 +65,7 @@ class AzureMLJobOperator(RemoteRunOperator):
         self.inputs = dict(inputs or {})
         self.outputs = dict(outputs or {})
         self.settings = dict(settings or {})
-        self.registered_model = registered_model
         self._stamp: dict[str, str] = {}
-
-    def add_to_context(self, context: Any) -> None:
-        """As the base class, and ``champion``."""
-        super().add_to_context(context)
-        context["champion"] = _Champion(self.conn_id, self.registered_model or self.model)
 
     def remote_runs(self) -> RunsReference:
         """The workspace's jobs."""
@@ -108,8 +74,9 @@ class AzureMLJobOperator(RemoteRunOperator):
 
     def payload(self, context: Context) -> dict[str, Any]:
         """The rendered job, and a digest of the code it names."""
-        names = ("night", "azure", "model", "champion", "params", "dag_run", "partition_key")
-        known: Mapping[str, Any] = {name: context[name] for name in names if name in context}  # type: ignore[literal-required]
+        names = ("night", "azure", "model", "params", "dag_run", "partition_key")
+        seen: Mapping[str, Any] = context  # type: ignore[assignment]
+        known = {name: seen[name] for name in names if name in seen}
         rendered = read_job(self.job, {**known, "inputs": self.inputs, "outputs": self.outputs}, self.include)
         content = override(rendered, self.inputs, self.outputs, self.settings)
         self._stamp = _stamp(context) | {

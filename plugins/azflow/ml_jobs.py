@@ -56,7 +56,7 @@ _TAG_LENGTH = 256
 _BEST_CHILD = ("best_child_run_id", "automl_best_child_run_id")
 
 
-# -- the file -----------------------------------------------------------------------------------------------------------
+# -- the file --------------------------------------------------------------------------------------------------------
 
 
 def read_job(job: str, values: Mapping[str, Any], include: Path = INCLUDE) -> dict[str, Any]:
@@ -82,6 +82,8 @@ def read_job(job: str, values: Mapping[str, Any], include: Path = INCLUDE) -> di
         raise SpecError(shown, f"line {problem.lineno}", f"is no template: {problem.message}") from None
     except jinja2.UndefinedError as problem:
         raise SpecError(shown, "", f"{problem.message}; inputs given: {_names(values.get('inputs'))}") from None
+    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as problem:
+        raise SpecError(shown, "", f"can't be rendered: {first_line(problem)}") from problem
     try:
         content = yaml.safe_load(rendered)
     except yaml.YAMLError as problem:
@@ -166,7 +168,7 @@ def _names(values: object) -> str:
     return ", ".join(sorted(values)) if isinstance(values, Mapping) and values else "none"
 
 
-# -- the service --------------------------------------------------------------------------------------------------------
+# -- the service -----------------------------------------------------------------------------------------------------
 
 
 class AzureMLJobs:
@@ -181,7 +183,7 @@ class AzureMLJobs:
         self._include = Path(include)
         self._workspace = Workspace(connection)
 
-    # -- RemoteRuns ----------------------------------------------------------------------------------------------------
+    # -- RemoteRuns --------------------------------------------------------------------------------------------------
 
     def lookup(self, name: str) -> Found | None:
         """The job called `name`. One that bears no digest of ours was started by somebody else: never adopted."""
@@ -287,7 +289,7 @@ class AzureMLJobs:
         """Release the triggerer's connections."""
         await self._workspace.aclose()
 
-    # -- steps ---------------------------------------------------------------------------------------------------------
+    # -- steps -------------------------------------------------------------------------------------------------------
 
     def _load(self, payload: Mapping[str, Any], shown: str) -> Any:
         from azure.ai.ml import load_job

@@ -37,7 +37,7 @@ class Workspace:
         self._async_client: AsyncPipelineClient[Any, Any] | None = None
         self._async_credential: Any = None
 
-    # -- Resource Manager ----------------------------------------------------------------------------------------------
+    # -- Resource Manager --------------------------------------------------------------------------------------------
 
     def job(self, name: str) -> dict[str, Any] | None:
         """GET .../jobs/{name}; None if there is none."""
@@ -68,7 +68,7 @@ class Workspace:
         properties: dict[str, Any] = found["properties"]
         return properties
 
-    # -- run history ---------------------------------------------------------------------------------------------------
+    # -- run history -------------------------------------------------------------------------------------------------
 
     def run_details(self, run_id: str) -> dict[str, Any]:
         """A run's error, and signed addresses of its log files (``logFiles``)."""
@@ -94,7 +94,7 @@ class Workspace:
                 return tail
         return []
 
-    # -- MLflow --------------------------------------------------------------------------------------------------------
+    # -- MLflow ------------------------------------------------------------------------------------------------------
 
     def tracked_run(self, run_id: str) -> dict[str, Any] | None:
         """MLflow's run, or None if nothing was ever tracked for it."""
@@ -121,7 +121,7 @@ class Workspace:
                 break
         return found
 
-    # -- life ----------------------------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Release the worker's connections."""
@@ -136,7 +136,7 @@ class Workspace:
             await self._async_credential.close()
             self._async_client = self._async_credential = None
 
-    # -- steps ---------------------------------------------------------------------------------------------------------
+    # -- steps -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _mlflow_url(self) -> str:

@@ -111,13 +111,14 @@ class ModelRegistry:
         :param deployment: the deployment that serves it.
         """
         model = self._get(version)
-        tags = {ROLE: CHAMPION, "deployment": deployment, "promoted_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        tags = {ROLE: CHAMPION, "deployment": deployment, "promoted_at": now}
         if (model.tags or {}).get(ROLE) != CHAMPION or (model.tags or {}).get("deployment", "") != deployment:
             model = self._tag(model, tags)
         self._demote(CHAMPION, RETIRED, keep=version)
         return _registered(model)
 
-    # -- steps ---------------------------------------------------------------------------------------------------------
+    # -- steps -------------------------------------------------------------------------------------------------------
 
     @property
     def _client(self) -> Any:

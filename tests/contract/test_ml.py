@@ -25,7 +25,7 @@ from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, RunExists, SpecError
 from azflow.ml import AzureMLJobOperator, DataAssetOperator, EvaluationGate, RegisterModelOperator, lake_folder
 from azflow.ml_jobs import AzureMLJobs
-from azflow.registry import CHAMPION, CHALLENGER, RETIRED, ModelRegistry
+from azflow.registry import CHALLENGER, CHAMPION, RETIRED, ModelRegistry
 from azflow.remote import DIGEST_TAG, payload_digest
 from azflow.specs import Night
 

@@ -1,0 +1,477 @@
+"""Azure ML: job files, states, results, failures, data assets, the gate. Azure is fake at the HTTP edge only."""
+
+from __future__ import annotations
+
+import io
+import json
+import textwrap
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
+
+from azflow import exports, ml_jobs
+from azflow.connection import AzureConnection
+from azflow.errors import ConfigurationError, SpecError, UnknownRunState
+from azflow.ml import AzureMLJobOperator, DataAssetOperator, EvaluationGate, RegisterModelOperator, lake_folder
+from azflow.ml_jobs import AzureMLJobs
+from azflow.remote import DIGEST_TAG, RunIdentity
+from azflow.specs import INCLUDE, Night
+from azure_edge import Edge, edge
+
+__all__ = ["edge"]
+
+NIGHT = Night.of("nightly", "manual__1", date(2013, 3, 8))
+ARM = "https://management.azure.com/subscriptions/sub/resourceGroups/rg/providers/Microsoft.MachineLearningServices"
+WORKSPACE = f"{ARM}/workspaces/ws"
+REGION = "https://westeurope.api.azureml.ms"
+HISTORY = f"{REGION}/history/v1.0{WORKSPACE.removeprefix('https://management.azure.com')}"
+MLFLOW = f"{REGION}/mlflow/v1.0{WORKSPACE.removeprefix('https://management.azure.com')}"
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text).lstrip())
+    return path
+
+
+# -- the file --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def include(tmp_path: Path) -> Path:
+    write(
+        tmp_path / "ml/jobs/j.yml",
+        """
+        type: command
+        command: python x.py --a ${{inputs.a}} --b "${{ inputs.b }}"
+        code: ../code
+        environment: {conda_file: ../conda.yml}
+        display_name: {{ night.partition }} {{ params.who }}
+        inputs:
+          a: {type: uri_folder, path: {{ inputs.a }}}
+          b: "{{ inputs.b }}"
+        outputs:
+          made: {type: uri_folder}
+          more:
+        limits: {timeout: 60, other: 1}
+        """,
+    )
+    write(tmp_path / "ml/code/x.py", "print(1)")
+    write(tmp_path / "ml/conda.yml", "name: x")
+    return tmp_path
+
+
+VALUES: dict[str, Any] = {"night": NIGHT, "params": {"who": "ü"}, "inputs": {"a": "azureml:d:1", "b": "7"}}
+
+
+def test_a_job_file_is_a_template_and_azures_own_expressions_stay(include: Path) -> None:
+    content = ml_jobs.read_job("jobs/j.yml", VALUES, include)
+    assert content["command"] == 'python x.py --a ${{inputs.a}} --b "${{ inputs.b }}"'
+    assert content["display_name"] == "2013-03-08 ü"
+    assert content["inputs"] == {"a": {"type": "uri_folder", "path": "azureml:d:1"}, "b": "7"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: {{ inputs.missing }}", r"include/ml/jobs/bad\.yml: .*'missing'; inputs given: a, b"),
+        ("a: {{ inputs.a", r"include/ml/jobs/bad\.yml: line 1: is no template"),
+        ("a: 1\nb: [", r"include/ml/jobs/bad\.yml: line 2 \(rendered\): is no YAML"),
+        ("- a", r"include/ml/jobs/bad\.yml: must be a mapping"),
+        ("a: {{ ''.__class__.__mro__ }}", r"include/ml/jobs/bad\.yml"),
+    ],
+)
+def test_a_bad_job_file_is_named(include: Path, text: str, said: str) -> None:
+    (include / "ml/jobs/bad.yml").write_text(text)
+    with pytest.raises(SpecError, match=said):
+        ml_jobs.read_job("jobs/bad.yml", VALUES, include)
+
+
+def test_a_missing_job_file_is_named(include: Path) -> None:
+    with pytest.raises(SpecError, match=r"include/ml/jobs/none\.yml: can't be read"):
+        ml_jobs.read_job("jobs/none.yml", VALUES, include)
+
+
+def test_a_task_overrides_inputs_outputs_and_settings(include: Path) -> None:
+    content = ml_jobs.read_job("jobs/j.yml", VALUES, include)
+    given = {"a": "azureml:d:2", "b": "8", "for_the_template_only": "x"}
+    outputs = {"made": "azureml://datastores/lake/paths/made/", "more": "azureml://datastores/lake/paths/more/"}
+    changed = ml_jobs.override(content, given, outputs, {"limits": {"timeout": 5}, "compute": "azureml:gpu"})
+    assert changed["inputs"] == {"a": {"type": "uri_folder", "path": "azureml:d:2"}, "b": "8"}
+    assert changed["outputs"]["made"] == {"type": "uri_folder", "path": outputs["made"]}
+    assert changed["outputs"]["more"] == {"path": outputs["more"]}
+    assert changed["limits"] == {"timeout": 5, "other": 1}
+    assert changed["compute"] == "azureml:gpu"
+    assert content["limits"] == {"timeout": 60, "other": 1}
+
+
+def test_other_code_is_other_work(include: Path) -> None:
+    content = ml_jobs.read_job("jobs/j.yml", VALUES, include)
+    before = ml_jobs.content_digest(content, "jobs/j.yml", include)
+    write(include / "ml/code/__pycache__/x.pyc", "cache")
+    assert ml_jobs.content_digest(content, "jobs/j.yml", include) == before
+    write(include / "ml/code/x.py", "print(2)")
+    changed = ml_jobs.content_digest(content, "jobs/j.yml", include)
+    assert changed != before
+    write(include / "ml/conda.yml", "name: y")
+    assert ml_jobs.content_digest(content, "jobs/j.yml", include) != changed
+
+
+@pytest.mark.parametrize("job", sorted(path.name for path in (INCLUDE / "ml/jobs").glob("*.yml")))
+def test_the_shipped_jobs_are_what_azures_sdk_takes(job: str) -> None:
+    names = ("training_data", "challenger", "champion", "champion_version", "model", "model_name", "model_version")
+    inputs = dict.fromkeys((*names, "deployment", "run_id"), "azureml:thing:1")
+    content = ml_jobs.read_job(f"jobs/{job}", {"night": NIGHT, "inputs": inputs, "model": "m", "azure": {}})
+    from azure.ai.ml import load_job
+
+    loaded = load_job(io.StringIO(yaml.safe_dump(content)), relative_origin=str(INCLUDE / "ml/jobs" / job))
+    assert loaded.type == content["type"]
+
+
+def test_the_commit_comes_from_the_environment_or_from_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AZFLOW_GIT_COMMIT", "abc123")
+    assert ml_jobs.git_commit() == "abc123"
+    monkeypatch.delenv("AZFLOW_GIT_COMMIT")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert ml_jobs.git_commit(tmp_path) == "unknown"
+
+
+# -- the service -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def jobs(edge: Edge) -> AzureMLJobs:
+    edge.on("GET", f"{WORKSPACE}$", (200, {"properties": {"mlFlowTrackingUri": f"azureml{MLFLOW[5:]}"}}))
+    return AzureMLJobs(AzureConnection.load("azure_default"))
+
+
+def job(edge: Edge, name: str = "j", **properties: Any) -> None:
+    content = {"name": name, "properties": {"jobType": "Command", **properties}}
+    edge.on("GET", f"{WORKSPACE}/jobs/{name}$", (200, content))
+
+
+def test_lookup(edge: Edge, jobs: AzureMLJobs) -> None:
+    edge.on("GET", "/jobs/none$", (404, {"error": {"code": "UserError", "message": "no such job"}}))
+    assert jobs.lookup("none") is None
+    job(edge, status="Running", tags={DIGEST_TAG: "d1"})
+    found = jobs.lookup("j")
+    assert found is not None
+    assert (found.id, found.state.raw, found.payload_digest) == ("j", "Running", "d1")
+
+
+def test_a_job_of_that_name_that_is_not_ours_is_never_adopted(edge: Edge, jobs: AzureMLJobs) -> None:
+    job(edge, status="Completed", tags={"by": "a person"})
+    found = jobs.lookup("j")
+    assert found is not None
+    assert found.payload_digest not in (None, "d1")
+
+
+@pytest.mark.parametrize(
+    ("word", "phase"),
+    [
+        ("NotStarted", "active"),
+        ("Preparing", "active"),
+        ("Finalizing", "active"),
+        ("NotResponding", "active"),
+        ("CancelRequested", "active"),
+        ("Completed", "succeeded"),
+        ("Failed", "failed"),
+        ("Canceled", "cancelled"),
+    ],
+)
+def test_states(edge: Edge, jobs: AzureMLJobs, word: str, phase: str) -> None:
+    job(edge, status=word)
+    assert jobs.state("j").phase == phase
+
+
+def test_an_unknown_word_is_no_guess(edge: Edge, jobs: AzureMLJobs) -> None:
+    job(edge, status="Pondering")
+    with pytest.raises(UnknownRunState, match="Pondering"):
+        jobs.state("j")
+
+
+def test_cancelling_what_is_over_is_no_error(edge: Edge, jobs: AzureMLJobs) -> None:
+    edge.on("POST", "/jobs/j/cancel$", (202, b""))
+    jobs.cancel("j")
+    edge.on("POST", "/jobs/j/cancel$", (400, {"error": {"code": "UserError", "message": "in a final state"}}))
+    job(edge, status="Completed")
+    jobs.cancel("j")
+    job(edge, status="Running")
+    with pytest.raises(Exception, match="final state"):
+        jobs.cancel("j")
+
+
+def tracked(name: str, metrics: dict[str, float], **tags: str) -> dict[str, Any]:
+    return {
+        "info": {"run_id": name, "experiment_id": "7"},
+        "data": {
+            "metrics": [{"key": key, "value": value} for key, value in metrics.items()],
+            "tags": [{"key": key, "value": value} for key, value in tags.items()],
+        },
+    }
+
+
+def test_the_result_of_a_search_has_its_trials(edge: Edge, jobs: AzureMLJobs) -> None:
+    outputs = {"best_model": {"jobOutputType": "mlflow_model"}, "default": {"uri": "azureml://x"}}
+    job(edge, jobType="AutoML", status="Completed", outputs=outputs, properties={"best_child_run_id": "j_1"})
+    edge.on("GET", "/mlflow/runs/get$", (200, {"run": tracked("j", {})}))
+    found = {"runs": [tracked("j_0", {"AUC_weighted": 0.7}), tracked("j_1", {"AUC_weighted": 0.8})]}
+    edge.on("POST", "/mlflow/runs/search$", (200, found))
+    children = [
+        {"runId": "j_0", "status": "Completed", "properties": {"run_algorithm": "LightGBM"}},
+        {"runId": "j_1", "status": "Completed", "properties": {"run_algorithm": "RF", "run_preprocessor": "Scaler"}},
+        {"runId": "j_2", "status": "Failed", "properties": {}},
+    ]
+    edge.on("GET", f"{HISTORY}/runs/j/children$", (200, {"value": children[:2], "nextLink": f"{HISTORY}/more"}))
+    edge.on("GET", f"{HISTORY}/more$", (200, {"value": children[2:]}))
+    result = jobs.result("j")
+    # Without an address of its own, an output is named by its job.
+    assert result["outputs"] == {"best_model": "azureml://jobs/j/outputs/best_model/paths/"}
+    assert result["best_child"] == "j_1"
+    assert result["metrics"] == {"AUC_weighted": 0.8}
+    assert [(child["name"], child["algorithm"], child["metrics"]) for child in result["children"]] == [
+        ("j_0", "LightGBM", {"AUC_weighted": 0.7}),
+        ("j_1", "Scaler, RF", {"AUC_weighted": 0.8}),
+        ("j_2", None, {}),
+    ]
+    asked = next(body for method, url, body in edge.asked if url.endswith("runs/search"))
+    assert asked["filter"] == "tags.mlflow.parentRunId = 'j'"
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_the_result_of_a_command_without_tracking(edge: Edge, jobs: AzureMLJobs) -> None:
+    uri = "azureml://datastores/lake/paths/evaluation/"
+    job(edge, status="Completed", outputs={"evidence": {"uri": uri}})
+    edge.on("GET", "/mlflow/runs/get$", (404, {"error_code": "RESOURCE_DOES_NOT_EXIST"}))
+    result = jobs.result("j")
+    assert (result["outputs"], result["metrics"], result["children"]) == ({"evidence": uri}, {}, [])
+
+
+def test_a_failure_tells_cause_and_log(edge: Edge, jobs: AzureMLJobs) -> None:
+    log = "https://lakeaccount.blob.core.windows.net/azureml/log.txt?sig=secret"
+    details = {
+        "error": {"error": {"code": "UserError", "message": "Execution failed with exit code 1"}},
+        "logFiles": {"system_logs/x.log": f"{log}2", "user_logs/std_log.txt": log},
+    }
+    edge.on("GET", f"{HISTORY}/runs/j/details$", (200, details))
+    edge.blobs["azureml/log.txt"] = ("early\n" * 30_000 + "Traceback\n\nValueError: x\n").encode()
+    failure = jobs.failure("j")
+    assert failure.cause == "Execution failed with exit code 1"
+    assert failure.log_tail[-2:] == ["Traceback", "ValueError: x"]
+    assert len(failure.log_tail) == 40
+    assert failure.retry_helps is False
+
+
+def test_a_log_that_cannot_be_read_hides_nothing_and_shows_no_signature(edge: Edge, jobs: AzureMLJobs) -> None:
+    details = {
+        "error": {"error": {"code": "SystemError", "message": "node preempted"}},
+        "logFiles": {"std_log.txt": "https://lakeaccount.blob.core.windows.net/azureml/none?sig=secret"},
+    }
+    edge.on("GET", f"{HISTORY}/runs/j/details$", (200, details))
+    failure = jobs.failure("j")
+    assert (failure.cause, failure.retry_helps) == ("node preempted", True)
+    assert "can't be read" in failure.log_tail[0]
+    assert "secret" not in failure.log_tail[0]
+
+
+def test_where_a_person_looks(jobs: AzureMLJobs) -> None:
+    assert jobs.url("j") == (
+        "https://ml.azure.com/runs/j?wsid=/subscriptions/sub/resourceGroups/rg"
+        "/providers/Microsoft.MachineLearningServices/workspaces/ws&tid=tenant"
+    )
+
+
+# -- operators -------------------------------------------------------------------------------------------------------
+
+
+class TaskInstance(SimpleNamespace):
+    def xcom_pull(self, task_ids: str) -> Any:
+        return self.xcoms.get(task_ids)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
+
+
+def context_of(operator: Any, xcoms: dict[str, Any] | None = None, **params: Any) -> Any:
+    operator.dag = DAG("nightly", schedule=None)
+    ti = TaskInstance(
+        xcoms=xcoms or {}, pushed={}, task=operator, dag_id="nightly", run_id="manual__1", task_id=operator.task_id,
+        map_index=-1, max_tries=0,
+    )  # fmt: skip
+    dag_run = SimpleNamespace(dag_id="nightly", run_id="manual__1", partition_key=None)
+    context: Any = {"ti": ti, "dag_run": dag_run, "params": {"partition": "2013-03-08", **params}, "task": operator}
+    operator.render_template_fields(context)
+    return context
+
+
+def test_a_jobs_payload_is_the_same_for_every_try_and_is_stamped(
+    include: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AzureMLJobOperator, "include", include)
+    monkeypatch.setenv("AZFLOW_GIT_COMMIT", "abc123")
+
+    def made() -> Any:
+        operator = AzureMLJobOperator(
+            task_id="t", job="jobs/j.yml", inputs={"a": "{{ ti.xcom_pull('data')['id'] }}", "b": "{{ params.who }}"}
+        )
+        context = context_of(operator, {"data": {"id": "azureml:d:9"}}, who="me")
+        return operator, operator.payload(context)
+
+    operator, payload = made()
+    assert made()[1] == payload
+    assert payload["content"]["inputs"] == {"a": {"type": "uri_folder", "path": "azureml:d:9"}, "b": "me"}
+    tags = operator._tags(RunIdentity("nightly", "manual__1", "t", -1, 0), "digest")
+    assert tags[DIGEST_TAG] == "digest"
+    assert (tags["git_commit"], tags["partition"], tags["azflow.input.a"]) == ("abc123", "2013-03-08", "azureml:d:9")
+
+
+def test_a_bad_job_file_fails_the_task_without_retries(include: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AzureMLJobOperator, "include", include)
+    operator = AzureMLJobOperator(task_id="t", job="jobs/j.yml", inputs={"a": "x"})
+    with pytest.raises(AirflowFailException, match=r"include/ml/jobs/j\.yml"):
+        operator.execute(context_of(operator, who="me"))
+
+
+def parquet(rows: int, **more: Any) -> bytes:
+    import pandas as pd
+
+    buffer = io.BytesIO()
+    pd.DataFrame({"flight_id": list(range(rows)), "late": [True] * rows, **more}).to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def connection() -> AzureConnection:
+    return AzureConnection.load("azure_default")
+
+
+def test_an_export_is_known_by_its_footers(edge: Edge) -> None:
+    edge.blobs = {
+        "lake/e/train/a.parquet": parquet(3),
+        "lake/e/train/b.parq.snappy": parquet(4),
+        "lake/e/train/_SUCCESS": b"",
+        "lake/e/train2/c.parquet": parquet(5),
+    }
+    export = exports.inspect(connection(), "/e/train/")
+    assert (export.folder, export.rows, export.columns) == ("e/train", 7, ("flight_id", "late"))
+    assert len(export.files) == 2
+    edge.blobs["lake/e/other/a.parquet"] = parquet(1, distance=[1.0])
+    assert exports.inspect(connection(), "e/other").schema_hash != export.schema_hash
+
+
+def test_a_footer_larger_than_the_first_look(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "_FIRST_LOOK", 20)
+    edge.blobs["lake/e/a.parquet"] = parquet(1000)
+    assert exports.inspect(connection(), "e").rows == 1000
+
+
+@pytest.mark.parametrize(
+    ("blobs", "said"),
+    [
+        ({"lake/e/_SUCCESS": b""}, "lake/e holds no Parquet file"),
+        ({"lake/e/a.parquet": b"id,late\n1,0\n"}, r"lake/e/a\.parquet is no Parquet file"),
+        ({"lake/e/a.parquet": parquet(0)}, "lake/e holds no rows"),
+        ({"lake/e/a.parquet": parquet(1), "lake/e/b.parquet": parquet(1, x=[1])}, "have different columns"),
+    ],
+)
+def test_a_bad_export_is_named(edge: Edge, blobs: dict[str, bytes], said: str) -> None:
+    edge.blobs = blobs
+    with pytest.raises(ConfigurationError, match=said):
+        exports.inspect(connection(), "e")
+
+
+def test_a_data_asset_is_a_pointer_with_what_it_points_at(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[Any] = []
+    monkeypatch.setattr(
+        AzureConnection,
+        "ml_client",
+        lambda self: SimpleNamespace(data=SimpleNamespace(create_or_update=registered.append)),
+    )
+    edge.blobs = {"lake/e/train/a.parquet": parquet(3)}
+
+    def run() -> Any:
+        arguments = {"name": "{{ model }}_train", "model": "m", "path": "e/train/", "tags": {"x": "y"}}
+        operator = DataAssetOperator(task_id="train", **arguments)
+        return operator.execute(context_of(operator))
+
+    result = run()
+    version = f"2013-03-08-{NIGHT.key}"
+    assert result["id"] == f"azureml:m_train:{version}"
+    (asset,) = registered
+    assert (asset.name, asset.version, asset.type) == ("m_train", version, "mltable")
+    assert asset.path.endswith("/datastores/lake/paths/e/train.mltable/")
+    assert {key: asset.tags[key] for key in ("row_count", "watermark", "suite_result", "x")} == {
+        "row_count": "3",
+        "watermark": "2013-03-08",
+        "suite_result": "none",
+        "x": "y",
+    }
+    # The file lies beside the export, not in it.
+    table = yaml.safe_load(edge.blobs["lake/e/train.mltable/MLTable"])
+    assert table["paths"][0]["pattern"].endswith("/datastores/lake/paths/e/train/*.parq*")
+    assert run() == result
+
+
+EVIDENCE = {
+    "metric": "roc_auc",
+    "rows": 5000,
+    "challenger": {"value": 0.75, "low": 0.7, "high": 0.8, "calibration": [{"predicted": 0.1}]},
+    "champion": None,
+    "difference": None,
+    "slices": [{"column": "carrier"}],
+}
+
+
+def gate(edge: Edge, evidence: Any, *, job_result: Any = None, **more: Any) -> Any:
+    edge.on("GET", "/datastores/lake$", (200, {"properties": {"accountName": "lakeaccount", "containerName": "lake"}}))
+    edge.blobs["lake/evaluation/x/evidence.json"] = json.dumps(evidence).encode()
+    arguments = {"metric": "roc_auc", "max_loss": 0.01, "floor": 0.6, "min_rows": 1000, **more}
+    operator = EvaluationGate(task_id="verdict", evaluation="evaluate.job", **arguments)
+    found = {"outputs": {"evidence": "azureml://datastores/lake/paths/evaluation/x/"}}
+    return operator.execute(context_of(operator, {"evaluate.job": job_result or found}, force_promotion=True))
+
+
+def test_the_gate_writes_its_verdict_beside_the_evidence(edge: Edge) -> None:
+    verdict = gate(edge, EVIDENCE)
+    assert (verdict["promote"], verdict["forced"]) == (True, False)
+    assert verdict["slices"] == EVIDENCE["slices"]
+    assert json.loads(edge.blobs["lake/evaluation/x/verdict.json"]) == json.loads(json.dumps(verdict))
+
+
+def test_a_no_is_a_verdict_and_can_be_overruled(edge: Edge) -> None:
+    assert gate(edge, EVIDENCE, floor=0.9)["promote"] is False
+    forced = gate(edge, EVIDENCE, floor=0.9, force="{{ params.force_promotion }}")
+    assert (forced["promote"], forced["forced"]) == (True, True)
+
+
+def test_the_gate_refuses_what_it_cannot_judge(edge: Edge) -> None:
+    with pytest.raises(AirflowFailException, match=r"judges 'accuracy'.*'roc_auc'"):
+        gate(edge, EVIDENCE, metric="accuracy")
+    with pytest.raises(AirflowFailException, match="can't be judged"):
+        gate(edge, {"metric": "roc_auc"})
+    with pytest.raises(AirflowFailException, match=r"evaluate\.job left no output"):
+        gate(edge, EVIDENCE, job_result={"outputs": {"other": "x"}})
+    with pytest.raises(AirflowFailException, match="force is 'perhaps'"):
+        gate(edge, EVIDENCE, force="perhaps")
+
+
+def test_a_folder_elsewhere_is_refused(edge: Edge) -> None:
+    edge.on("GET", "/datastores/far$", (200, {"properties": {"accountName": "other", "containerName": "c"}}))
+    edge.on("GET", "/datastores/none$", (404, {}))
+    with pytest.raises(ConfigurationError, match="storage account 'other'"):
+        lake_folder(connection(), "azureml://datastores/far/paths/x")
+    with pytest.raises(ConfigurationError, match="no datastore 'none'"):
+        lake_folder(connection(), "azureml://datastores/none/paths/x")
+    with pytest.raises(ConfigurationError, match="isn't the address of a folder"):
+        lake_folder(connection(), "azureml://jobs/x/outputs/y")
+
+
+def test_registering_needs_the_training_job() -> None:
+    operator = RegisterModelOperator(task_id="model", name="m", path="azureml://x")
+    with pytest.raises(AirflowFailException, match=r"train\.job left no job"):
+        operator.execute(context_of(operator))
