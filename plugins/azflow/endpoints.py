@@ -340,6 +340,8 @@ class RolloutOperator(AzflowOperator):
             stages = stages_of(self.stages)
             endpoint = OnlineEndpoint(connection, self._endpoint_name)
             self.run_url = endpoint.studio_url
+            for link in self.operator_extra_links:
+                context["ti"].xcom_push(link.xcom_key, self.run_url)
             rows = canary.sample_rows(connection, self.sample_path, self.sample_rows)
             try:
                 with open_scorer(connection, endpoint) as scorer:

@@ -64,7 +64,7 @@ def connection(localazure: Any) -> Iterator[AzureConnection]:
 
 @pytest.fixture(scope="module")
 def models(connection: AzureConnection, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Ids of three registered models; the third contradicts the others. Their rows are in the lake below `contract/`."""
+    """Ids of three registered models; the third contradicts the others. Rows for them are in the lake."""
     from azure.ai.ml.entities import Model
 
     python = CHECKOUT / "var/env/compute/bin/python"
@@ -211,7 +211,7 @@ def test_the_whole_life_of_an_endpoint(connection: AzureConnection, models: list
         # The third one contradicts: rolled back at its first stage.
         third = deploy(models[2], "manual__3")
         seen = context("traffic")
-        with pytest.raises(AirflowFailException, match="agrees with the champion on 0.0% of") as refused:
+        with pytest.raises(AirflowFailException, match=r"agrees with the champion on 0\.0% of") as refused:
             roll_out(third["deployment"], seen)
         assert f"The traffic is {second['deployment']} 100 % again." in str(refused.value)
         assert online.traffic()[second["deployment"]] == 100
