@@ -27,7 +27,7 @@ def build(context: ServiceContext) -> Service:
     """The service. Provides `ml.assets` (Assets) and `ml.queue` (JobQueue) to the services built later."""
     settings, store, blobs = context.settings, context.store, context.blobs
     assets = Assets(store, blobs, settings)
-    catalogue = Catalogue(settings, store, blobs, assets.registered_uri)
+    catalogue = Catalogue(settings, store, blobs, assets)
     tracking = TrackingRuns(settings)
     # One row a job type: a type that isn't here is refused by name.
     runners: dict[str, JobRunner] = {

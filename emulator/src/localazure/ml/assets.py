@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from localazure.core.errors import BadRequest, NotFound
+from localazure.core.errors import AzureError, BadRequest, NotFound
 from localazure.core.store import Store
 from localazure.ml.catalogue import versions_kind
 from localazure.ml.workspace import ARTIFACT_CONTAINER, ARTIFACTSTORE, DATASTORES
@@ -129,6 +129,14 @@ class Assets:
             message = f"There is nothing at '{reference}' (blob '{self._settings.storage_account}/{place}')."
             raise BadRequest(message, code="UserError")
         return self.long_uri(reference)
+
+    def same_place(self, one: str, other: str) -> bool:
+        """Whether two addresses lead to the same place, in whatever spelling."""
+        try:
+            places = [self.location(each) for each in (one, other)]
+        except AzureError:
+            return one == other
+        return places[0].container == places[1].container and places[0].path.rstrip("/") == places[1].path.rstrip("/")
 
     def datastores(self) -> dict[str, str]:
         """Every registered datastore: name -> container."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 
@@ -59,12 +58,19 @@ def containers_kind(path: str) -> str:
     return f"ml.{path}.containers"
 
 
-class Catalogue:
-    """Answers for every versioned asset. `registered` gives the address under which a new asset's content is kept."""
+class Addresses(Protocol):
+    """What is needed to know of addresses; `localazure.ml.assets.Assets` has it."""
 
-    def __init__(self, settings: Settings, store: Store, blobs: BlobStore, registered: Callable[[str], str]) -> None:
+    def registered_uri(self, reference: str) -> str: ...
+    def same_place(self, one: str, other: str) -> bool: ...
+
+
+class Catalogue:
+    """Answers for every versioned asset."""
+
+    def __init__(self, settings: Settings, store: Store, blobs: BlobStore, addresses: Addresses) -> None:
         self._settings = settings
-        self._registered = registered
+        self._addresses = addresses
         self._store = store
         self._blobs = blobs
 
@@ -72,7 +78,7 @@ class Catalogue:
         """{Code,Environment,Data,Model,Component}{Containers,Versions}_*."""
         found: list[Operation] = []
         for collection in COLLECTIONS:
-            of = _Collection(self._settings, self._store, collection, self._registered)
+            of = _Collection(self._settings, self._store, collection, self._addresses)
             container = f"{WORKSPACE}/{collection.path}/{{name}}"
             rows = (
                 ("Containers_List", "GET", f"{WORKSPACE}/{collection.path}", of.list_containers),
@@ -94,9 +100,7 @@ class Catalogue:
     def add(self, path: str, name: str, version: str, properties: dict[str, Any]) -> dict[str, Any]:
         """Registers a version on a job's behalf (its named outputs). An existing one is left as it is."""
         collection = next(row for row in COLLECTIONS if row.path == path)
-        return _Collection(self._settings, self._store, collection, self._registered).write(name, version, properties)[
-            1
-        ]
+        return _Collection(self._settings, self._store, collection, self._addresses).write(name, version, properties)[1]
 
     async def _start_upload(self, request: Request, identity: Identity) -> Answer:
         name, version = request.path_params["name"], request.path_params["version"]
@@ -122,11 +126,9 @@ class Catalogue:
 class _Collection:
     """The handlers of one collection."""
 
-    def __init__(
-        self, settings: Settings, store: Store, collection: Collection, registered: Callable[[str], str]
-    ) -> None:
+    def __init__(self, settings: Settings, store: Store, collection: Collection, addresses: Addresses) -> None:
         self._settings = settings
-        self._registered = registered
+        self._addresses = addresses
         self._store = store
         self._collection = collection
         self._versions = versions_kind(collection.path)
@@ -210,7 +212,7 @@ class _Collection:
             raise BadRequest(f"A {label} version needs {needed}; {name}:{version} has none.", needed, "UserError")
         for field in _ADDRESSES & set(asked):
             source = str(asked[field])
-            asked = {**asked, field: self._registered(source)}
+            asked = {**asked, field: self._addresses.registered_uri(source)}
             if match := _MADE_BY.match(source):
                 asked.setdefault("jobName", match[1])
         known = self._store.get(self._versions, key)
@@ -225,7 +227,12 @@ class _Collection:
             return True, document
         old = known["properties"]
         changed = [
-            field for field, value in asked.items() if field not in _MUTABLE and value and value != old.get(field)
+            field
+            for field, value in asked.items()
+            if field not in _MUTABLE
+            and value
+            and value != old.get(field)
+            and not (field in _ADDRESSES and self._addresses.same_place(str(value), str(old.get(field))))
         ]
         if changed:
             raise self._immutable(sorted(changed))
