@@ -273,8 +273,15 @@ class AirflowApi:
             raise
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> list[str]:
-        """The lines of one try's log."""
+        """The lines of one try's log; an exception as the words it carries."""
         run = urllib.parse.quote(run_id, safe="")
         answer = self.call("GET", f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task_id}/logs/{max(try_number, 1)}?full_content=true")
         content = answer.get("content", [])
-        return [entry.get("event", "") if isinstance(entry, dict) else str(entry) for entry in content]
+        return [line for entry in content for line in _log_lines(entry)]
+
+
+def _log_lines(entry: Any) -> list[str]:
+    if not isinstance(entry, dict):
+        return [str(entry)]
+    raised = [f"{one.get('exc_type')}: {one.get('exc_value')}" for one in (entry.get("error_detail") or [])[:1]]
+    return [str(entry.get("event", "")), *raised]

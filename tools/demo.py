@@ -127,12 +127,13 @@ def _instant(text: str) -> datetime.datetime:
 
 
 def failures(api: AirflowApi, run_id: str, tasks: list[dict[str, Any]]) -> str:
-    """The last log lines of each failed task."""
+    """What each failed task's log says at its end."""
     parts = []
     for task in tasks:
         if task["state"] == "failed":
-            lines = [line for line in api.log(DAG, run_id, task["task_id"], task["try_number"]) if line][-12:]
-            parts.append(f"{task['task_id']} failed:\n" + "\n".join("    " + line for line in lines))
+            lines = "\n".join(api.log(DAG, run_id, task["task_id"], task["try_number"])).splitlines()
+            told = [line for line in lines if line.strip() and not line.startswith(("::", "Task failed with exception"))][-20:]
+            parts.append(f"{task['task_id']} failed:\n" + "\n".join("    " + line for line in told))
     return "\n\n".join(parts)
 
 

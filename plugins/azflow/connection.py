@@ -13,6 +13,7 @@ The SDKs are imported inside functions: ``azure.ai.ml`` costs seconds, and DAG f
 from __future__ import annotations
 
 import json
+import logging
 import os
 import struct
 from collections.abc import Mapping
@@ -217,6 +218,7 @@ class AzureConnection:
             **texts,
         )
         loaded._trust()
+        _calm_loggers()
         return loaded
 
     def _trust(self) -> None:
@@ -485,6 +487,17 @@ class AzureConnection:
             return self.lake_abfss_url
         except ConfigurationError:
             return ""
+
+
+#: They log each request, each header and each registration at INFO; a task's log is read by people.
+_NOISY = ("azure", "great_expectations")
+
+
+def _calm_loggers() -> None:
+    """Warnings only from `_NOISY`, unless somebody has chosen a level."""
+    for name in _NOISY:
+        if (logger := logging.getLogger(name)).level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
 
 
 class _NamedCredential:
