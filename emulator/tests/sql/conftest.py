@@ -52,9 +52,15 @@ class FolderLake:
 
 def make_pool(folder: Path, kind: PoolKind = DEDICATED, database: str = "dw") -> Pool:
     settings: Any = SimpleNamespace(
-        home=folder / "home", sql_database=database, storage_account="acct", container="lake", workspace="ml", resource_group="rg",
-        subscription_id="s", port_base=25000,
-    )  # fmt: skip
+        home=folder / "home",
+        sql_database=database,
+        storage_account="acct",
+        container="lake",
+        workspace="ml",
+        resource_group="rg",
+        subscription_id="s",
+        port_base=25000,
+    )
     lake: Any = FolderLake(folder / "lake")
     (folder / "lake" / "lake").mkdir(parents=True, exist_ok=True)
     return Pool(settings, lake, kind=kind)
@@ -95,4 +101,8 @@ def rows(session: Session, batch: str, *parameters: Any) -> list[tuple[Any, ...]
 
 
 def table_rows(result: ResultSet) -> list[tuple[Any, ...]]:
-    return list(zip(*[column.to_pylist() for column in result.table.columns], strict=True)) if result.table.num_columns else []
+    return (
+        list(zip(*[column.to_pylist() for column in result.table.columns], strict=True))
+        if result.table.num_columns
+        else []
+    )

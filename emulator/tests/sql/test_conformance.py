@@ -65,7 +65,9 @@ def _lake(folder: Path) -> None:
     for name, data in parts.items():
         (base / name).parent.mkdir(parents=True, exist_ok=True)
         columns = list(zip(*data, strict=True))
-        table = pa.table({"id": pa.array(columns[0], pa.int32()), "carrier": columns[1], "delay": pa.array(columns[2], pa.int32())})
+        table = pa.table(
+            {"id": pa.array(columns[0], pa.int32()), "carrier": columns[1], "delay": pa.array(columns[2], pa.int32())}
+        )
         pyarrow.parquet.write_table(table, base / name)
     (base / "csv").mkdir()
     (base / "csv" / "fl.csv").write_text("id,carrier,delay\n1,YY,3\n2,ZZ,4\n")
@@ -106,7 +108,12 @@ def _cell(value: Any) -> Any:
     """JSON's typed values as Python's."""
     if isinstance(value, dict):
         (kind, text), *_ = value.items()
-        return {"decimal": Decimal, "date": date.fromisoformat, "datetime": datetime.fromisoformat, "hex": bytes.fromhex}[kind](text)
+        return {
+            "decimal": Decimal,
+            "date": date.fromisoformat,
+            "datetime": datetime.fromisoformat,
+            "hex": bytes.fromhex,
+        }[kind](text)
     return value
 
 
@@ -130,7 +137,10 @@ def _execute(session: Session, sql: str) -> list[list[Any]] | None:
 def _cases() -> list[Any]:
     return [
         pytest.param(
-            s, s, id=s["id"], marks=[pytest.mark.xfail(strict=True, reason=NOT_YET[s["id"]])] if s["id"] in NOT_YET else []
+            s,
+            s,
+            id=s["id"],
+            marks=[pytest.mark.xfail(strict=True, reason=NOT_YET[s["id"]])] if s["id"] in NOT_YET else [],
         )
         for s in STATEMENTS
     ]

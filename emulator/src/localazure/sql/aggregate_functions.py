@@ -33,7 +33,9 @@ def over(i: Invocation, *, ordered: bool = False) -> str:
             raise SqlError(10753, f"The function '{i.call.name}' must have an OVER clause.", severity=15, line=i.line)
         return ""
     if ordered and not window.order:
-        raise SqlError(4112, f"The function '{i.call.name}' must have an OVER clause with ORDER BY.", severity=15, line=i.line)
+        raise SqlError(
+            4112, f"The function '{i.call.name}' must have an OVER clause with ORDER BY.", severity=15, line=i.line
+        )
     if i.call.distinct:
         raise SqlError(10759, "Use of DISTINCT is not allowed with the OVER clause.", severity=15, line=i.line)
     parts: list[str] = []
@@ -177,7 +179,9 @@ def _lag(i: Invocation) -> Value:
         inner.append(i.compiler.value(i.call.args[1], i.scope).sql)
     if len(i.call.args) > 2:  # noqa: PLR2004
         inner.append(convert(i.compiler.value(i.call.args[2], i.scope), value.type, i.line).sql)
-    return Value(f"{i.call.name.lower()}({', '.join(inner)}){over(i, ordered=True)}", value.type, True, trimmed=value.trimmed)
+    return Value(
+        f"{i.call.name.lower()}({', '.join(inner)}){over(i, ordered=True)}", value.type, True, trimmed=value.trimmed
+    )
 
 
 @function("FIRST_VALUE", "LAST_VALUE", args=1, raw=True, windowed=True)
@@ -193,10 +197,19 @@ def _percentile(i: Invocation) -> Value:
     https://learn.microsoft.com/en-us/sql/t-sql/functions/percentile-disc-transact-sql
     """
     if not i.call.within or i.call.over is None:
-        raise SqlError(10753, f"The function '{i.call.name}' must have a WITHIN GROUP and an OVER clause.", severity=15, line=i.line)
+        raise SqlError(
+            10753,
+            f"The function '{i.call.name}' must have a WITHIN GROUP and an OVER clause.",
+            severity=15,
+            line=i.line,
+        )
     if len(i.call.within) != 1 or i.call.over.order or i.call.over.frame:
-        raise SqlError(10751, f"The ORDER BY in WITHIN GROUP clause of '{i.call.name}' function must have exactly one expression.",
-                       severity=15, line=i.line)  # fmt: skip
+        raise SqlError(
+            10751,
+            f"The ORDER BY in WITHIN GROUP clause of '{i.call.name}' function must have exactly one expression.",
+            severity=15,
+            line=i.line,
+        )
     item = i.call.within[0]
     fraction = float(str(i.compiler.constant(i.call.args[0])))
     if not 0 <= fraction <= 1:

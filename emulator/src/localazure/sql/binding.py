@@ -135,9 +135,11 @@ class Context:
         if len(parts) > 3 or (len(parts) == 3 and parts[0].lower() not in {self.database.lower(), "", "tempdb"}):  # noqa: PLR2004
             if not self.kind.cross_database:
                 raise SqlError(
-                    104222, f"Reference to database and/or server name in '{'.'.join(parts)}' is not supported in this "
-                    "version of SQL Server.", line=line,
-                )  # fmt: skip
+                    104222,
+                    f"Reference to database and/or server name in '{'.'.join(parts)}' is not supported in this "
+                    "version of SQL Server.",
+                    line=line,
+                )
             raise errors.invalid_object(".".join(parts), line)
         return (parts[-2] if len(parts) > 1 and parts[-2] else self.default_schema), parts[-1]
 
@@ -158,7 +160,7 @@ class Context:
 
     def parameter(self, name: str, line: int) -> Value:
         """A variable as a bound parameter of DuckDB."""
-        from localazure.sql.sqltypes import duck  # noqa: PLC0415  sqltypes imports nothing of ours: no cycle, one use
+        from localazure.sql.sqltypes import duck
 
         key = name.lower()
         kind = self.variables.get(key)

@@ -154,9 +154,7 @@ class Catalog:
 
     def _open(self, connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute('CREATE SCHEMA IF NOT EXISTS "$catalog"')
-        connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {_ENTRIES} (kind VARCHAR, key VARCHAR, document VARCHAR)"
-        )  # fmt: skip
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {_ENTRIES} (kind VARCHAR, key VARCHAR, document VARCHAR)")
         connection.execute("CREATE SCHEMA IF NOT EXISTS dbo")
         for name, number in _SYSTEM_SCHEMAS.items():
             self.schemas[name] = ("INFORMATION_SCHEMA" if name == "information_schema" else name, number)

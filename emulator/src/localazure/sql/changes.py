@@ -72,7 +72,9 @@ class ChangeCompiler(QueryCompiler):
                     for expr, column in zip(row, columns, strict=True)
                 ]
                 lines.append("(" + ", ".join([*values, *extra]) + ")")
-            return CompiledChange(f"{head}INSERT INTO {table.physical} ({names}) VALUES {', '.join(lines)}", "INSERT", table)
+            return CompiledChange(
+                f"{head}INSERT INTO {table.physical} ({names}) VALUES {', '.join(lines)}", "INSERT", table
+            )
         if insert.query is None:
             raise errors.syntax("INSERT", insert.line)
         compiled = self.query(insert.query, None)
@@ -94,7 +96,10 @@ class ChangeCompiler(QueryCompiler):
         return table
 
     def _insert_columns(self, insert: s.Insert, table: Table) -> list[TableColumn]:
-        given = self.identity_insert in {table.name.lower(), f"{table.schema}.{table.name}".lower()} and self.identity_insert != ""
+        given = (
+            self.identity_insert in {table.name.lower(), f"{table.schema}.{table.name}".lower()}
+            and self.identity_insert != ""
+        )
         if not insert.columns:
             if insert.rows == [[]]:
                 return []
@@ -105,11 +110,18 @@ class ChangeCompiler(QueryCompiler):
             if column is None:
                 raise errors.invalid_column(name, insert.line)
             if column.identity is not None and not given:
-                raise SqlError(544, f"Cannot insert explicit value for identity column in table '{table.name}' when IDENTITY_INSERT is set to "
-                               "OFF.", line=insert.line)  # fmt: skip
+                raise SqlError(
+                    544,
+                    f"Cannot insert explicit value for identity column in table '{table.name}' when IDENTITY_INSERT is set to "
+                    "OFF.",
+                    line=insert.line,
+                )
             if column in found:
-                raise SqlError(264, f"The column name '{name}' is specified more than once in the SET clause or column list of an INSERT.",
-                               line=insert.line)  # fmt: skip
+                raise SqlError(
+                    264,
+                    f"The column name '{name}' is specified more than once in the SET clause or column list of an INSERT.",
+                    line=insert.line,
+                )
             found.append(column)
         return found
 
@@ -117,18 +129,32 @@ class ChangeCompiler(QueryCompiler):
         if width == len(columns):
             return
         if not insert.columns:
-            raise SqlError(213, "Column name or number of supplied values does not match table definition.", line=insert.line)
+            raise SqlError(
+                213, "Column name or number of supplied values does not match table definition.", line=insert.line
+            )
         if insert.rows is not None:
             word, number = ("more", 110) if width > len(columns) else ("fewer", 109)
-            raise SqlError(number, f"There are {'fewer' if word == 'more' else 'more'} columns in the INSERT statement than values specified in "
-                           "the VALUES clause.", severity=15, line=insert.line)  # fmt: skip
+            raise SqlError(
+                number,
+                f"There are {'fewer' if word == 'more' else 'more'} columns in the INSERT statement than values specified in "
+                "the VALUES clause.",
+                severity=15,
+                line=insert.line,
+            )
         number, word = (121, "fewer") if width > len(columns) else (120, "more")
-        raise SqlError(number, f"The select list for the INSERT statement contains {'more' if word == 'fewer' else 'fewer'} items than the insert "
-                       "list.", severity=15, line=insert.line)  # fmt: skip
+        raise SqlError(
+            number,
+            f"The select list for the INSERT statement contains {'more' if word == 'fewer' else 'fewer'} items than the insert "
+            "list.",
+            severity=15,
+            line=insert.line,
+        )
 
     # ---- UPDATE and DELETE -------------------------------------------------------------------------------------------
 
-    def _reach(self, target: s.Parts, alias: str | None, source: s.Source | None, line: int) -> tuple[str, list[RowSource], RowSource]:
+    def _reach(
+        self, target: s.Parts, alias: str | None, source: s.Source | None, line: int
+    ) -> tuple[str, list[RowSource], RowSource]:
         """(FROM text, sources, the target among them)."""
         if source is None:
             sql, sources = self.source(s.TableSource(line, target, alias, [], []), None)
@@ -138,7 +164,10 @@ class ChangeCompiler(QueryCompiler):
             if found is not None:
                 return sql, sources, found
             own_sql, own = self.source(s.TableSource(line, target, alias, [], []), None)
-            sql, sources = f"{own_sql} CROSS JOIN {sql}" if "JOIN" not in sql else f"{own_sql} CROSS JOIN ({sql})", own + sources
+            sql, sources = (
+                f"{own_sql} CROSS JOIN {sql}" if "JOIN" not in sql else f"{own_sql} CROSS JOIN ({sql})",
+                own + sources,
+            )
         return sql, sources, sources[0]
 
     def update(self, update: s.Update) -> CompiledChange:
@@ -155,7 +184,9 @@ class ChangeCompiler(QueryCompiler):
                 raise SqlError(8102, f"Cannot update identity column '{column.name}'.", line=assignment.line)
             if column.name == table.hash_columns[0] if table.hash_columns else False:
                 # https://learn.microsoft.com/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-tables-distribute
-                raise SqlError(104332, f"Updating the distribution column '{column.name}' is not supported.", line=assignment.line)
+                raise SqlError(
+                    104332, f"Updating the distribution column '{column.name}' is not supported.", line=assignment.line
+                )
             settings.append((column, self._assigned(assignment, column, table, target, scope)))
         where = f" WHERE {self.condition(update.where, scope)}" if update.where is not None else ""
         limit = f" LIMIT {self._top_count(update.top)}" if update.top is not None else ""
@@ -167,7 +198,9 @@ class ChangeCompiler(QueryCompiler):
         done = f'{head}UPDATE {table.physical} AS "t" SET {changes} FROM ({rows}) AS "s" WHERE "t".rowid = "s"."rid"'
         return CompiledChange(done, "UPDATE", table)
 
-    def _assigned(self, assignment: s.Assignment, column: TableColumn, table: Table, target: RowSource, scope: Scope) -> str:
+    def _assigned(
+        self, assignment: s.Assignment, column: TableColumn, table: Table, target: RowSource, scope: Scope
+    ) -> str:
         if isinstance(assignment.value, s.DefaultValue):
             return self.default(column, table, assignment.line)
         value = self.value(assignment.value, scope)
@@ -178,8 +211,12 @@ class ChangeCompiler(QueryCompiler):
 
     def _changed(self, target: RowSource, parts: s.Parts, line: int) -> Table:
         if target.table is None:
-            raise SqlError(4406, f"Update or insert of view or function '{'.'.join(parts)}' failed because it contains a derived or constant "
-                           "field.", line=line)  # fmt: skip
+            raise SqlError(
+                4406,
+                f"Update or insert of view or function '{'.'.join(parts)}' failed because it contains a derived or constant "
+                "field.",
+                line=line,
+            )
         return target.table
 
     def delete(self, delete: s.Delete) -> CompiledChange:
@@ -192,8 +229,10 @@ class ChangeCompiler(QueryCompiler):
         limit = f" LIMIT {self._top_count(delete.top)}" if delete.top is not None else ""
         key = target.columns[0].sql.split(".")[0]
         return CompiledChange(
-            f"{head}DELETE FROM {table.physical} WHERE rowid IN (SELECT {key}.rowid FROM {sql}{where}{limit})", "DELETE", table
-        )  # fmt: skip
+            f"{head}DELETE FROM {table.physical} WHERE rowid IN (SELECT {key}.rowid FROM {sql}{where}{limit})",
+            "DELETE",
+            table,
+        )
 
     # ---- MERGE -------------------------------------------------------------------------------------------------------
 
@@ -207,9 +246,15 @@ class ChangeCompiler(QueryCompiler):
         parts = [f"{head}MERGE INTO {target_sql} USING {source_sql} ON {self.condition(merge.on, both)}"]
         for branch in merge.branches:
             if branch.match == "TARGET" and table.distribution != "HASH" and not table.temporary:
-                raise SqlError(104414, "MERGE with WHEN NOT MATCHED BY TARGET requires a hash-distributed target table.", line=branch.line)
+                raise SqlError(
+                    104414,
+                    "MERGE with WHEN NOT MATCHED BY TARGET requires a hash-distributed target table.",
+                    line=branch.line,
+                )
             scope = {"MATCHED": both, "TARGET": Scope(sources), "SOURCE": Scope(targets)}[branch.match]
-            word = {"MATCHED": "MATCHED", "TARGET": "NOT MATCHED BY TARGET", "SOURCE": "NOT MATCHED BY SOURCE"}[branch.match]
+            word = {"MATCHED": "MATCHED", "TARGET": "NOT MATCHED BY TARGET", "SOURCE": "NOT MATCHED BY SOURCE"}[
+                branch.match
+            ]
             condition = f" AND {self.condition(branch.condition, scope)}" if branch.condition is not None else ""
             parts.append(f"WHEN {word}{condition} THEN {self._merge_action(branch, table, targets[0], scope)}")
         return CompiledChange(" ".join(parts), "MERGE", table)

@@ -63,21 +63,45 @@ def null_of(kind: SqlType) -> Value:
 
 # style -> strftime; https://learn.microsoft.com/en-us/sql/t-sql/functions/cast-and-convert-transact-sql#date-and-time-styles
 _DATE_STYLES = {
-    1: "%m/%d/%y", 2: "%y.%m.%d", 3: "%d/%m/%y", 4: "%d.%m.%y", 5: "%d-%m-%y", 6: "%d %b %y", 7: "%b %d, %y",
-    10: "%m-%d-%y", 11: "%y/%m/%d", 12: "%y%m%d", 23: "%Y-%m-%d", 101: "%m/%d/%Y", 102: "%Y.%m.%d", 103: "%d/%m/%Y",
-    104: "%d.%m.%Y", 105: "%d-%m-%Y", 106: "%d %b %Y", 107: "%b %d, %Y", 110: "%m-%d-%Y", 111: "%Y/%m/%d",
+    1: "%m/%d/%y",
+    2: "%y.%m.%d",
+    3: "%d/%m/%y",
+    4: "%d.%m.%y",
+    5: "%d-%m-%y",
+    6: "%d %b %y",
+    7: "%b %d, %y",
+    10: "%m-%d-%y",
+    11: "%y/%m/%d",
+    12: "%y%m%d",
+    23: "%Y-%m-%d",
+    101: "%m/%d/%Y",
+    102: "%Y.%m.%d",
+    103: "%d/%m/%Y",
+    104: "%d.%m.%Y",
+    105: "%d-%m-%Y",
+    106: "%d %b %Y",
+    107: "%b %d, %Y",
+    110: "%m-%d-%Y",
+    111: "%Y/%m/%d",
     112: "%Y%m%d",
-}  # fmt: skip
+}
 _TIME_STYLES = frozenset({8, 24, 108, 14, 114})
-_FULL_STYLES = {20: "%Y-%m-%d %H:%M:%S", 120: "%Y-%m-%d %H:%M:%S", 13: "%d %b %Y %H:%M:%S:%g",
-                113: "%d %b %Y %H:%M:%S:%g"}  # fmt: skip
+_FULL_STYLES = {
+    20: "%Y-%m-%d %H:%M:%S",
+    120: "%Y-%m-%d %H:%M:%S",
+    13: "%d %b %Y %H:%M:%S:%g",
+    113: "%d %b %Y %H:%M:%S:%g",
+}
 _FRACTION_STYLES = {21: " ", 25: " ", 121: " ", 126: "T", 127: "T"}
 _PARSE_EXTRA = {
-    120: ["%Y-%m-%d %H:%M:%S"], 20: ["%Y-%m-%d %H:%M:%S"], 121: ["%Y-%m-%d %H:%M:%S.%f"], 126: ["%Y-%m-%dT%H:%M:%S"],
-}  # fmt: skip
+    120: ["%Y-%m-%d %H:%M:%S"],
+    20: ["%Y-%m-%d %H:%M:%S"],
+    121: ["%Y-%m-%d %H:%M:%S.%f"],
+    126: ["%Y-%m-%dT%H:%M:%S"],
+}
 
 
-def convert(  # noqa: PLR0911, PLR0912  one branch a family of types
+def convert(
     value: Value, target: SqlType, line: int, *, style: int | None = None, attempt: bool = False, explicit: bool = True
 ) -> Value:
     """``value`` as ``target``. attempt: NULL where the strict form raises; explicit: CAST may shorten a string."""
@@ -86,7 +110,14 @@ def convert(  # noqa: PLR0911, PLR0912  one branch a family of types
     if value.null:
         return replace(null_of(target), null=False)
     done = replace(
-        value, type=target, literal=None, null=False, zone=None, nullable=value.nullable or attempt, name="", trimmed=False,
+        value,
+        type=target,
+        literal=None,
+        null=False,
+        zone=None,
+        nullable=value.nullable or attempt,
+        name="",
+        trimmed=False,
         bare=None,
     )
     if target.name in CHARACTER:
@@ -124,9 +155,7 @@ def convert(  # noqa: PLR0911, PLR0912  one branch a family of types
         return replace(done, sql=f"CAST(CAST('0x' || right(hex({value.sql}), 16) AS BIGINT) AS {duck(target)})")
     if source.name in BINARY and target.name == "uniqueidentifier":
         raise errors.not_implemented("CAST of binary to uniqueidentifier", line)
-    raise SqlError(
-        529, f"Explicit conversion from data type {source.name} to {target.name} is not allowed.", line=line
-    )  # fmt: skip
+    raise SqlError(529, f"Explicit conversion from data type {source.name} to {target.name} is not allowed.", line=line)
 
 
 def _cast(sql: str, target: SqlType, attempt: bool) -> str:
@@ -175,7 +204,9 @@ def _from_string(value: Value, target: SqlType, done: Value, line: int, style: i
     if name == "bit":
         return replace(done, sql=_strict(value, call("try_bit", sql), target, attempt))
     if name in MOMENT:
-        return replace(done, sql=_strict(value, _parse_moment(sql, target, style, line), target, attempt, _DATE_ERROR, 241))
+        return replace(
+            done, sql=_strict(value, _parse_moment(sql, target, style, line), target, attempt, _DATE_ERROR, 241)
+        )
     if name == "uniqueidentifier":
         tried = f"upper(CAST(TRY_CAST({sql} AS UUID) AS VARCHAR))"
         message = "Conversion failed when converting from a character string to uniqueidentifier."
@@ -187,7 +218,9 @@ def _parse_moment(sql: str, target: SqlType, style: int | None, line: int) -> st
     parsed = call("try_timestamp", sql)
     if style is not None and style not in {0, 100, 20, 21, 25, 120, 121, 126, 127, 23}:
         if style not in _DATE_STYLES:
-            raise SqlError(281, f"{style} is not a valid style number when converting from a character string.", line=line)
+            raise SqlError(
+                281, f"{style} is not a valid style number when converting from a character string.", line=line
+            )
         formats = ", ".join(f"'{_DATE_STYLES[style]}{time}'" for time in ("", " %H:%M:%S", " %H:%M:%S.%f"))
         parsed = f"try_strptime(trim({sql}), [{formats}])"
     if target.name == "date":
@@ -257,7 +290,9 @@ def _to_string(
             if source.name in INTEGER:  # T-SQL shows * where an integer doesn't fit
                 text = f"CASE WHEN length({text}) > {length} THEN '*' ELSE {text} END"
             elif source.name in EXACT:
-                overflow = errors.raise_sql(8115, errors.literal("Arithmetic overflow error converting numeric to data type varchar."))
+                overflow = errors.raise_sql(
+                    8115, errors.literal("Arithmetic overflow error converting numeric to data type varchar.")
+                )
                 text = f"CASE WHEN length({text}) > {length} THEN {'NULL' if attempt else overflow} ELSE {text} END"
             else:
                 text = f"left({text}, {length})"
@@ -271,16 +306,28 @@ def _to_string(
 def shortened(text: str, length: int) -> str:
     """``text`` for a column of ``length``: blanks beyond are dropped, anything else is error 8152."""
     message = errors.literal("String or binary data would be truncated.")
-    return (
-        f"CASE WHEN length(rtrim({text}, ' ')) > {length} THEN {errors.raise_sql(8152, message)} ELSE left({text}, {length}) END"
-    )
+    return f"CASE WHEN length(rtrim({text}, ' ')) > {length} THEN {errors.raise_sql(8152, message)} ELSE left({text}, {length}) END"
 
 
 def text_length(source: SqlType) -> int:
     """The most characters a value of this type prints as."""
-    widths = {"bit": 1, "tinyint": 3, "smallint": 6, "int": 11, "bigint": 20, "float": 24, "real": 24, "money": 21,
-              "date": 10, "time": 16, "datetime": 30, "smalldatetime": 20, "datetime2": 27, "datetimeoffset": 34,
-              "uniqueidentifier": 36}  # fmt: skip
+    widths = {
+        "bit": 1,
+        "tinyint": 3,
+        "smallint": 6,
+        "int": 11,
+        "bigint": 20,
+        "float": 24,
+        "real": 24,
+        "money": 21,
+        "date": 10,
+        "time": 16,
+        "datetime": 30,
+        "smalldatetime": 20,
+        "datetime2": 27,
+        "datetimeoffset": 34,
+        "uniqueidentifier": 36,
+    }
     if source.name == "decimal":
         return (source.precision or 18) + 2
     return widths.get(source.name, source.length or 30)
@@ -338,7 +385,9 @@ def _moment_text(value: Value, style: int | None, line: int) -> str:
         if source.name == "datetimeoffset":
             text += " || ' +00:00'" if value.zone in {None, "UTC"} else ""
         return text
-    raise SqlError(281, f"{style} is not a valid style number when converting from {source.name} to a character string.", line=line)
+    raise SqlError(
+        281, f"{style} is not a valid style number when converting from {source.name} to a character string.", line=line
+    )
 
 
 def _binary_text(value: Value, style: int | None, line: int) -> str:
@@ -376,13 +425,18 @@ def implicit(value: Value, target: SqlType, line: int) -> Value:
     """The conversion of an assignment: shortening a string is error 8152, a pair that needs CAST is 206 or 257."""
     source = value.type
     if not value.null:
-        if (source.name in MOMENT and target.name in NUMERIC) or (source.name in NUMERIC and target.name in MOMENT - {"datetime", "smalldatetime"}):
+        if (source.name in MOMENT and target.name in NUMERIC) or (
+            source.name in NUMERIC and target.name in MOMENT - {"datetime", "smalldatetime"}
+        ):
             raise errors.operand_clash(source, target, line)
         if source.name in CHARACTER and target.name in BINARY:
             raise SqlError(
-                257, f"Implicit conversion from data type {source.name} to {target.name} is not allowed. Use the CONVERT "
-                "function to run this query.", state=3, line=line,
-            )  # fmt: skip
+                257,
+                f"Implicit conversion from data type {source.name} to {target.name} is not allowed. Use the CONVERT "
+                "function to run this query.",
+                state=3,
+                line=line,
+            )
     return convert(value, target, line, explicit=False)
 
 

@@ -27,17 +27,59 @@ from localazure.sql.sqltypes import (
 )
 
 _PARTS = {
-    "year": "year", "yy": "year", "yyyy": "year", "quarter": "quarter", "qq": "quarter", "q": "quarter", "month": "month",
-    "mm": "month", "m": "month", "dayofyear": "dayofyear", "dy": "dayofyear", "y": "dayofyear", "day": "day",
-    "dd": "day", "d": "day", "week": "week", "wk": "week", "ww": "week", "weekday": "weekday", "dw": "weekday",
-    "w": "weekday", "hour": "hour", "hh": "hour", "minute": "minute", "mi": "minute", "n": "minute", "second": "second",
-    "ss": "second", "s": "second", "millisecond": "millisecond", "ms": "millisecond", "microsecond": "microsecond",
-    "mcs": "microsecond", "nanosecond": "nanosecond", "ns": "nanosecond", "iso_week": "iso_week", "isowk": "iso_week",
-    "isoww": "iso_week", "tzoffset": "tzoffset", "tz": "tzoffset",
-}  # fmt: skip
+    "year": "year",
+    "yy": "year",
+    "yyyy": "year",
+    "quarter": "quarter",
+    "qq": "quarter",
+    "q": "quarter",
+    "month": "month",
+    "mm": "month",
+    "m": "month",
+    "dayofyear": "dayofyear",
+    "dy": "dayofyear",
+    "y": "dayofyear",
+    "day": "day",
+    "dd": "day",
+    "d": "day",
+    "week": "week",
+    "wk": "week",
+    "ww": "week",
+    "weekday": "weekday",
+    "dw": "weekday",
+    "w": "weekday",
+    "hour": "hour",
+    "hh": "hour",
+    "minute": "minute",
+    "mi": "minute",
+    "n": "minute",
+    "second": "second",
+    "ss": "second",
+    "s": "second",
+    "millisecond": "millisecond",
+    "ms": "millisecond",
+    "microsecond": "microsecond",
+    "mcs": "microsecond",
+    "nanosecond": "nanosecond",
+    "ns": "nanosecond",
+    "iso_week": "iso_week",
+    "isowk": "iso_week",
+    "isoww": "iso_week",
+    "tzoffset": "tzoffset",
+    "tz": "tzoffset",
+}
 _MONTHS = {"year": 12, "quarter": 3, "month": 1}
-_MICROSECONDS = {"week": 604800000000, "dayofyear": 86400000000, "day": 86400000000, "weekday": 86400000000, "hour": 3600000000,
-                 "minute": 60000000, "second": 1000000, "millisecond": 1000, "microsecond": 1}  # fmt: skip
+_MICROSECONDS = {
+    "week": 604800000000,
+    "dayofyear": 86400000000,
+    "day": 86400000000,
+    "weekday": 86400000000,
+    "hour": 3600000000,
+    "minute": 60000000,
+    "second": 1000000,
+    "millisecond": 1000,
+    "microsecond": 1,
+}
 
 
 def _part(i: Invocation) -> str:
@@ -59,8 +101,12 @@ def _moment(i: Invocation, index: int, *, keep: bool = True) -> Value:
     if value.type.name in NUMERIC:
         return convert(value, DATETIME, i.line)
     if value.type.name not in MOMENT:
-        raise SqlError(8116, f"Argument data type {value.type.name} is invalid for argument {index + 1} of {i.call.name.lower()} "
-                       "function.", line=i.line)  # fmt: skip
+        raise SqlError(
+            8116,
+            f"Argument data type {value.type.name} is invalid for argument {index + 1} of {i.call.name.lower()} "
+            "function.",
+            line=i.line,
+        )
     return value
 
 
@@ -84,7 +130,9 @@ def _dateadd(i: Invocation) -> Value:
     if part in {"iso_week", "tzoffset"}:
         raise SqlError(155, f"'{part}' is not a recognized dateadd option.", severity=15, line=i.line)
     if kind.name == "date" and part not in {*_MONTHS, "week", "day", "dayofyear", "weekday"}:
-        raise SqlError(9810, f"The datepart {part} is not supported by date function dateadd for data type date.", line=i.line)
+        raise SqlError(
+            9810, f"The datepart {part} is not supported by date function dateadd for data type date.", line=i.line
+        )
     nullable = raw.nullable or value.nullable
     if part in _MONTHS:
         sql = f"({_stamp(value)} + to_months({count} * {_MONTHS[part]}))"
@@ -134,8 +182,11 @@ def _datepart_sql(part: str, value: Value, line: int) -> str:
         return f"(date_part('microsecond', {stamp}) % 1000000) * 1000"
     if part == "tzoffset":
         if value.type.name != "datetimeoffset":
-            raise SqlError(9810, f"The datepart tzoffset is not supported by date function datepart for data type {value.type.name}.",
-                           line=line)  # fmt: skip
+            raise SqlError(
+                9810,
+                f"The datepart tzoffset is not supported by date function datepart for data type {value.type.name}.",
+                line=line,
+            )
         return f"datediff('minute', timezone('UTC', {value.sql}), {stamp})"
     return f"date_part('{part}', {stamp})"
 

@@ -21,7 +21,7 @@ def first_result(session: Session, batch: str, frame: Frame) -> tuple[Column, ..
 
 
 def _first(session: Session, statements: list[s.Statement], frame: Frame) -> tuple[Column, ...]:
-    from localazure.sql.interpreter import Variable  # noqa: PLC0415  the interpreter imports the session's parts
+    from localazure.sql.interpreter import Variable
 
     for statement in statements:
         match statement:

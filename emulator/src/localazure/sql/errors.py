@@ -25,9 +25,10 @@ def refused(construct: str, line: int, why: str = "") -> SqlError:
     """A construct the pool itself doesn't have: a dedicated pool answers with a parse error."""
     tail = f" {why}" if why else ""
     return SqlError(
-        103010, f"Parse error at line: {line}: Incorrect syntax near '{construct}'. {construct} is not supported.{tail}",
+        103010,
+        f"Parse error at line: {line}: Incorrect syntax near '{construct}'. {construct} is not supported.{tail}",
         line=line,
-    )  # fmt: skip
+    )
 
 
 def not_implemented(construct: str, line: int) -> SqlError:
@@ -64,7 +65,7 @@ def bad_operator(op: str, left: SqlType, right: SqlType, line: int) -> SqlError:
     word = names.get(op, op)
     return SqlError(
         402, f"The data types {left.name} and {right.name} are incompatible in the {word} operator.", line=line
-    )  # fmt: skip
+    )
 
 
 def argument_count(name: str, wanted: str, line: int) -> SqlError:
@@ -86,9 +87,17 @@ _NOT_NULL = re.compile(r"NOT NULL constraint failed: ([^\s.]+)\.(\S+)")
 _CONVERT = re.compile(r"Could not convert (?:string|\w+) '(.*?)' to (\w+)", re.DOTALL)
 _GROUP = re.compile(r'[Cc]olumn "?([^"]+?)"? must appear in the GROUP BY')
 _DUCK_NAMES = {
-    "INT32": "int", "INT64": "bigint", "INT16": "smallint", "UINT8": "tinyint", "DOUBLE": "float", "FLOAT": "real",
-    "BOOL": "bit", "INTEGER": "int", "BIGINT": "bigint", "DECIMAL": "numeric",
-}  # fmt: skip
+    "INT32": "int",
+    "INT64": "bigint",
+    "INT16": "smallint",
+    "UINT8": "tinyint",
+    "DOUBLE": "float",
+    "FLOAT": "real",
+    "BOOL": "bit",
+    "INTEGER": "int",
+    "BIGINT": "bigint",
+    "DECIMAL": "numeric",
+}
 
 
 def from_duckdb(error: duckdb.Error, line: int, verb: str = "INSERT") -> SqlError:
@@ -107,31 +116,46 @@ def from_duckdb(error: duckdb.Error, line: int, verb: str = "INSERT") -> SqlErro
     if found := _NOT_NULL.search(text):
         table, column = (part.strip('"') for part in found.groups())
         return SqlError(
-            515, f"Cannot insert the value NULL into column '{column}', table '{table}'; "
-            f"column does not allow nulls. {verb} fails.", state=2, line=line,
-        )  # fmt: skip
+            515,
+            f"Cannot insert the value NULL into column '{column}', table '{table}'; "
+            f"column does not allow nulls. {verb} fails.",
+            state=2,
+            line=line,
+        )
     if found := _GROUP.search(text):
         return SqlError(
-            8120, f"Column '{found.group(1)}' is invalid in the select list because it is not contained in either "
-            "an aggregate function or the GROUP BY clause.", line=line,
-        )  # fmt: skip
+            8120,
+            f"Column '{found.group(1)}' is invalid in the select list because it is not contained in either "
+            "an aggregate function or the GROUP BY clause.",
+            line=line,
+        )
     if isinstance(error, duckdb.OutOfRangeException) or "out of range" in text.lower() or "overflow" in text.lower():
         return SqlError(8115, "Arithmetic overflow error converting expression to data type.", state=2, line=line)
     if found := _CONVERT.search(text):
         target = _DUCK_NAMES.get(found.group(2).upper(), found.group(2).lower())
-        return SqlError(245, f"Conversion failed when converting the varchar value '{found.group(1)}' to data type {target}.", line=line)
+        return SqlError(
+            245,
+            f"Conversion failed when converting the varchar value '{found.group(1)}' to data type {target}.",
+            line=line,
+        )
     if isinstance(error, duckdb.ConversionException):
         return SqlError(8114, f"Error converting data type. {_first_line(text)}", state=5, line=line)
     if isinstance(error, duckdb.TransactionException) and "onflict" in text:
         return SqlError(
-            1205, "Transaction was deadlocked on resources with another process and has been chosen as the deadlock "
-            "victim. Rerun the transaction.", severity=13, state=45, line=line,
-        )  # fmt: skip
+            1205,
+            "Transaction was deadlocked on resources with another process and has been chosen as the deadlock "
+            "victim. Rerun the transaction.",
+            severity=13,
+            state=45,
+            line=line,
+        )
     if "More than one row returned by a subquery" in text:
         return SqlError(
-            512, "Subquery returned more than 1 value. This is not permitted when the subquery follows =, !=, <, <= , "
-            ">, >= or when the subquery is used as an expression.", line=line,
-        )  # fmt: skip
+            512,
+            "Subquery returned more than 1 value. This is not permitted when the subquery follows =, !=, <, <= , "
+            ">, >= or when the subquery is used as an expression.",
+            line=line,
+        )
     return SqlError(50000, f"The engine refused the statement: {_first_line(text)}", line=line)
 
 

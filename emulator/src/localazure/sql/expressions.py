@@ -54,7 +54,7 @@ class ExpressionCompiler:
 
     # ---- values --------------------------------------------------------------------------------------------------
 
-    def value(self, expr: s.Expr, scope: Scope) -> Value:  # noqa: PLR0911, PLR0912  one return a node type
+    def value(self, expr: s.Expr, scope: Scope) -> Value:
         match expr:
             case s.Literal():
                 return self.literal(expr)
@@ -135,7 +135,9 @@ class ExpressionCompiler:
         if operand.type.name not in NUMERIC - {"bit"} or (expr.op == "~" and operand.type.name not in INTEGER):
             if expr.op == "~" and operand.type.name == "bit":
                 return replace(operand, sql=f"(NOT {operand.sql})", literal=None, name="")
-            raise SqlError(8117, f"Operand data type {operand.type.name} is invalid for minus operator.", line=expr.line)
+            raise SqlError(
+                8117, f"Operand data type {operand.type.name} is invalid for minus operator.", line=expr.line
+            )
         sql = operand.sql if operand.type.name != "tinyint" else f"CAST({operand.sql} AS SMALLINT)"
         kind = operand.type if operand.type.name != "tinyint" else SqlType("smallint")
         literal = f"-{operand.literal}" if operand.literal is not None and expr.op == "-" else None
@@ -144,7 +146,7 @@ class ExpressionCompiler:
     def _binary(self, expr: s.Binary, scope: Scope) -> Value:
         return self.combine(expr.op, self.value(expr.left, scope), self.value(expr.right, scope), expr.line)
 
-    def combine(self, op: str, left: Value, right: Value, line: int) -> Value:  # noqa: PLR0911  one return a family
+    def combine(self, op: str, left: Value, right: Value, line: int) -> Value:
         """An arithmetic, string or bit operator, typed as T-SQL types it."""
         if left.null and right.null:
             return left
@@ -272,8 +274,12 @@ class ExpressionCompiler:
             results.append(self.value(expr.otherwise, scope))
         results, kind = self.unify(results, expr.line)
         if all(value.null for value in results) and expr.line:
-            raise SqlError(8133, "At least one of the result expressions in a CASE specification must be an expression "
-                           "other than the NULL constant.", line=expr.line)  # fmt: skip
+            raise SqlError(
+                8133,
+                "At least one of the result expressions in a CASE specification must be an expression "
+                "other than the NULL constant.",
+                line=expr.line,
+            )
         parts = ["CASE"]
         for (test, _), result in zip(expr.branches, results, strict=False):
             if expr.operand is None:
@@ -291,13 +297,17 @@ class ExpressionCompiler:
     def _scalar(self, expr: s.ScalarQuery, scope: Scope) -> Value:
         compiled = self.query(expr.query, scope)
         if len(compiled.columns) != 1:
-            raise SqlError(116, "Only one expression can be specified in the select list when the subquery is not "
-                           "introduced with EXISTS.", line=expr.line)  # fmt: skip
+            raise SqlError(
+                116,
+                "Only one expression can be specified in the select list when the subquery is not "
+                "introduced with EXISTS.",
+                line=expr.line,
+            )
         column = compiled.columns[0]
         return Value(f"({compiled.sql})", column.type, True, trimmed=column.trimmed)
 
     def _at_time_zone(self, expr: s.AtTimeZone, scope: Scope) -> Value:
-        from localazure.sql.timezones import iana  # noqa: PLC0415  a table of a hundred rows, rarely wanted
+        from localazure.sql.timezones import iana
 
         operand = self.value(expr.operand, scope)
         zone = iana(self.constant_text(expr.zone, scope), expr.line)
@@ -307,8 +317,11 @@ class ExpressionCompiler:
         if operand.type.name == "datetimeoffset":
             return replace(operand, zone=zone, name="")
         if operand.type.name not in {"datetime", "datetime2", "smalldatetime"}:
-            raise SqlError(8116, f"Argument data type {operand.type.name} is invalid for argument 1 of AT TIME ZONE function.",
-                           line=expr.line)  # fmt: skip
+            raise SqlError(
+                8116,
+                f"Argument data type {operand.type.name} is invalid for argument 1 of AT TIME ZONE function.",
+                line=expr.line,
+            )
         return Value(f"timezone('{zone}', {operand.sql})", kind, operand.nullable, zone=zone)
 
     # ---- constants -----------------------------------------------------------------------------------------------
@@ -336,7 +349,7 @@ class ExpressionCompiler:
 
     # ---- conditions ----------------------------------------------------------------------------------------------
 
-    def condition(self, expr: s.Expr, scope: Scope) -> str:  # noqa: PLR0911  one return a node type
+    def condition(self, expr: s.Expr, scope: Scope) -> str:
         match expr:
             case s.Logical():
                 return f"({self.condition(expr.left, scope)} {expr.op} {self.condition(expr.right, scope)})"
@@ -363,9 +376,11 @@ class ExpressionCompiler:
             case s.Quantified():
                 return self._quantified(expr, scope)
         raise SqlError(
-            4145, "An expression of non-boolean type specified in a context where a condition is expected.",
-            severity=15, line=expr.line,
-        )  # fmt: skip
+            4145,
+            "An expression of non-boolean type specified in a context where a condition is expected.",
+            severity=15,
+            line=expr.line,
+        )
 
     def _text(self, value: Value, line: int) -> Value:
         return value if value.type.name in CHARACTER else convert(value, SqlType("varchar", 8000), line)
@@ -411,8 +426,12 @@ class ExpressionCompiler:
         if expr.query is not None:
             compiled = self.query(expr.query, scope)
             if len(compiled.columns) != 1:
-                raise SqlError(116, "Only one expression can be specified in the select list when the subquery is not "
-                               "introduced with EXISTS.", line=expr.line)  # fmt: skip
+                raise SqlError(
+                    116,
+                    "Only one expression can be specified in the select list when the subquery is not "
+                    "introduced with EXISTS.",
+                    line=expr.line,
+                )
             column = compiled.columns[0]
             inner = Value('"q"."c"', column.type, trimmed=column.trimmed)
             # DuckDB's IN (subquery) ignores the collation: compare in lower case
@@ -436,8 +455,12 @@ class ExpressionCompiler:
         operand = self.value(expr.left, scope)
         compiled = self.query(expr.query, scope)
         if len(compiled.columns) != 1:
-            raise SqlError(116, "Only one expression can be specified in the select list when the subquery is not "
-                           "introduced with EXISTS.", line=expr.line)  # fmt: skip
+            raise SqlError(
+                116,
+                "Only one expression can be specified in the select list when the subquery is not "
+                "introduced with EXISTS.",
+                line=expr.line,
+            )
         column = compiled.columns[0]
         if operand.type.name in CHARACTER and column.type.name in CHARACTER:
             inner = stripped(Value('"q"."c"', column.type, trimmed=column.trimmed))

@@ -38,12 +38,18 @@ def create(session: Session, statement: s.CreateExternal, frame: Frame) -> Resul
     catalog = session.pool.catalog
     line = statement.line
     if catalog.setting(statement.kind, statement.name) is not None:
-        raise SqlError(46502, f"External {statement.kind.lower()} with name '{statement.name}' already exists.", line=line)
+        raise SqlError(
+            46502, f"External {statement.kind.lower()} with name '{statement.name}' already exists.", line=line
+        )
     if statement.kind == "DATA SOURCE":
         if "LOCATION" not in statement.options:
             raise errors.syntax("WITH", line)
         credential = statement.options.get("CREDENTIAL")
-        if credential and catalog.setting("DATABASE SCOPED CREDENTIAL", credential) is None and session.pool.kind.name == "dedicated":
+        if (
+            credential
+            and catalog.setting("DATABASE SCOPED CREDENTIAL", credential) is None
+            and session.pool.kind.name == "dedicated"
+        ):
             # a credential governs access to storage; a private lake is open to its owner, but the name must exist in a dedicated pool
             _note_missing_credential(session, credential, line)
     else:
@@ -54,7 +60,11 @@ def create(session: Session, statement: s.CreateExternal, frame: Frame) -> Resul
 
 
 def _note_missing_credential(session: Session, credential: str, line: int) -> None:
-    raise SqlError(15151, f"Cannot find the credential '{credential}', because it does not exist or you do not have permission.", line=line)
+    raise SqlError(
+        15151,
+        f"Cannot find the credential '{credential}', because it does not exist or you do not have permission.",
+        line=line,
+    )
 
 
 def _location(pool: Pool, options: dict[str, str], line: int) -> str:
@@ -76,7 +86,7 @@ def _format(pool: Pool, options: dict[str, str], line: int) -> dict[str, str]:
 
 def create_table(session: Session, statement: s.CreateExternalTable, frame: Frame) -> Result:
     """An external table over files, or with AS SELECT the files as well (CETAS)."""
-    from localazure.sql.tables import _place, column_of  # noqa: PLC0415  tables dispatches to us
+    from localazure.sql.tables import _place, column_of
 
     pool, line, options = session.pool, statement.line, dict(statement.options)
     schema, name = _place(session, statement.name, line)
@@ -88,16 +98,20 @@ def create_table(session: Session, statement: s.CreateExternalTable, frame: Fram
     else:
         columns, count = _export(session, statement, frame, uri, layout)
     stamp = now()
-    table = Table(pool.catalog.new_id(), schema, name, stamp, stamp, renumbered(tuple(columns)), index="HEAP", external=options)
+    table = Table(
+        pool.catalog.new_id(), schema, name, stamp, stamp, renumbered(tuple(columns)), index="HEAP", external=options
+    )
     with pool.catalog.change(session.cursor) as change:
         change.put(table)
     return RowsAffected(count)
 
 
-def _export(session: Session, statement: s.CreateExternalTable, frame: Frame, uri: str, layout: dict[str, str]) -> tuple[list[TableColumn], int]:
+def _export(
+    session: Session, statement: s.CreateExternalTable, frame: Frame, uri: str, layout: dict[str, str]
+) -> tuple[list[TableColumn], int]:
     """Run the query and write its rows below the location; files that are there already stay, as in a dedicated pool."""
-    from localazure.sql.running import conformed  # noqa: PLC0415  running imports us
-    from localazure.storage.locations import parse  # noqa: PLC0415  storage is a service of its own
+    from localazure.sql.running import conformed
+    from localazure.storage.locations import parse
 
     line, pool = statement.line, session.pool
     query = statement.query
@@ -108,9 +122,15 @@ def _export(session: Session, statement: s.CreateExternalTable, frame: Frame, ur
     names = [column.name for column in compiled.columns]
     for position, name in enumerate(names, 1):
         if not name:
-            raise SqlError(1038, f"An object or column name is missing or empty: column {position} of the SELECT needs an alias.", line=line)
+            raise SqlError(
+                1038,
+                f"An object or column name is missing or empty: column {position} of the SELECT needs an alias.",
+                line=line,
+            )
     parameters = session.values(frozenset(compiler.context.parameters), frame)
-    table = conformed(session.fetch(compiled.sql, parameters, compiler.context.attachments, line), compiled.columns).rename_columns(names)
+    table = conformed(
+        session.fetch(compiled.sql, parameters, compiler.context.attachments, line), compiled.columns
+    ).rename_columns(names)
     kind, text = format_layout(layout, line)
     with tempfile.TemporaryDirectory(prefix="cetas-") as folder:
         stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S_%f")
@@ -127,8 +147,12 @@ def _export(session: Session, statement: s.CreateExternalTable, frame: Frame, ur
         try:
             pool.blobs.upload_tree(Path(folder), parse(uri, pool.settings))
         except AzureError as error:
-            raise SqlError(105005, f"CREATE EXTERNAL TABLE AS SELECT statement failed as the path name '{uri}' could not be used for export. "
-                           f"{error.message}", line=line) from error  # fmt: skip
+            raise SqlError(
+                105005,
+                f"CREATE EXTERNAL TABLE AS SELECT statement failed as the path name '{uri}' could not be used for export. "
+                f"{error.message}",
+                line=line,
+            ) from error
     columns = [TableColumn(column.name, with_length(column.type, 1), column.nullable) for column in compiled.columns]
     return columns, table.num_rows
 
@@ -142,8 +166,11 @@ def read_table(pool: Pool, table: Table) -> pa.Table:
     for file in local_files(pool, uri, 1):
         piece = read_parquet([file], 1)[0] if kind == "PARQUET" else read_text(file, layout, 1, len(table.columns))[0]
         if piece.num_columns != len(table.columns):
-            raise SqlError(13812, f"External table '{table.schema}.{table.name}' has {len(table.columns)} columns, the file '{file.name}' has "
-                           f"{piece.num_columns}.")  # fmt: skip
+            raise SqlError(
+                13812,
+                f"External table '{table.schema}.{table.name}' has {len(table.columns)} columns, the file '{file.name}' has "
+                f"{piece.num_columns}.",
+            )
         pieces.append(_typed(pool, piece, table.columns))
     return pa.concat_tables(pieces)
 
@@ -163,10 +190,14 @@ def _typed(pool: Pool, piece: pa.Table, columns: tuple[TableColumn, ...]) -> pa.
         cursor.register("external$rows", piece.rename_columns([f"d{index}" for index in range(len(columns))]))
         done = cursor.sql(f'SELECT {", ".join(items)} FROM "external$rows" AS d').to_arrow_table()
     except Exception as error:
-        raise SqlError(13812, f"The file's columns don't have the external table's types: {str(error).splitlines()[0]}") from error
+        raise SqlError(
+            13812, f"The file's columns don't have the external table's types: {str(error).splitlines()[0]}"
+        ) from error
     finally:
         cursor.close()
-    arrays = [column if column.type == kind else column.cast(kind) for column, kind in zip(done.columns, wanted, strict=True)]
+    arrays = [
+        column if column.type == kind else column.cast(kind) for column, kind in zip(done.columns, wanted, strict=True)
+    ]
     return pa.Table.from_arrays(arrays, names=names)
 
 
@@ -185,13 +216,15 @@ def openrowset(pool: Pool, compiler: ExpressionCompiler, source: s.FunctionSourc
     form = options.get("FORMAT", "").upper()
     if form not in {"PARQUET", "CSV"}:
         raise errors.not_implemented(f"OPENROWSET FORMAT = '{form}'", line)
-    from localazure.sql.files import DelimitedText, parse_delimiter  # noqa: PLC0415
+    from localazure.sql.files import DelimitedText, parse_delimiter
 
     header = options.get("HEADER_ROW", "FALSE").upper() == "TRUE"
     layout = DelimitedText(
-        parse_delimiter(options.get("FIELDTERMINATOR", ",")), parse_delimiter(options.get("ROWTERMINATOR", "")),
-        parse_delimiter(options.get("FIELDQUOTE", '"')), int(options.get("FIRSTROW", "1")),
-    )  # fmt: skip
+        parse_delimiter(options.get("FIELDTERMINATOR", ",")),
+        parse_delimiter(options.get("ROWTERMINATOR", "")),
+        parse_delimiter(options.get("FIELDQUOTE", '"')),
+        int(options.get("FIRSTROW", "1")),
+    )
     pieces, hidden = [], {"FILEPATH": "file$path", "FILENAME": "file$name"}
     wildcards = uri.count("*") - 2 * uri.count("**") + uri.count("**")
     for file in local_files(pool, uri, line):
@@ -215,7 +248,9 @@ def openrowset(pool: Pool, compiler: ExpressionCompiler, source: s.FunctionSourc
             hidden[f"FILEPATH{index}"] = f"file$path{index}"
         pieces.append(piece)
     table = pa.concat_tables(pieces)
-    columns = tuple((name, from_arrow(field.type, line)) for name, field in zip(table.column_names, table.schema, strict=True))
+    columns = tuple(
+        (name, from_arrow(field.type, line)) for name, field in zip(table.column_names, table.schema, strict=True)
+    )
     return SystemRows(columns, table), hidden
 
 

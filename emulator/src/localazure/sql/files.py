@@ -49,7 +49,7 @@ def local_files(pool: Pool, uri: str, line: int) -> list[Path]:
 
     SqlError 13807 when the storage has nothing there, with the storage's own words.
     """
-    from localazure.storage.locations import parse  # noqa: PLC0415  storage is a service of its own
+    from localazure.storage.locations import parse
 
     if pool.blobs is None:
         raise SqlError(13807, "This pool has no storage account.", line=line)
@@ -57,14 +57,18 @@ def local_files(pool: Pool, uri: str, line: int) -> list[Path]:
         location = parse(uri, pool.settings)
         path = pool.blobs.materialize(location)
     except AzureError as error:
-        raise SqlError(13807, f"Content of directory on path '{uri}' cannot be listed. {error.message}", line=line) from error
+        raise SqlError(
+            13807, f"Content of directory on path '{uri}' cannot be listed. {error.message}", line=line
+        ) from error
     if path.is_file():
         return [path]
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     explicit = "*" in location.path.rsplit("/", 1)[-1] and location.path.rsplit("/", 1)[-1].startswith(("_", "."))
     shown = [
-        file for file in files if explicit or not any(part.startswith(("_", ".")) for part in file.relative_to(path).parts)
-    ]  # fmt: skip
+        file
+        for file in files
+        if explicit or not any(part.startswith(("_", ".")) for part in file.relative_to(path).parts)
+    ]
     if not shown:
         raise SqlError(13807, f"Content of directory on path '{uri}' cannot be listed: there is no file.", line=line)
     return shown
@@ -119,7 +123,9 @@ def read_text(file: Path, layout: DelimitedText, line: int, width: int | None = 
             ),
         )
     except pa.ArrowException as error:
-        raise SqlError(13812, f"The file '{file.name}' could not be read as delimited text: {error}", line=line) from error
+        raise SqlError(
+            13812, f"The file '{file.name}' could not be read as delimited text: {error}", line=line
+        ) from error
     return table, rejected
 
 
@@ -133,9 +139,12 @@ def inferred(table: pa.Table) -> pa.Table:
 
 def _parse_options(layout: DelimitedText, skip: object) -> pyarrow.csv.ParseOptions:
     return pyarrow.csv.ParseOptions(
-        delimiter=layout.field, quote_char=layout.quote or False, double_quote=True, newlines_in_values=True,
+        delimiter=layout.field,
+        quote_char=layout.quote or False,
+        double_quote=True,
+        newlines_in_values=True,
         invalid_row_handler=skip,
-    )  # fmt: skip
+    )
 
 
 def _decoded(file: Path, layout: DelimitedText, line: int) -> bytes:

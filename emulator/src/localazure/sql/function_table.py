@@ -32,7 +32,11 @@ class Invocation:
     def text(self, index: int) -> Value:
         """An argument as a string."""
         value = self.args[index]
-        return value if value.type.name in CHARACTER and not value.null else convert(value, SqlType("varchar", 8000), self.line)
+        return (
+            value
+            if value.type.name in CHARACTER and not value.null
+            else convert(value, SqlType("varchar", 8000), self.line)
+        )
 
     def number(self, index: int, kind: SqlType) -> str:
         """An argument as SQL of ``kind``."""

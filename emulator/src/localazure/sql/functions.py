@@ -32,8 +32,12 @@ def call_function(compiler: ExpressionCompiler, call: s.Call, scope: Scope) -> V
         raise errors.refused(name, call.line)
     if call.qualifier and call.qualifier[-1].lower() not in {"sys"}:
         qualified = ".".join((*call.qualifier, call.name.lower()))
-        raise SqlError(4121, f'Cannot find either column "{call.qualifier[0]}" or the user-defined function or aggregate '
-                       f'"{qualified}", or the name is ambiguous.', line=call.line)  # fmt: skip
+        raise SqlError(
+            4121,
+            f'Cannot find either column "{call.qualifier[0]}" or the user-defined function or aggregate '
+            f'"{qualified}", or the name is ambiguous.',
+            line=call.line,
+        )
     if rule is None:
         raise SqlError(195, f"'{name}' is not a recognized built-in function name.", severity=15, line=call.line)
     if not rule.fewest <= len(call.args) <= rule.most:
@@ -53,6 +57,6 @@ def _file_column(compiler: ExpressionCompiler, call: s.Call, scope: Scope) -> Va
     key = call.name + (str(compiler.constant(call.args[0])) if call.args else "")
     if source is None or key not in source.file_columns:
         raise errors.unbound(".".join((*call.qualifier, call.name.lower())), call.line)
-    from localazure.sql.results import SqlType  # noqa: PLC0415
+    from localazure.sql.results import SqlType
 
     return Value(source.file_columns[key], SqlType("nvarchar", 1024), True, trimmed=True)

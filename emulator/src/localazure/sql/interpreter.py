@@ -17,7 +17,16 @@ from localazure.sql.binding import Scope
 from localazure.sql.conversions import implicit
 from localazure.sql.parse_statements import parse
 from localazure.sql.procedures import call_procedure
-from localazure.sql.results import Message, Parameter, Result, ResultSet, RowsAffected, SqlError, SqlType, TransactionChange
+from localazure.sql.results import (
+    Message,
+    Parameter,
+    Result,
+    ResultSet,
+    RowsAffected,
+    SqlError,
+    SqlType,
+    TransactionChange,
+)
 from localazure.sql.service import administer, drop_setting
 from localazure.sql.sqltypes import CHARACTER, with_length
 
@@ -27,10 +36,25 @@ if TYPE_CHECKING:
 _DEEPEST = 8  # a dedicated pool's limit of procedure nesting
 _LOWEST_SEVERITY = 11
 _NEEDS_NO_TRANSACTION = (
-    s.CreateTable, s.CreateTableAs, s.CreateView, s.CreateProcedure, s.CreateSchema, s.Drop, s.Truncate, s.Rename, s.AddColumns,
-    s.DropColumns, s.AlterColumn, s.SwitchPartition, s.ChangeBoundary, s.Statistics, s.Index, s.CreateExternal,
-    s.CreateExternalTable, s.CopyInto,
-)  # fmt: skip
+    s.CreateTable,
+    s.CreateTableAs,
+    s.CreateView,
+    s.CreateProcedure,
+    s.CreateSchema,
+    s.Drop,
+    s.Truncate,
+    s.Rename,
+    s.AddColumns,
+    s.DropColumns,
+    s.AlterColumn,
+    s.SwitchPartition,
+    s.ChangeBoundary,
+    s.Statistics,
+    s.Index,
+    s.CreateExternal,
+    s.CreateExternalTable,
+    s.CopyInto,
+)
 
 
 class BreakLoop(Exception):
@@ -59,13 +83,28 @@ class Interpreter:
         self.session = session
         self.frame = frame or Frame()
         self._handlers: dict[type, Callable[[Any], Iterator[Result]]] = {
-            s.QueryStatement: self._query, s.Insert: self._change, s.Update: self._change, s.Delete: self._change,
-            s.Merge: self._change, s.Declare: self._declare, s.SetVariable: self._set_variable,
-            s.SetOption: self._set_option, s.Block: self._block, s.If: self._if, s.While: self._while, s.Break: self._break,
-            s.TryCatch: self._try, s.Throw: self._throw, s.RaiseError: self._raise, s.Print: self._print,
-            s.Execute: self._execute, s.Transaction: self._transaction, s.UseDatabase: self._use, s.Explain: self._explain,
+            s.QueryStatement: self._query,
+            s.Insert: self._change,
+            s.Update: self._change,
+            s.Delete: self._change,
+            s.Merge: self._change,
+            s.Declare: self._declare,
+            s.SetVariable: self._set_variable,
+            s.SetOption: self._set_option,
+            s.Block: self._block,
+            s.If: self._if,
+            s.While: self._while,
+            s.Break: self._break,
+            s.TryCatch: self._try,
+            s.Throw: self._throw,
+            s.RaiseError: self._raise,
+            s.Print: self._print,
+            s.Execute: self._execute,
+            s.Transaction: self._transaction,
+            s.UseDatabase: self._use,
+            s.Explain: self._explain,
             s.Administration: self._administration,
-        }  # fmt: skip
+        }
 
     def parameters(self, parameters: Sequence[Parameter]) -> None:
         """Bound parameters become variables; text for another type is converted as T-SQL converts it."""
@@ -106,8 +145,13 @@ class Interpreter:
         assigned = [item.assign for item in select.items if item.assign is not None] if select is not None else []
         if select is not None and assigned:
             if len(assigned) != len(select.items):
-                raise SqlError(141, "A SELECT statement that assigns a value to a variable must not be combined with data-retrieval "
-                               "operations.", severity=15, line=statement.line)  # fmt: skip
+                raise SqlError(
+                    141,
+                    "A SELECT statement that assigns a value to a variable must not be combined with data-retrieval "
+                    "operations.",
+                    severity=15,
+                    line=statement.line,
+                )
             self._assign(statement, select)
             return
         result = self.session.select(statement, self.frame)
@@ -159,8 +203,13 @@ class Interpreter:
         for name, kind, value in statement.items:
             key = name.lower()
             if key in self.frame.variables and self.frame.variables[key].value is not None and value is None:
-                raise SqlError(134, f"The variable name '{name}' has already been declared. Variable names must be unique within a query "
-                               "batch or stored procedure.", severity=15, line=statement.line)  # fmt: skip
+                raise SqlError(
+                    134,
+                    f"The variable name '{name}' has already been declared. Variable names must be unique within a query "
+                    "batch or stored procedure.",
+                    severity=15,
+                    line=statement.line,
+                )
             self.frame.variables[key] = Variable(with_length(kind, 1))
             if value is not None:
                 self._evaluate_into(name, value, statement.line)
@@ -217,12 +266,20 @@ class Interpreter:
     def _throw(self, statement: s.Throw) -> Iterator[Result]:
         if statement.number is None:
             if self.session.error is None:
-                raise SqlError(10704, "To rethrow an error, a THROW statement must be used inside a CATCH block.", line=statement.line)
+                raise SqlError(
+                    10704,
+                    "To rethrow an error, a THROW statement must be used inside a CATCH block.",
+                    line=statement.line,
+                )
             raise self.session.error
         number = int(self.scalar(statement.number, statement.line))
         if number < 50000:  # noqa: PLR2004  the vendor's lowest user number
-            raise SqlError(35100, f"Error number {number} in the THROW statement is outside the valid range. Specify an error number in the "
-                           "valid range of 50000 to 2147483647.", line=statement.line)  # fmt: skip
+            raise SqlError(
+                35100,
+                f"Error number {number} in the THROW statement is outside the valid range. Specify an error number in the "
+                "valid range of 50000 to 2147483647.",
+                line=statement.line,
+            )
         message = str(self.scalar(statement.message, statement.line))
         state = int(self.scalar(statement.state, statement.line))
         raise SqlError(number, message, state=state, line=statement.line, procedure=self.frame.procedure)
@@ -250,8 +307,11 @@ class Interpreter:
 
     def _execute(self, statement: s.Execute) -> Iterator[Result]:
         if self.frame.depth >= _DEEPEST:
-            raise SqlError(217, f"Maximum stored procedure, function, trigger, or view nesting level exceeded (limit {_DEEPEST}).",
-                           line=statement.line)  # fmt: skip
+            raise SqlError(
+                217,
+                f"Maximum stored procedure, function, trigger, or view nesting level exceeded (limit {_DEEPEST}).",
+                line=statement.line,
+            )
         if statement.text is not None:
             text = self.scalar(statement.text, statement.line)
             if text is not None:
@@ -276,19 +336,29 @@ class Interpreter:
             session.begin()
         elif statement.kind == "commit":
             if not session.transaction_count:
-                raise SqlError(3902, "The COMMIT TRANSACTION request has no corresponding BEGIN TRANSACTION.", line=statement.line)
+                raise SqlError(
+                    3902, "The COMMIT TRANSACTION request has no corresponding BEGIN TRANSACTION.", line=statement.line
+                )
             session.commit()
         else:
             if not session.transaction_count:
-                raise SqlError(3903, "The ROLLBACK TRANSACTION request has no corresponding BEGIN TRANSACTION.", line=statement.line)
+                raise SqlError(
+                    3903,
+                    "The ROLLBACK TRANSACTION request has no corresponding BEGIN TRANSACTION.",
+                    line=statement.line,
+                )
             session.rollback()
         yield TransactionChange(statement.kind)  # type: ignore[arg-type]
 
     def _use(self, statement: s.UseDatabase) -> Iterator[Result]:
         """A dedicated pool changes database only by connecting to it; clients that name the present one are let through."""
         if statement.name.lower() != self.session.database.lower():
-            raise SqlError(40508, "USE statement is not supported to switch between databases. Use a new connection to connect to a different "
-                           "database.", line=statement.line)  # fmt: skip
+            raise SqlError(
+                40508,
+                "USE statement is not supported to switch between databases. Use a new connection to connect to a different "
+                "database.",
+                line=statement.line,
+            )
         yield RowsAffected(None)
 
     def _explain(self, statement: s.Explain) -> Iterator[Result]:

@@ -26,9 +26,24 @@ if TYPE_CHECKING:
     from localazure.sql.pool import Session
 
 _OPTIONS = frozenset(
-    {"FILE_TYPE", "FILE_FORMAT", "FIELDQUOTE", "FIELDTERMINATOR", "ROWTERMINATOR", "FIRSTROW", "DATEFORMAT", "ENCODING",
-     "MAXERRORS", "ERRORFILE", "COMPRESSION", "IDENTITY_INSERT", "AUTO_CREATE_TABLE", "CREDENTIAL", "ERRORFILE_CREDENTIAL"}
-)  # fmt: skip
+    {
+        "FILE_TYPE",
+        "FILE_FORMAT",
+        "FIELDQUOTE",
+        "FIELDTERMINATOR",
+        "ROWTERMINATOR",
+        "FIRSTROW",
+        "DATEFORMAT",
+        "ENCODING",
+        "MAXERRORS",
+        "ERRORFILE",
+        "COMPRESSION",
+        "IDENTITY_INSERT",
+        "AUTO_CREATE_TABLE",
+        "CREDENTIAL",
+        "ERRORFILE_CREDENTIAL",
+    }
+)
 _PARALLEL = 8
 _DATE_STYLES = {"mdy": 101, "dmy": 103, "ymd": 111, "myd": None, "dym": None, "ydm": None}
 
@@ -78,9 +93,11 @@ def copy_into(session: Session, statement: s.CopyInto, frame: Frame) -> Result:
 
 def _too_many(table: Table, rejected: int, most: int, line: int) -> SqlError:
     return SqlError(
-        107090, f"HdfsBridge::recordReaderFillBuffer - Unexpected error encountered filling record reader buffer: COPY INTO "
-        f"{table.schema}.{table.name}: {rejected} rows were rejected, MAXERRORS is {most}.", line=line,
-    )  # fmt: skip
+        107090,
+        f"HdfsBridge::recordReaderFillBuffer - Unexpected error encountered filling record reader buffer: COPY INTO "
+        f"{table.schema}.{table.name}: {rejected} rows were rejected, MAXERRORS is {most}.",
+        line=line,
+    )
 
 
 def _layout(session: Session, statement: s.CopyInto) -> tuple[str, DelimitedText]:
@@ -97,7 +114,9 @@ def _layout(session: Session, statement: s.CopyInto) -> tuple[str, DelimitedText
         raise errors.not_implemented(f"FILE_TYPE = '{file_type}'", line)
     encoding = {"UTF8": "utf-8", "UTF16": "utf-16"}.get(options.get("ENCODING", "UTF8").upper())
     if encoding is None:
-        raise SqlError(103010, f"Parse error at line: {line}: ENCODING = '{options['ENCODING']}' is not valid.", line=line)
+        raise SqlError(
+            103010, f"Parse error at line: {line}: ENCODING = '{options['ENCODING']}' is not valid.", line=line
+        )
     return file_type, DelimitedText(
         field=parse_delimiter(options.get("FIELDTERMINATOR", ",")),
         row=parse_delimiter(options.get("ROWTERMINATOR", "")),
@@ -124,7 +143,9 @@ def format_layout(options: dict[str, str], line: int) -> tuple[str, DelimitedTex
     )
 
 
-def _columns(statement: s.CopyInto, table: Table, compiler: ChangeCompiler) -> list[tuple[TableColumn, int, s.Expr | None]]:
+def _columns(
+    statement: s.CopyInto, table: Table, compiler: ChangeCompiler
+) -> list[tuple[TableColumn, int, s.Expr | None]]:
     """(column, 1-based field, default) of every column that the load fills."""
     if not statement.columns:
         given = compiler.identity_insert != ""
@@ -140,20 +161,29 @@ def _columns(statement: s.CopyInto, table: Table, compiler: ChangeCompiler) -> l
 
 
 def _load(
-    session: Session, compiler: ChangeCompiler, table: Table, columns: list[tuple[TableColumn, int, s.Expr | None]],
-    piece: pa.Table, statement: s.CopyInto, allowed: int,
-) -> tuple[int, int]:  # fmt: skip
+    session: Session,
+    compiler: ChangeCompiler,
+    table: Table,
+    columns: list[tuple[TableColumn, int, s.Expr | None]],
+    piece: pa.Table,
+    statement: s.CopyInto,
+    allowed: int,
+) -> tuple[int, int]:
     """(rows loaded, rows rejected) of one file."""
     line = statement.line
     width = max(field for _, field, _ in columns)
     if piece.num_columns < width:
         raise SqlError(
-            107090, f"COPY INTO {table.schema}.{table.name}: the file has {piece.num_columns} columns, the statement needs {width}.", line=line
-        )  # fmt: skip
+            107090,
+            f"COPY INTO {table.schema}.{table.name}: the file has {piece.num_columns} columns, the statement needs {width}.",
+            line=line,
+        )
     if not statement.columns and piece.num_columns > width:
         raise SqlError(
-            107090, f"COPY INTO {table.schema}.{table.name}: the file has {piece.num_columns} columns, the table has {width}.", line=line
-        )  # fmt: skip
+            107090,
+            f"COPY INTO {table.schema}.{table.name}: the file has {piece.num_columns} columns, the table has {width}.",
+            line=line,
+        )
     style = _DATE_STYLES.get(statement.options.get("DATEFORMAT", "").lower())
     values: list[str] = []
     tests: list[str] = []
@@ -184,13 +214,17 @@ def _load(
                 where = f" WHERE NOT coalesce({condition}, false)"
         sql = f'INSERT INTO {table.physical} ({names}) SELECT {", ".join(values)} FROM "loaded$rows" AS d{where}'
         parameters = session.values(frozenset(compiler.context.parameters), _frame())
-        done = session.cursor.execute(sql, parameters).fetchone() if parameters else session.cursor.execute(sql).fetchone()
+        done = (
+            session.cursor.execute(sql, parameters).fetchone() if parameters else session.cursor.execute(sql).fetchone()
+        )
     return (int(done[0]) if done else 0), bad
 
 
-def _field(compiler: ChangeCompiler, value: Value, column: TableColumn, style: int | None, line: int) -> tuple[str, str]:
+def _field(
+    compiler: ChangeCompiler, value: Value, column: TableColumn, style: int | None, line: int
+) -> tuple[str, str]:
     """(the column's value, a condition that holds where a field can't be converted)."""
-    from localazure.sql.conversions import convert  # noqa: PLC0415
+    from localazure.sql.conversions import convert
 
     kind = with_length(column.type, 1)
     if value.type.name not in {"varchar", "nvarchar"}:
@@ -199,14 +233,26 @@ def _field(compiler: ChangeCompiler, value: Value, column: TableColumn, style: i
         too_long = f"length(rtrim({value.sql}, ' ')) > {kind.length}" if kind.length != -1 else ""
         plain = replace(column, type=SqlType("varchar", kind.length)) if kind.name in {"char", "nchar"} else column
         return stored(value, plain, line), too_long
-    tried = convert(value, kind, line, attempt=True, style=style if kind.name in {"date", "datetime", "datetime2", "smalldatetime"} else None)
+    tried = convert(
+        value,
+        kind,
+        line,
+        attempt=True,
+        style=style if kind.name in {"date", "datetime", "datetime2", "smalldatetime"} else None,
+    )
     if kind.name in {"int", "bigint", "smallint", "tinyint", "float", "real", "bit"}:  # '' is no number in a file
         return tried.sql, f"({value.sql} IS NOT NULL AND ({tried.sql} IS NULL OR trim({value.sql}) = ''))"
     return tried.sql, f"({value.sql} IS NOT NULL AND ({tried.sql}) IS NULL)"
 
 
 def _explain(
-    session: Session, columns: list[tuple[TableColumn, int, s.Expr | None]], tests: list[str], table: Table, bad: int, allowed: int, line: int
+    session: Session,
+    columns: list[tuple[TableColumn, int, s.Expr | None]],
+    tests: list[str],
+    table: Table,
+    bad: int,
+    allowed: int,
+    line: int,
 ) -> None:
     """Name the first column whose field can't be converted, and the field."""
     for column, field, _ in columns:
@@ -217,13 +263,15 @@ def _explain(
         found = session.cursor.execute(f'SELECT {source} FROM "loaded$rows" AS d WHERE {test} LIMIT 1').fetchone()
         if found:
             raise SqlError(
-                107090, f"HdfsBridge::recordReaderFillBuffer - Unexpected error encountered filling record reader buffer: COPY INTO "
+                107090,
+                f"HdfsBridge::recordReaderFillBuffer - Unexpected error encountered filling record reader buffer: COPY INTO "
                 f"{table.schema}.{table.name}: {bad} rows were rejected, MAXERRORS is {max(allowed, 0)}. Column ordinal: {field - 1}, column "
-                f"'{column.name}', expected data type: {str(column.type).upper()}. Offending value: {str(found[0])[:100]}", line=line,
-            )  # fmt: skip
+                f"'{column.name}', expected data type: {str(column.type).upper()}. Offending value: {str(found[0])[:100]}",
+                line=line,
+            )
 
 
 def _frame() -> Frame:
-    from localazure.sql.interpreter import Frame  # noqa: PLC0415
+    from localazure.sql.interpreter import Frame
 
     return Frame()

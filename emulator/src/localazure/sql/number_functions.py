@@ -39,8 +39,12 @@ def _numeric(i: Invocation, index: int = 0) -> Value:
     if value.type.name == "real":
         return convert(value, FLOAT, i.line)
     if value.type.name not in NUMERIC:
-        raise SqlError(8116, f"Argument data type {value.type.name} is invalid for argument {index + 1} of {i.call.name.lower()} "
-                       "function.", line=i.line)  # fmt: skip
+        raise SqlError(
+            8116,
+            f"Argument data type {value.type.name} is invalid for argument {index + 1} of {i.call.name.lower()} "
+            "function.",
+            line=i.line,
+        )
     return value
 
 
@@ -90,13 +94,13 @@ def _round(i: Invocation) -> Value:
             else:
                 sql = f"round({value.sql}, {digits})"
             return Value(f"CAST({sql} AS {duck(kind)})", kind, value.nullable)
-        factor = 10 ** -digits
+        factor = 10**-digits
         whole = f"trunc({value.sql} / {factor})" if cut else f"round(CAST({value.sql} AS DOUBLE) / {factor})"
         return Value(f"CAST({whole} * {factor} AS {duck(kind)})", kind, value.nullable)
     if kind.name in INTEGER:
         if digits >= 0:
             return value
-        factor = 10 ** -digits
+        factor = 10**-digits
         half = "0" if cut else f"sign({value.sql}) * {factor // 2}"
         return Value(f"CAST((({value.sql} + {half}) // {factor}) * {factor} AS {duck(kind)})", kind, value.nullable)
     name = f"trunc({value.sql} * 1e{digits}) / 1e{digits}" if cut else f"round({value.sql}, {places})"
@@ -119,9 +123,18 @@ def _float_function(name: str, duck_name: str) -> None:
 
 
 for _name, _duck in {
-    "EXP": "exp", "LOG10": "log10", "SIN": "sin", "COS": "cos", "TAN": "tan", "ASIN": "asin", "ACOS": "acos",
-    "ATAN": "atan", "COT": "cot", "DEGREES": "degrees", "RADIANS": "radians",
-}.items():  # fmt: skip
+    "EXP": "exp",
+    "LOG10": "log10",
+    "SIN": "sin",
+    "COS": "cos",
+    "TAN": "tan",
+    "ASIN": "asin",
+    "ACOS": "acos",
+    "ATAN": "atan",
+    "COT": "cot",
+    "DEGREES": "degrees",
+    "RADIANS": "radians",
+}.items():
     _float_function(_name, _duck)
 
 _DOMAIN = errors.raise_sql(3623, errors.literal("An invalid floating point operation occurred."))
@@ -175,14 +188,20 @@ def _isnull(i: Invocation) -> Value:
     if first.null:
         return second
     other = convert(second, first.type, i.line)
-    return Value(f"coalesce({first.sql}, {other.sql})", first.type, second.nullable, trimmed=first.trimmed and other.trimmed)
+    return Value(
+        f"coalesce({first.sql}, {other.sql})", first.type, second.nullable, trimmed=first.trimmed and other.trimmed
+    )
 
 
 @function("COALESCE", args=(2, MANY))
 def _coalesce(i: Invocation) -> Value:
     values, kind = i.compiler.unify(i.args, i.line)
     if all(value.null for value in values):
-        raise SqlError(4127, "At least one of the arguments to COALESCE must be an expression that is not the NULL constant.", line=i.line)
+        raise SqlError(
+            4127,
+            "At least one of the arguments to COALESCE must be an expression that is not the NULL constant.",
+            line=i.line,
+        )
     sql = "coalesce(" + ", ".join(value.sql for value in values) + ")"
     return Value(sql, kind, all(value.nullable for value in values), trimmed=all(value.trimmed for value in values))
 
@@ -191,10 +210,16 @@ def _coalesce(i: Invocation) -> Value:
 def _nullif(i: Invocation) -> Value:
     first, second = i.args
     if first.null:
-        raise SqlError(4151, "The type of the first argument to NULLIF cannot be the NULL constant because the type of the first "
-                       "argument has to be known.", line=i.line)  # fmt: skip
+        raise SqlError(
+            4151,
+            "The type of the first argument to NULLIF cannot be the NULL constant because the type of the first "
+            "argument has to be known.",
+            line=i.line,
+        )
     equal = i.compiler.compare("=", first, second, i.line)
-    return replace(first, sql=f"CASE WHEN {equal} THEN NULL ELSE {first.sql} END", nullable=True, literal=None, name="", bare=None)
+    return replace(
+        first, sql=f"CASE WHEN {equal} THEN NULL ELSE {first.sql} END", nullable=True, literal=None, name="", bare=None
+    )
 
 
 @function("IIF", args=3, raw=True)
@@ -229,7 +254,8 @@ def _isnumeric(i: Invocation) -> Value:
 def _checksum(i: Invocation) -> Value:
     """Stable within localazure; the vendor's algorithm is its own and undocumented, so the numbers differ."""
     parts = ", ".join(
-        f"lower({value.sql})" if value.type.name in CHARACTER and i.call.name == "CHECKSUM" else value.sql for value in i.args
+        f"lower({value.sql})" if value.type.name in CHARACTER and i.call.name == "CHECKSUM" else value.sql
+        for value in i.args
     )
     return Value(f"CAST(CAST(hash({parts}) % 4294967296 AS BIGINT) - 2147483648 AS INTEGER)", INT, False)
 

@@ -11,10 +11,20 @@ from localazure.sql import syntax as s
 from localazure.sql.parse_queries import QueryParser
 
 _ADMINISTRATION = {
-    ("WORKLOAD", "GROUP"), ("WORKLOAD", "CLASSIFIER"), ("MASTER", "KEY"), ("DATABASE", "SCOPED"), ("USER",), ("LOGIN",),
-    ("ROLE",), ("DATABASE",), ("SYMMETRIC", "KEY"), ("CERTIFICATE",), ("SECURITY", "POLICY"),
-    ("DATABASE", "ENCRYPTION"), ("EXTERNAL", "LIBRARY"),
-}  # fmt: skip
+    ("WORKLOAD", "GROUP"),
+    ("WORKLOAD", "CLASSIFIER"),
+    ("MASTER", "KEY"),
+    ("DATABASE", "SCOPED"),
+    ("USER",),
+    ("LOGIN",),
+    ("ROLE",),
+    ("DATABASE",),
+    ("SYMMETRIC", "KEY"),
+    ("CERTIFICATE",),
+    ("SECURITY", "POLICY"),
+    ("DATABASE", "ENCRYPTION"),
+    ("EXTERNAL", "LIBRARY"),
+}
 _KIND_WORDS = frozenset(
     {"GROUP", "CLASSIFIER", "KEY", "SCOPED", "CREDENTIAL", "POLICY", "ENCRYPTION", "VIEW", "CONFIGURATION"}
 )
@@ -128,9 +138,11 @@ class DefinitionParser(QueryParser):
         if not self.take("NOT", "ENFORCED"):
             # https://learn.microsoft.com/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-table-constraints
             raise errors.SqlError(
-                104467, "Enforced unique constraints are not supported. To create an unenforced unique constraint you "
-                "must include the NOT ENFORCED syntax as part of your statement.", line=line,
-            )  # fmt: skip
+                104467,
+                "Enforced unique constraints are not supported. To create an unenforced unique constraint you "
+                "must include the NOT ENFORCED syntax as part of your statement.",
+                line=line,
+            )
         return s.KeyDefinition(line, kind, name, columns)
 
     def _key_column(self) -> str:
@@ -243,7 +255,7 @@ class DefinitionParser(QueryParser):
             raise errors.refused("WITH CHECK OPTION", line)
         return s.CreateView(
             line, name, columns, query, self.text[begin:end], self.text[start:end], alter, replace, materialized
-        )  # fmt: skip
+        )
 
     def _procedure(self, start: int, line: int, *, alter: bool, replace: bool) -> s.Statement:
         self.advance()
@@ -311,7 +323,7 @@ class DefinitionParser(QueryParser):
         query = self.query()
         return s.CreateExternalTable(
             line, name_parts, columns, options, query, self.text[start : self.tokens[self.position - 1].end]
-        )  # fmt: skip
+        )
 
     def key_values(self, prefix: str = "") -> dict[str, str]:
         """``(KEY = value, GROUP (KEY = value))`` flattened; keys upper case, nested keys after ``GROUP.``."""
@@ -344,8 +356,9 @@ class DefinitionParser(QueryParser):
         if self.at("("):
             self._skip_parentheses()
             return
-        while self.token.kind in {"word", "int"} and self.at_any(
-            "FULLSCAN", "SAMPLE", "PERCENT", "RESAMPLE", "ROWS", "NORECOMPUTE"
+        while (
+            self.token.kind in {"word", "int"}
+            and self.at_any("FULLSCAN", "SAMPLE", "PERCENT", "RESAMPLE", "ROWS", "NORECOMPUTE")
         ) or self.token.kind == "int":
             self.advance()
             self.take(",")
@@ -380,7 +393,7 @@ class DefinitionParser(QueryParser):
             return s.Index(start.line, action, table, name, [])
         return self._administration("ALTER", start.line)
 
-    def _alter_table(self, line: int) -> s.Statement:  # noqa: PLR0911  one return a form
+    def _alter_table(self, line: int) -> s.Statement:
         name = self.name()
         if self.take("SWITCH"):
             partition = self._partition()
@@ -453,9 +466,25 @@ class DefinitionParser(QueryParser):
             if self.take("ON"):
                 return s.Index(line, "DROP", self.name(), name[-1], [])
             return s.Index(line, "DROP", name[:-1], name[-1], [])
-        known = {"TABLE", "VIEW", "PROCEDURE", "SCHEMA", "STATISTICS", "EXTERNAL TABLE", "EXTERNAL DATA SOURCE",
-                 "EXTERNAL FILE FORMAT", "WORKLOAD GROUP", "WORKLOAD CLASSIFIER", "MASTER KEY", "USER", "ROLE", "LOGIN",
-                 "DATABASE SCOPED CREDENTIAL", "DATABASE", "SECURITY POLICY"}  # fmt: skip
+        known = {
+            "TABLE",
+            "VIEW",
+            "PROCEDURE",
+            "SCHEMA",
+            "STATISTICS",
+            "EXTERNAL TABLE",
+            "EXTERNAL DATA SOURCE",
+            "EXTERNAL FILE FORMAT",
+            "WORKLOAD GROUP",
+            "WORKLOAD CLASSIFIER",
+            "MASTER KEY",
+            "USER",
+            "ROLE",
+            "LOGIN",
+            "DATABASE SCOPED CREDENTIAL",
+            "DATABASE",
+            "SECURITY POLICY",
+        }
         if kind not in known:
             raise errors.refused(f"DROP {kind}", line)
         if_exists = self.take("IF", "EXISTS")

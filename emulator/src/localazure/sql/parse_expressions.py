@@ -23,9 +23,24 @@ T = TypeVar("T")
 _COMPARISONS = frozenset({"=", "<>", "<", ">", "<=", ">=", "!<", "!>"})
 # Functions whose names are reserved words, and those that are written without parentheses.
 _RESERVED_FUNCTIONS = frozenset(
-    {"LEFT", "RIGHT", "COALESCE", "NULLIF", "CONVERT", "TRY_CONVERT", "USER", "CURRENT_TIMESTAMP", "CURRENT_USER",
-     "SESSION_USER", "SYSTEM_USER", "IDENTITY", "CURRENT_DATE", "UPDATE", "OPENROWSET"}
-)  # fmt: skip
+    {
+        "LEFT",
+        "RIGHT",
+        "COALESCE",
+        "NULLIF",
+        "CONVERT",
+        "TRY_CONVERT",
+        "USER",
+        "CURRENT_TIMESTAMP",
+        "CURRENT_USER",
+        "SESSION_USER",
+        "SYSTEM_USER",
+        "IDENTITY",
+        "CURRENT_DATE",
+        "UPDATE",
+        "OPENROWSET",
+    }
+)
 _BARE_FUNCTIONS = frozenset(
     {"CURRENT_TIMESTAMP", "CURRENT_USER", "SESSION_USER", "SYSTEM_USER", "USER", "CURRENT_DATE"}
 )
@@ -282,7 +297,7 @@ class ExpressionParser(Parser):
             else:
                 return value
 
-    def _primary(self) -> s.Expr:  # noqa: PLR0911  one return a construct
+    def _primary(self) -> s.Expr:
         token = self.token
         if token.kind in _LITERALS:
             self.advance()

@@ -15,8 +15,25 @@ from localazure.sql import syntax as s
 from localazure.sql.parse_definitions import DefinitionParser
 
 _ASSIGN = frozenset({"=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^="})
-_REFUSED = frozenset({"GOTO", "WAITFOR", "CONTINUE", "BACKUP", "RESTORE", "CURSOR", "OPEN", "CLOSE", "FETCH", "BULK",
-                      "DEALLOCATE", "CHECKPOINT", "RECONFIGURE", "REVERT", "SHUTDOWN"})  # fmt: skip
+_REFUSED = frozenset(
+    {
+        "GOTO",
+        "WAITFOR",
+        "CONTINUE",
+        "BACKUP",
+        "RESTORE",
+        "CURSOR",
+        "OPEN",
+        "CLOSE",
+        "FETCH",
+        "BULK",
+        "DEALLOCATE",
+        "CHECKPOINT",
+        "RECONFIGURE",
+        "REVERT",
+        "SHUTDOWN",
+    }
+)
 
 
 class StatementParser(DefinitionParser):
@@ -59,16 +76,41 @@ class StatementParser(DefinitionParser):
 
     def _parsers(self) -> dict[str, Callable[[], s.Statement]]:
         return {
-            "SELECT": self._query, "WITH": self._with, "INSERT": self._insert, "UPDATE": self._update,
-            "DELETE": self._delete, "MERGE": self._merge, "DECLARE": self._declare, "SET": self._set, "IF": self._if,
-            "BEGIN": self._begin, "WHILE": self._while, "BREAK": self._break, "RETURN": self._return,
-            "THROW": self._throw, "RAISERROR": self._raiserror, "PRINT": self._print, "EXEC": self._execute,
-            "EXECUTE": self._execute, "COMMIT": self._end_transaction, "ROLLBACK": self._end_transaction,
-            "SAVE": self._save, "CREATE": self.create, "ALTER": self.alter, "DROP": self.drop,
-            "TRUNCATE": self.truncate, "RENAME": self.rename, "COPY": self.copy_into, "EXPLAIN": self._explain,
-            "USE": self._use, "GRANT": self._permission, "DENY": self._permission, "REVOKE": self._permission,
-            "KILL": self._kill, "DBCC": self._dbcc,
-        }  # fmt: skip
+            "SELECT": self._query,
+            "WITH": self._with,
+            "INSERT": self._insert,
+            "UPDATE": self._update,
+            "DELETE": self._delete,
+            "MERGE": self._merge,
+            "DECLARE": self._declare,
+            "SET": self._set,
+            "IF": self._if,
+            "BEGIN": self._begin,
+            "WHILE": self._while,
+            "BREAK": self._break,
+            "RETURN": self._return,
+            "THROW": self._throw,
+            "RAISERROR": self._raiserror,
+            "PRINT": self._print,
+            "EXEC": self._execute,
+            "EXECUTE": self._execute,
+            "COMMIT": self._end_transaction,
+            "ROLLBACK": self._end_transaction,
+            "SAVE": self._save,
+            "CREATE": self.create,
+            "ALTER": self.alter,
+            "DROP": self.drop,
+            "TRUNCATE": self.truncate,
+            "RENAME": self.rename,
+            "COPY": self.copy_into,
+            "EXPLAIN": self._explain,
+            "USE": self._use,
+            "GRANT": self._permission,
+            "DENY": self._permission,
+            "REVOKE": self._permission,
+            "KILL": self._kill,
+            "DBCC": self._dbcc,
+        }
 
     # ---- rows ----------------------------------------------------------------------------------------------------
 
@@ -278,7 +320,7 @@ class StatementParser(DefinitionParser):
             raise errors.refused("BEGIN DISTRIBUTED TRANSACTION", line)
         if self.at_any("TRAN", "TRANSACTION"):
             self.advance()
-            if self.at_identifier() and not self._statement_word() or self.token.kind == "variable":
+            if (self.at_identifier() and not self._statement_word()) or self.token.kind == "variable":
                 raise errors.refused("named transaction", line)
             return s.Transaction(line, "begin")
         if self.take("TRY"):
@@ -371,7 +413,7 @@ class StatementParser(DefinitionParser):
             self.token.kind in {"variable", "string", "nstring", "int", "decimal", "float", "money", "binary", "quoted"}
             or self.at_any("NULL", "DEFAULT", "-", "+")
             or (self.at_identifier() and not self._statement_word())
-        )  # fmt: skip
+        )
 
     def _execute_argument(self) -> tuple[str, s.Expr, bool]:
         name = ""
@@ -392,7 +434,7 @@ class StatementParser(DefinitionParser):
         token = self.advance()
         if self.at_any("TRAN", "TRANSACTION"):
             self.advance()
-            if self.at_identifier() and not self._statement_word() or self.token.kind == "variable":
+            if (self.at_identifier() and not self._statement_word()) or self.token.kind == "variable":
                 raise errors.refused("named transaction", token.line)
         else:
             self.take("WORK")

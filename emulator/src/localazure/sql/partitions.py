@@ -30,7 +30,7 @@ def _column(table: Table, line: int) -> TableColumn:
 
 def boundary_sql(session: Session, text: str, column: TableColumn, line: int) -> str:
     """A boundary as DuckDB SQL of the column's type."""
-    from localazure.sql.tables import frame_of  # noqa: PLC0415  tables calls us
+    from localazure.sql.tables import frame_of
 
     compiler = session.compiler(frame_of())
     return stored(compiler.value(ExpressionParser(text).value(), Scope()), replace(column, nullable=True), line)
@@ -50,7 +50,11 @@ def _ordered(session: Session, texts: list[str], column: TableColumn, line: int)
     rows = ", ".join(f"({boundary_sql(session, text, column, line)}, {index})" for index, text in enumerate(texts))
     found = session.scratch.execute(f"SELECT i, v FROM (VALUES {rows}) AS t(v, i) ORDER BY v, i").fetchall()
     if len({value for _, value in found}) != len(texts):
-        raise SqlError(7708, "Duplicate range boundary values are not allowed in partition function boundary values list.", line=line)
+        raise SqlError(
+            7708,
+            "Duplicate range boundary values are not allowed in partition function boundary values list.",
+            line=line,
+        )
     return tuple(texts[index] for index, _ in found)
 
 
@@ -72,8 +76,12 @@ def bounds(table: Table, number: int | None, line: int) -> tuple[str | None, str
     texts = table.partitioning.boundaries if table.partitioning else ()
     number = 1 if number is None else number
     if not 1 <= number <= len(texts) + 1:
-        raise SqlError(7722, f"Invalid partition number {number} specified for table '{table.schema}.{table.name}', partition number can range "
-                       f"from 1 to {len(texts) + 1}.", line=line)  # fmt: skip
+        raise SqlError(
+            7722,
+            f"Invalid partition number {number} specified for table '{table.schema}.{table.name}', partition number can range "
+            f"from 1 to {len(texts) + 1}.",
+            line=line,
+        )
     return (texts[number - 2] if number > 1 else None), (texts[number - 1] if number <= len(texts) else None)
 
 
@@ -98,7 +106,8 @@ def number_sql(session: Session, table: Table) -> str:
     if table.partitioning is None or not table.partitioning.boundaries:
         return "1"
     branches = " ".join(
-        f"WHEN {predicate(session, table, number, 1)} THEN {number}" for number in range(1, len(table.partitioning.boundaries) + 2)
+        f"WHEN {predicate(session, table, number, 1)} THEN {number}"
+        for number in range(1, len(table.partitioning.boundaries) + 2)
     )
     return f"CASE {branches} END"
 
@@ -117,8 +126,12 @@ def switch(session: Session, source: Table, target: Table, statement: s.SwitchPa
         if not statement.truncate_target:
             found = session.cursor.execute(f"SELECT count(*) FROM {target.physical} WHERE {arriving}").fetchone()
             if found and found[0]:
-                raise SqlError(4904, f"ALTER TABLE SWITCH statement failed. The specified partition {statement.target_partition or 1} of target "
-                               f"table '{target.schema}.{target.name}' must be empty.", line=line)  # fmt: skip
+                raise SqlError(
+                    4904,
+                    f"ALTER TABLE SWITCH statement failed. The specified partition {statement.target_partition or 1} of target "
+                    f"table '{target.schema}.{target.name}' must be empty.",
+                    line=line,
+                )
         change.run(f"DELETE FROM {target.physical} WHERE {arriving}")
         names = ", ".join(quote(column.name) for column in target.columns)
         values = ", ".join(quote(column.name) for column in source.columns)
@@ -129,21 +142,41 @@ def switch(session: Session, source: Table, target: Table, statement: s.SwitchPa
 def _same_shape(source: Table, target: Table, line: int) -> None:
     a, b = f"{source.schema}.{source.name}", f"{target.schema}.{target.name}"
     if len(source.columns) != len(target.columns):
-        raise SqlError(4943, f"ALTER TABLE SWITCH statement failed because table '{a}' has {len(source.columns)} columns and table '{b}' has "
-                       f"{len(target.columns)} columns.", line=line)  # fmt: skip
+        raise SqlError(
+            4943,
+            f"ALTER TABLE SWITCH statement failed because table '{a}' has {len(source.columns)} columns and table '{b}' has "
+            f"{len(target.columns)} columns.",
+            line=line,
+        )
     for left, right in zip(source.columns, target.columns, strict=True):
         if left.name.lower() != right.name.lower():
-            raise SqlError(4957, f"ALTER TABLE SWITCH statement failed because column '{left.name}' of table '{a}' and column '{right.name}' of "
-                           f"table '{b}' have different names.", line=line)  # fmt: skip
+            raise SqlError(
+                4957,
+                f"ALTER TABLE SWITCH statement failed because column '{left.name}' of table '{a}' and column '{right.name}' of "
+                f"table '{b}' have different names.",
+                line=line,
+            )
         if left.type != right.type:
-            raise SqlError(4944, f"ALTER TABLE SWITCH statement failed because column '{left.name}' has data type {left.type} in source table "
-                           f"'{a}' which is different from its type {right.type} in target table '{b}'.", line=line)  # fmt: skip
+            raise SqlError(
+                4944,
+                f"ALTER TABLE SWITCH statement failed because column '{left.name}' has data type {left.type} in source table "
+                f"'{a}' which is different from its type {right.type} in target table '{b}'.",
+                line=line,
+            )
         if left.nullable != right.nullable:
-            raise SqlError(4988, f"ALTER TABLE SWITCH statement failed because column '{left.name}' does not have the same nullability attribute "
-                           f"in tables '{a}' and '{b}'.", line=line)  # fmt: skip
+            raise SqlError(
+                4988,
+                f"ALTER TABLE SWITCH statement failed because column '{left.name}' does not have the same nullability attribute "
+                f"in tables '{a}' and '{b}'.",
+                line=line,
+            )
     same_key = [name.lower() for name in source.hash_columns] == [name.lower() for name in target.hash_columns]
     if source.distribution != target.distribution or not same_key:
-        raise SqlError(35350, f"ALTER TABLE SWITCH statement failed because tables '{a}' and '{b}' are distributed differently.", line=line)
+        raise SqlError(
+            35350,
+            f"ALTER TABLE SWITCH statement failed because tables '{a}' and '{b}' are distributed differently.",
+            line=line,
+        )
 
 
 def _same_range(session: Session, source: Table, target: Table, statement: s.SwitchPartition) -> None:
@@ -151,7 +184,10 @@ def _same_range(session: Session, source: Table, target: Table, statement: s.Swi
     if source.partitioning is None or target.partitioning is None:
         return
     column = _column(source, line)
-    if column.name.lower() != _column(target, line).name.lower() or source.partitioning.range_right != target.partitioning.range_right:
+    if (
+        column.name.lower() != _column(target, line).name.lower()
+        or source.partitioning.range_right != target.partitioning.range_right
+    ):
         raise SqlError(4947, "ALTER TABLE SWITCH statement failed. The tables are partitioned differently.", line=line)
     ours, theirs = bounds(source, statement.partition, line), bounds(target, statement.target_partition, line)
     for mine, other in zip(ours, theirs, strict=True):
@@ -161,9 +197,13 @@ def _same_range(session: Session, source: Table, target: Table, statement: s.Swi
             found = session.scratch.execute(f"SELECT {left} = {right}").fetchone()
             same = bool(found and found[0])
         if not same:
-            raise SqlError(4972, f"ALTER TABLE SWITCH statement failed. The range of partition {statement.partition or 1} of source table "
-                           f"'{source.schema}.{source.name}' is not that of partition {statement.target_partition or 1} of target table "
-                           f"'{target.schema}.{target.name}'.", line=line)  # fmt: skip
+            raise SqlError(
+                4972,
+                f"ALTER TABLE SWITCH statement failed. The range of partition {statement.partition or 1} of source table "
+                f"'{source.schema}.{source.name}' is not that of partition {statement.target_partition or 1} of target table "
+                f"'{target.schema}.{target.name}'.",
+                line=line,
+            )
 
 
 def change_boundary(session: Session, table: Table, statement: s.ChangeBoundary) -> None:
@@ -184,7 +224,11 @@ def change_boundary(session: Session, table: Table, statement: s.ChangeBoundary)
         equal.append(bool(found and found[0]))
     if statement.split:
         if any(equal):
-            raise SqlError(7721, f"Duplicate range boundary values are not allowed. Boundary value {text} already exists.", line=line)
+            raise SqlError(
+                7721,
+                f"Duplicate range boundary values are not allowed. Boundary value {text} already exists.",
+                line=line,
+            )
         present.append(text)
     else:
         if not any(equal):

@@ -64,7 +64,9 @@ class Pool:
         self.cache: OrderedDict[object, object] = OrderedDict()
         self._lock = threading.Lock()
         self._spids = itertools.count(_FIRST_SPID)
-        pa.table({"warm": [1]}).to_batches()  # the first Arrow batch costs seconds of imports: now, not at a client's query
+        pa.table(
+            {"warm": [1]}
+        ).to_batches()  # the first Arrow batch costs seconds of imports: now, not at a client's query
 
     def session(self, login: str, application: str = "", host: str = "") -> Session:
         with self._lock:
@@ -141,17 +143,22 @@ class Session(Running):
                 yield result
                 self.last_error_number = 0
         except BreakLoop:
-            raise SqlError(135, "Cannot use a BREAK statement outside the scope of a WHILE statement.", severity=15) from None
+            raise SqlError(
+                135, "Cannot use a BREAK statement outside the scope of a WHILE statement.", severity=15
+            ) from None
         except SqlError as error:
             self.last_error_number = error.number
             raise
         except RecursionError:
-            raise SqlError(191, "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into smaller queries.",
-                           severity=15) from None  # fmt: skip
+            raise SqlError(
+                191,
+                "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into smaller queries.",
+                severity=15,
+            ) from None
 
     def describe(self, batch: str, parameters: Sequence[Parameter] = ()) -> tuple[Column, ...]:
         """The columns of the first result set, without running anything; empty when there is none."""
-        from localazure.sql.describing import first_result  # noqa: PLC0415  needs the whole engine
+        from localazure.sql.describing import first_result
 
         interpreter = Interpreter(self, Frame())
         interpreter.parameters(parameters)
@@ -177,7 +184,9 @@ class Session(Running):
     def commit(self) -> None:
         if self.doomed:
             self.rollback()
-            raise SqlError(111233, "The current transaction has aborted, and any pending changes have been rolled back.")
+            raise SqlError(
+                111233, "The current transaction has aborted, and any pending changes have been rolled back."
+            )
         try:
             self.cursor.execute("COMMIT")
         except duckdb.Error as error:

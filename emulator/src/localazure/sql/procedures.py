@@ -14,7 +14,8 @@ from localazure.sql import syntax as s
 from localazure.sql.catalog import Procedure, Table
 from localazure.sql.parse_expressions import ExpressionParser
 from localazure.sql.results import Column, Result, ResultSet, RowsAffected, SqlError, SqlType
-from localazure.sql.sqltypes import INT, SYSNAME, arrow, with_length
+from localazure.sql.sqltypes import INT, arrow, with_length
+from localazure.sql.view_columns import declare
 
 if TYPE_CHECKING:
     from localazure.sql.interpreter import Interpreter
@@ -35,13 +36,15 @@ def call_procedure(interpreter: Interpreter, statement: s.Execute) -> Iterator[R
     schema = statement.name[-2] if len(statement.name) > 1 else "dbo"
     found = interpreter.session.pool.catalog.find(schema, statement.name[-1])
     if not isinstance(found, Procedure):
-        raise SqlError(2812, f"Could not find stored procedure '{'.'.join(statement.name)}'.", state=62, line=statement.line)
+        raise SqlError(
+            2812, f"Could not find stored procedure '{'.'.join(statement.name)}'.", state=62, line=statement.line
+        )
     yield from _user_procedure(interpreter, statement, found)
 
 
 def _user_procedure(interpreter: Interpreter, statement: s.Execute, found: Procedure) -> Iterator[Result]:
-    from localazure.sql.interpreter import Frame, Interpreter, Variable  # noqa: PLC0415  the interpreter calls us
-    from localazure.sql.parse_statements import parse  # noqa: PLC0415
+    from localazure.sql.interpreter import Frame, Interpreter, Variable
+    from localazure.sql.parse_statements import parse
 
     definition = parse(found.text)[0]
     if not isinstance(definition, s.CreateProcedure):
@@ -58,7 +61,9 @@ def _user_procedure(interpreter: Interpreter, statement: s.Execute, found: Proce
         if parameter is None:
             if name:
                 raise SqlError(8145, f"{name} is not a parameter for procedure {found.name}.", line=statement.line)
-            raise SqlError(8144, f"Procedure or function {found.name} has too many arguments specified.", line=statement.line)
+            raise SqlError(
+                8144, f"Procedure or function {found.name} has too many arguments specified.", line=statement.line
+            )
         frame.variables[parameter.name.lower()] = Variable(with_length(parameter.type, 1))
         kind, evaluated = interpreter.session.evaluate(value, interpreter.frame, statement.line)
         inner.store(parameter.name, kind, evaluated, statement.line)
@@ -69,8 +74,12 @@ def _user_procedure(interpreter: Interpreter, statement: s.Execute, found: Proce
         if parameter.name.lower() in given:
             continue
         if not parameter.output:
-            raise SqlError(201, f"Procedure or function '{found.name}' expects parameter '{parameter.name}', which was not supplied.",
-                           state=4, line=statement.line)  # fmt: skip
+            raise SqlError(
+                201,
+                f"Procedure or function '{found.name}' expects parameter '{parameter.name}', which was not supplied.",
+                state=4,
+                line=statement.line,
+            )
         frame.variables[parameter.name.lower()] = Variable(with_length(parameter.type, 1))
     try:
         yield from inner.run(definition.body)
@@ -105,11 +114,15 @@ class _ParameterParser(ExpressionParser):
 
 def _executesql(interpreter: Interpreter, statement: s.Execute) -> Iterator[Result]:
     """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-executesql-transact-sql"""
-    from localazure.sql.interpreter import Frame, Interpreter, Variable  # noqa: PLC0415
+    from localazure.sql.interpreter import Frame, Interpreter, Variable
 
     if not statement.args:
-        raise SqlError(201, "Procedure or function 'sp_executesql' expects parameter '@statement', which was not supplied.", state=10,
-                       line=statement.line)  # fmt: skip
+        raise SqlError(
+            201,
+            "Procedure or function 'sp_executesql' expects parameter '@statement', which was not supplied.",
+            state=10,
+            line=statement.line,
+        )
     text = interpreter.scalar(statement.args[0][1], statement.line)
     declared: list[tuple[str, SqlType, bool]] = []
     if len(statement.args) > 1:
@@ -159,7 +172,7 @@ def _nothing(interpreter: Interpreter, values: Values, line: int) -> Iterator[Re
 
 
 def _like(value: Any, pattern: Any) -> bool:
-    import re  # noqa: PLC0415
+    import re
 
     if pattern in {None, "", "%"}:
         return True
@@ -171,28 +184,30 @@ def _sp_tables(interpreter: Interpreter, values: Values, line: int) -> Iterator[
     """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-tables-transact-sql"""
     session = interpreter.session
     name, owner = _pick(values, "@table_name", 0), _pick(values, "@table_owner", 1)
-    columns = [("TABLE_QUALIFIER", SYSNAME), ("TABLE_OWNER", SYSNAME), ("TABLE_NAME", SYSNAME), ("TABLE_TYPE", SqlType("varchar", 32)),
-               ("REMARKS", SqlType("varchar", 254))]  # fmt: skip
+    spec = declare(
+        "TABLE_QUALIFIER sysname, TABLE_OWNER sysname, TABLE_NAME sysname, TABLE_TYPE varchar(32), REMARKS varchar(254)"
+    )
     found = [
         (session.database, entry.schema, entry.name, "TABLE" if isinstance(entry, Table) else "VIEW", None)
         for entry in session.pool.catalog.objects.values()
         if not isinstance(entry, Procedure) and _like(entry.name, name) and _like(entry.schema, owner)
     ]
-    yield rows(columns, sorted(found, key=lambda row: (row[3], row[1], row[2])))
+    yield rows(spec, sorted(found, key=lambda row: (row[3], row[1], row[2])))
 
 
 def _sp_columns(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
     """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-columns-transact-sql"""
-    from localazure.sql.catalog_views import ODBC_TYPES, max_length, precision_of  # noqa: PLC0415
+    from localazure.sql.catalog_rows import ODBC_TYPES, max_length, precision_of
 
     session = interpreter.session
     name, owner = _pick(values, "@table_name", 0), _pick(values, "@table_owner", 1)
-    small = SqlType("smallint")
-    columns = [("TABLE_QUALIFIER", SYSNAME), ("TABLE_OWNER", SYSNAME), ("TABLE_NAME", SYSNAME), ("COLUMN_NAME", SYSNAME), ("DATA_TYPE", small),
-               ("TYPE_NAME", SYSNAME), ("PRECISION", INT), ("LENGTH", INT), ("SCALE", small), ("RADIX", small), ("NULLABLE", small),
-               ("REMARKS", SqlType("varchar", 254)), ("COLUMN_DEF", SqlType("nvarchar", 4000)), ("SQL_DATA_TYPE", small),
-               ("SQL_DATETIME_SUB", small), ("CHAR_OCTET_LENGTH", INT), ("ORDINAL_POSITION", INT), ("IS_NULLABLE", SqlType("varchar", 254)),
-               ("SS_DATA_TYPE", SqlType("tinyint"))]  # fmt: skip
+    spec = declare(
+        "TABLE_QUALIFIER sysname, TABLE_OWNER sysname, TABLE_NAME sysname, COLUMN_NAME sysname, "
+        "DATA_TYPE smallint, TYPE_NAME sysname, PRECISION int, LENGTH int, SCALE smallint, RADIX smallint, "
+        "NULLABLE smallint, REMARKS varchar(254), COLUMN_DEF nvarchar(4000), SQL_DATA_TYPE smallint, "
+        "SQL_DATETIME_SUB smallint, CHAR_OCTET_LENGTH int, ORDINAL_POSITION int, IS_NULLABLE varchar(254), "
+        "SS_DATA_TYPE tinyint"
+    )
     found = []
     for table in session.pool.catalog.tables():
         if not (_like(table.name, name) and _like(table.schema, owner)):
@@ -200,17 +215,39 @@ def _sp_columns(interpreter: Interpreter, values: Values, line: int) -> Iterator
         for column in table.columns:
             kind = column.type
             precision, scale = precision_of(kind)
-            found.append((session.database, table.schema, table.name, column.name, ODBC_TYPES[kind.name], kind.name, precision, max_length(kind), scale,
-                          10 if kind.precision else None, int(column.nullable), None, column.default or None, ODBC_TYPES[kind.name], None,
-                          max_length(kind) if kind.length else None, column.column_id, "YES" if column.nullable else "NO", 0))  # fmt: skip
-    yield rows(columns, found)
+            found.append(
+                (
+                    session.database,
+                    table.schema,
+                    table.name,
+                    column.name,
+                    ODBC_TYPES[kind.name],
+                    kind.name,
+                    precision,
+                    max_length(kind),
+                    scale,
+                    10 if kind.precision else None,
+                    int(column.nullable),
+                    None,
+                    column.default or None,
+                    ODBC_TYPES[kind.name],
+                    None,
+                    max_length(kind) if kind.length else None,
+                    column.column_id,
+                    "YES" if column.nullable else "NO",
+                    0,
+                )
+            )
+    yield rows(spec, found)
 
 
 def _sp_pkeys(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
     session = interpreter.session
     name = _pick(values, "@table_name", 0)
-    columns = [("TABLE_QUALIFIER", SYSNAME), ("TABLE_OWNER", SYSNAME), ("TABLE_NAME", SYSNAME), ("COLUMN_NAME", SYSNAME),
-               ("KEY_SEQ", SqlType("smallint")), ("PK_NAME", SYSNAME)]  # fmt: skip
+    spec = declare(
+        "TABLE_QUALIFIER sysname, TABLE_OWNER sysname, TABLE_NAME sysname, COLUMN_NAME sysname, "
+        "KEY_SEQ smallint, PK_NAME sysname"
+    )
     found = [
         (session.database, table.schema, table.name, column, index, key.name)
         for table in session.pool.catalog.tables()
@@ -219,7 +256,7 @@ def _sp_pkeys(interpreter: Interpreter, values: Values, line: int) -> Iterator[R
         if key.kind == "PRIMARY KEY"
         for index, column in enumerate(key.columns, 1)
     ]
-    yield rows(columns, found)
+    yield rows(spec, found)
 
 
 def _sp_rename(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
@@ -229,23 +266,41 @@ def _sp_rename(interpreter: Interpreter, values: Values, line: int) -> Iterator[
 
 def _sp_describe(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
     """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-describe-first-result-set-transact-sql"""
-    from localazure.sql.catalog_views import TYPE_IDS, max_length, precision_of  # noqa: PLC0415
+    from localazure.sql.catalog_rows import TYPE_IDS, max_length, precision_of
 
     described = interpreter.session.describe(str(_pick(values, "@tsql", 0, "")))
-    columns = [("is_hidden", SqlType("bit")), ("column_ordinal", INT), ("name", SYSNAME), ("is_nullable", SqlType("bit")),
-               ("system_type_id", INT), ("system_type_name", SqlType("nvarchar", 256)), ("max_length", SqlType("smallint")),
-               ("precision", SqlType("tinyint")), ("scale", SqlType("tinyint"))]  # fmt: skip
+    spec = declare(
+        "is_hidden bit, column_ordinal int, name sysname, is_nullable bit, system_type_id int, "
+        "system_type_name nvarchar(256), max_length smallint, precision tinyint, scale tinyint"
+    )
     found = [
-        (False, index, column.name or None, column.nullable, TYPE_IDS[column.type.name][1], str(column.type), max_length(column.type),
-         precision_of(column.type)[0] or 0, precision_of(column.type)[1] or 0)
+        (
+            False,
+            index,
+            column.name or None,
+            column.nullable,
+            TYPE_IDS[column.type.name][1],
+            str(column.type),
+            max_length(column.type),
+            precision_of(column.type)[0] or 0,
+            precision_of(column.type)[1] or 0,
+        )
         for index, column in enumerate(described, 1)
-    ]  # fmt: skip
-    yield rows(columns, found)
+    ]
+    yield rows(spec, found)
 
 
 _SYSTEM = {
-    "sp_tables": _sp_tables, "sp_columns": _sp_columns, "sp_columns_100": _sp_columns, "sp_pkeys": _sp_pkeys,
-    "sp_rename": _sp_rename, "sp_describe_first_result_set": _sp_describe, "sp_addrolemember": _nothing,
-    "sp_droprolemember": _nothing, "sp_set_data_processed_limit": _nothing, "sp_updatestats": _nothing,
-    "sp_set_session_context": _nothing, "sp_reset_connection": _nothing,
-}  # fmt: skip
+    "sp_tables": _sp_tables,
+    "sp_columns": _sp_columns,
+    "sp_columns_100": _sp_columns,
+    "sp_pkeys": _sp_pkeys,
+    "sp_rename": _sp_rename,
+    "sp_describe_first_result_set": _sp_describe,
+    "sp_addrolemember": _nothing,
+    "sp_droprolemember": _nothing,
+    "sp_set_data_processed_limit": _nothing,
+    "sp_updatestats": _nothing,
+    "sp_set_session_context": _nothing,
+    "sp_reset_connection": _nothing,
+}

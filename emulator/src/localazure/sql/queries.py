@@ -80,10 +80,14 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
         alias = self.context.fresh(table.name)
         names = table.columns or [column.name for column in compiled.columns]
         if len(names) != len(compiled.columns):
-            raise SqlError(8158, f"'{table.name}' has more columns than were specified in the column list.", line=table.line)
+            raise SqlError(
+                8158, f"'{table.name}' has more columns than were specified in the column list.", line=table.line
+            )
         for position, name in enumerate(names, 1):
             if not name:
-                raise SqlError(8155, f"No column name was specified for column {position} of '{table.name}'.", line=table.line)
+                raise SqlError(
+                    8155, f"No column name was specified for column {position} of '{table.name}'.", line=table.line
+                )
         columns = [replace(column, name=name) for column, name in zip(compiled.columns, names, strict=True)]
         self.tables.append((table.name.lower(), alias, columns))
         inner = ", ".join(f'"c{index + 1}"' for index in range(len(columns)))
@@ -116,9 +120,11 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
         left, right = self._body(body.left, scope), self._body(body.right, scope)
         if len(left.columns) != len(right.columns):
             raise SqlError(
-                205, "All queries combined using a UNION, INTERSECT or EXCEPT operator must have an equal number of "
-                "expressions in their target lists.", line=body.line,
-            )  # fmt: skip
+                205,
+                "All queries combined using a UNION, INTERSECT or EXCEPT operator must have an equal number of "
+                "expressions in their target lists.",
+                line=body.line,
+            )
         kinds = [_united(a, b) for a, b in zip(left.columns, right.columns, strict=True)]
         left, right = self._cast_all(left, kinds, body.line), self._cast_all(right, kinds, body.line)
         columns = tuple(
@@ -149,8 +155,12 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
         elif isinstance(item.expr, s.Literal) and item.expr.kind == "int":
             position = int(item.expr.text)
         if position is None or not 1 <= position <= len(compiled.columns):
-            raise SqlError(104, "ORDER BY items must appear in the select list if the statement contains a UNION, INTERSECT or "
-                           "EXCEPT operator.", line=item.line)  # fmt: skip
+            raise SqlError(
+                104,
+                "ORDER BY items must appear in the select list if the statement contains a UNION, INTERSECT or "
+                "EXCEPT operator.",
+                line=item.line,
+            )
         return f"{position} {_order_word(item.descending)}"
 
     # ---- one SELECT ------------------------------------------------------------------------------------------------
@@ -180,7 +190,7 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
             parts.append(f"LIMIT {self._top_count(select.top)}")
         columns = tuple(
             OutputColumn(name, value.type, value.nullable, value.trimmed, value.null) for name, value in items
-        )  # fmt: skip
+        )
         return CompiledQuery(" ".join(parts), columns)
 
     def _items(self, select: s.Select, scope: Scope) -> list[tuple[str, Value]]:
@@ -203,8 +213,12 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
         if star.qualifier:
             sources = [source for source in sources if source.answers(star.qualifier)]
             if not sources:
-                raise SqlError(107, f"The column prefix '{'.'.join(star.qualifier)}' does not match with a table name or alias name "
-                               "used in the query.", line=star.line)  # fmt: skip
+                raise SqlError(
+                    107,
+                    f"The column prefix '{'.'.join(star.qualifier)}' does not match with a table name or alias name "
+                    "used in the query.",
+                    line=star.line,
+                )
         elif not sources:
             raise SqlError(263, "Must specify table to select from.", line=star.line)
         return [(c.name, c.value()) for source in sources for c in source.columns if not c.hidden]
@@ -222,7 +236,11 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
 
     def _group_item(self, expr: s.Expr, scope: Scope) -> str:
         if isinstance(expr, s.Literal):
-            raise SqlError(164, "Each GROUP BY expression must contain at least one column that is not an outer reference.", line=expr.line)
+            raise SqlError(
+                164,
+                "Each GROUP BY expression must contain at least one column that is not an outer reference.",
+                line=expr.line,
+            )
         return self.value(expr, scope).sql
 
     def _order(
@@ -234,8 +252,11 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
         if isinstance(expr, s.Literal) and expr.kind == "int":
             position = int(expr.text)
             if not 1 <= position <= len(items):
-                raise SqlError(108, f"The ORDER BY position number {position} is out of range of the number of items in the select list.",
-                               line=item.line)  # fmt: skip
+                raise SqlError(
+                    108,
+                    f"The ORDER BY position number {position} is out of range of the number of items in the select list.",
+                    line=item.line,
+                )
             return str(position), items[position - 1][1].sql, word
         if isinstance(expr, s.Name) and len(expr.parts) == 1:
             wanted = expr.parts[0].lower()
@@ -247,7 +268,12 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
             if output.sql == value.sql:
                 return str(position), value.sql, word
         if distinct:
-            raise SqlError(145, "ORDER BY items must appear in the select list if SELECT DISTINCT is specified.", severity=15, line=item.line)
+            raise SqlError(
+                145,
+                "ORDER BY items must appear in the select list if SELECT DISTINCT is specified.",
+                severity=15,
+                line=item.line,
+            )
         return value.sql, value.sql, word
 
     def _qualify(self, select: s.Select, ordering: list[tuple[str, str, str]], items: list[tuple[str, Value]]) -> str:
@@ -256,17 +282,29 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
             raise errors.not_implemented("TOP PERCENT or WITH TIES beside DISTINCT", select.line)
         window = ", ".join(f"{sql} {word}" for _, sql, word in ordering)
         if top.ties and not window:
-            raise SqlError(1062, "The TOP N WITH TIES clause is not allowed without a corresponding ORDER BY clause.", line=top.line)
+            raise SqlError(
+                1062,
+                "The TOP N WITH TIES clause is not allowed without a corresponding ORDER BY clause.",
+                line=top.line,
+            )
         order = f"ORDER BY {window}" if window else ""
         rank = "rank()" if top.ties else "row_number()"
-        limit = f"ceil(CAST({self._top_count(top)} AS DOUBLE) * (count(*) OVER ()) / 100)" if top.percent else self._top_count(top)
+        limit = (
+            f"ceil(CAST({self._top_count(top)} AS DOUBLE) * (count(*) OVER ()) / 100)"
+            if top.percent
+            else self._top_count(top)
+        )
         return f"QUALIFY {rank} OVER ({order}) <= {limit}"
 
     def _top_count(self, top: s.Top) -> str:
         count = self.constant(top.count)
         number = float(str(count)) if count is not None else -1.0
         if number < 0:
-            raise SqlError(1060, "The number of rows provided for a TOP or FETCH clauses row count parameter must be an integer.", line=top.line)
+            raise SqlError(
+                1060,
+                "The number of rows provided for a TOP or FETCH clauses row count parameter must be an integer.",
+                line=top.line,
+            )
         return str(int(number)) if number == int(number) else repr(number)
 
     def order_sql(self, order: list[s.OrderItem], scope: Scope) -> str:

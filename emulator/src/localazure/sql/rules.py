@@ -38,9 +38,19 @@ DEDICATED = PoolKind(
     # functions that the vendor lists for SQL Server and not for dedicated pools
     # https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/overview-features#functions
     refused_functions=frozenset(
-        {"CHOOSE", "TRANSLATE", "STRING_ESCAPE", "PARSE", "TRY_PARSE", "SCOPE_IDENTITY", "IDENT_CURRENT",
-         "GENERATE_SERIES", "ERROR_LINE", "NEWSEQUENTIALID"}
-    ),  # fmt: skip
+        {
+            "CHOOSE",
+            "TRANSLATE",
+            "STRING_ESCAPE",
+            "PARSE",
+            "TRY_PARSE",
+            "SCOPE_IDENTITY",
+            "IDENT_CURRENT",
+            "GENERATE_SERIES",
+            "ERROR_LINE",
+            "NEWSEQUENTIALID",
+        }
+    ),
 )
 
 SERVERLESS = PoolKind(

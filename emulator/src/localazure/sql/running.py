@@ -85,7 +85,11 @@ class Running:
 
     def compile(self, statement: s.Node, frame: Frame, *, cached: bool = True) -> Compiled:
         """Bind and type a query or a change; SqlError for what the names or types forbid."""
-        types = tuple(sorted((name, variable.type) for name, variable in frame.variables.items())) if frame.variables else ()
+        types = (
+            tuple(sorted((name, variable.type) for name, variable in frame.variables.items()))
+            if frame.variables
+            else ()
+        )
         key = (id(statement), self.pool.catalog.version, str(types), self.identity_insert)
         if cached:
             found = self.pool.cached(key)
@@ -121,9 +125,13 @@ class Running:
     # ---- running -------------------------------------------------------------------------------------------------------
 
     def select(self, statement: s.QueryStatement, frame: Frame, *, cached: bool = True) -> ResultSet:
-        with self.pool.requests.running(self.spid, self._text(statement), statement.query.options.get("LABEL")) as request:
+        with self.pool.requests.running(
+            self.spid, self._text(statement), statement.query.options.get("LABEL")
+        ) as request:
             compiled = self.compile(statement, frame, cached=cached)
-            table = self.fetch(compiled.sql, self.values(compiled.parameters, frame), compiled.attachments, statement.line)
+            table = self.fetch(
+                compiled.sql, self.values(compiled.parameters, frame), compiled.attachments, statement.line
+            )
             request.rows = table.num_rows
         return ResultSet(result_columns(compiled.output), conformed(table, compiled.output))
 
@@ -168,7 +176,9 @@ class Running:
         with self.attached(attachments):
             for attempt in range(_ATTEMPTS):
                 try:
-                    found = self.cursor.execute(sql, values).fetchone() if values else self.cursor.execute(sql).fetchone()
+                    found = (
+                        self.cursor.execute(sql, values).fetchone() if values else self.cursor.execute(sql).fetchone()
+                    )
                     return int(found[0]) if found else 0
                 except duckdb.TransactionException as error:
                     if self.transaction_count or attempt == _ATTEMPTS - 1 or "onflict" not in str(error):
@@ -181,8 +191,12 @@ class Running:
         self.check_cancelled(line)
         if self.doomed:
             # https://learn.microsoft.com/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-develop-transactions#transaction-state
-            raise SqlError(111233, "The current transaction has aborted, and any pending changes have been rolled back. Cause: A transaction in "
-                           "a rollback-only state was not explicitly rolled back before a DDL, DML, or SELECT statement.", line=line)  # fmt: skip
+            raise SqlError(
+                111233,
+                "The current transaction has aborted, and any pending changes have been rolled back. Cause: A transaction in "
+                "a rollback-only state was not explicitly rolled back before a DDL, DML, or SELECT statement.",
+                line=line,
+            )
 
     def _failed(self, error: duckdb.Error, line: int, verb: str) -> SqlError:
         if self.transaction_count:
@@ -238,8 +252,12 @@ class Running:
             except duckdb.Error as error:
                 raise errors.from_duckdb(error, line) from error
         if table.num_rows > 1:
-            raise SqlError(512, "Subquery returned more than 1 value. This is not permitted when the subquery follows =, !=, <, <= , >, >= or "
-                           "when the subquery is used as an expression.", line=line)  # fmt: skip
+            raise SqlError(
+                512,
+                "Subquery returned more than 1 value. This is not permitted when the subquery follows =, !=, <, <= , >, >= or "
+                "when the subquery is used as an expression.",
+                line=line,
+            )
         return table.column(0)[0].as_py() if table.num_rows else None
 
     def test(self, condition: s.Expr, frame: Frame, line: int) -> bool:
@@ -277,10 +295,24 @@ class Running:
             table = self.context(_empty_frame()).table(parts, statement.line)
             self.identity_insert = f"{table.schema}.{table.name}".lower() if value == "ON" else ""
             return
-        changes_results = {("ANSI_NULLS", "OFF"), ("QUOTED_IDENTIFIER", "OFF"), ("CONCAT_NULL_YIELDS_NULL", "OFF"), ("ARITHABORT", "OFF"),
-                           ("FMTONLY", "ON"), ("IMPLICIT_TRANSACTIONS", "ON"), ("PARSEONLY", "ON"), ("NOEXEC", "ON"),
-                           ("XACT_ABORT", "OFF")}  # fmt: skip
-        if (name, value) in changes_results and name in {"FMTONLY", "PARSEONLY", "NOEXEC", "ANSI_NULLS", "IMPLICIT_TRANSACTIONS"}:
+        changes_results = {
+            ("ANSI_NULLS", "OFF"),
+            ("QUOTED_IDENTIFIER", "OFF"),
+            ("CONCAT_NULL_YIELDS_NULL", "OFF"),
+            ("ARITHABORT", "OFF"),
+            ("FMTONLY", "ON"),
+            ("IMPLICIT_TRANSACTIONS", "ON"),
+            ("PARSEONLY", "ON"),
+            ("NOEXEC", "ON"),
+            ("XACT_ABORT", "OFF"),
+        }
+        if (name, value) in changes_results and name in {
+            "FMTONLY",
+            "PARSEONLY",
+            "NOEXEC",
+            "ANSI_NULLS",
+            "IMPLICIT_TRANSACTIONS",
+        }:
             raise errors.not_implemented(f"SET {name} {value}", statement.line)
         if name == "DATEFIRST" and value != "7":
             raise errors.not_implemented(f"SET DATEFIRST {value}", statement.line)
@@ -294,31 +326,60 @@ class Running:
         """``@@X`` and the session's functions."""
         error = self.error
         integers: dict[str, int | None] = {
-            "@@ROWCOUNT": self.row_count, "@@TRANCOUNT": self.transaction_count, "@@SPID": self.spid, "@@ERROR": self.last_error_number,
-            "@@DATEFIRST": 7, "@@MAX_PRECISION": 38, "@@LOCK_TIMEOUT": -1, "@@NESTLEVEL": 0, "@@OPTIONS": 5496, "@@TEXTSIZE": 2147483647,
-            "@@MICROSOFTVERSION": 201326592, "@@LANGID": 0,
+            "@@ROWCOUNT": self.row_count,
+            "@@TRANCOUNT": self.transaction_count,
+            "@@SPID": self.spid,
+            "@@ERROR": self.last_error_number,
+            "@@DATEFIRST": 7,
+            "@@MAX_PRECISION": 38,
+            "@@LOCK_TIMEOUT": -1,
+            "@@NESTLEVEL": 0,
+            "@@OPTIONS": 5496,
+            "@@TEXTSIZE": 2147483647,
+            "@@MICROSOFTVERSION": 201326592,
+            "@@LANGID": 0,
             "@@XACT_STATE": (-2 if self.doomed else 1) if self.transaction_count else 0,
-            "@@ERROR_NUMBER": error.number if error else None, "@@ERROR_SEVERITY": error.severity if error else None,
+            "@@ERROR_NUMBER": error.number if error else None,
+            "@@ERROR_SEVERITY": error.severity if error else None,
             "@@ERROR_STATE": error.state if error else None,
-        }  # fmt: skip
+        }
         texts: dict[str, str | None] = {
-            "@@VERSION": self.pool.kind.version, "@@SERVERNAME": "localhost", "@@SERVICENAME": "localhost", "@@LANGUAGE": "us_english",
-            "@@LOGIN": self.login, "@@HOST_NAME": self.host, "@@APP_NAME": self.application, "@@SESSION_ID": f"SID{self.spid}",
-            "@@ERROR_MESSAGE": error.message if error else None, "@@ERROR_PROCEDURE": (error.procedure or None) if error else None,
-        }  # fmt: skip
+            "@@VERSION": self.pool.kind.version,
+            "@@SERVERNAME": "localhost",
+            "@@SERVICENAME": "localhost",
+            "@@LANGUAGE": "us_english",
+            "@@LOGIN": self.login,
+            "@@HOST_NAME": self.host,
+            "@@APP_NAME": self.application,
+            "@@SESSION_ID": f"SID{self.spid}",
+            "@@ERROR_MESSAGE": error.message if error else None,
+            "@@ERROR_PROCEDURE": (error.procedure or None) if error else None,
+        }
         key = name.upper()
         if key in integers:
             number = integers[key]
-            return Value(f"CAST({'NULL' if number is None else number} AS INTEGER)", INT, literal=None if number is None else str(number))
+            return Value(
+                f"CAST({'NULL' if number is None else number} AS INTEGER)",
+                INT,
+                literal=None if number is None else str(number),
+            )
         if key in texts:
             text = texts[key]
-            kind = SqlType("nvarchar", 4000) if key == "@@ERROR_MESSAGE" else SqlType("nvarchar", 300) if key == "@@VERSION" else SYSNAME
-            return Value("CAST(NULL AS VARCHAR)" if text is None else errors.literal(text), kind, trimmed=True, literal=text)
+            kind = (
+                SqlType("nvarchar", 4000)
+                if key == "@@ERROR_MESSAGE"
+                else SqlType("nvarchar", 300)
+                if key == "@@VERSION"
+                else SYSNAME
+            )
+            return Value(
+                "CAST(NULL AS VARCHAR)" if text is None else errors.literal(text), kind, trimmed=True, literal=text
+            )
         raise errors.refused(name, line)
 
     def explain(self, statement: s.Explain, frame: Frame) -> ResultSet:
         """The plan as DuckDB prints it, in the element a dedicated pool answers with."""
-        from localazure.sql.procedures import rows  # noqa: PLC0415
+        from localazure.sql.procedures import rows
 
         inner = statement.statement
         if not isinstance(inner, s.QueryStatement | s.Insert | s.Update | s.Delete):
@@ -333,14 +394,16 @@ class Running:
 
     def bulk_load(self, table: str, columns: list[str], data: pa.Table) -> int:
         """Insert Arrow rows into the named columns; the values are converted as an INSERT converts them."""
-        from localazure.sql.system_functions import split_object_name  # noqa: PLC0415
+        from localazure.sql.system_functions import split_object_name
 
         schema, name = split_object_name(table)
         compiler = self.compiler(_empty_frame())
         target = compiler.target((name,) if name.startswith("#") else (schema, name), 1)
         return self.insert_arrow(compiler, target, columns or [c.name for c in target.columns], data, 1)
 
-    def insert_arrow(self, compiler: ChangeCompiler, target: Table, columns: list[str], data: pa.Table, line: int) -> int:
+    def insert_arrow(
+        self, compiler: ChangeCompiler, target: Table, columns: list[str], data: pa.Table, line: int
+    ) -> int:
         """Rows from outside into a table, typed by what Arrow says they are."""
         items: list[str] = []
         named = []
@@ -362,7 +425,7 @@ class Running:
 
 
 def _empty_frame() -> Frame:
-    from localazure.sql.interpreter import Frame  # noqa: PLC0415  the interpreter drives us
+    from localazure.sql.interpreter import Frame
 
     return Frame()
 
@@ -401,8 +464,9 @@ def conformed(table: pa.Table, output: tuple[OutputColumn, ...]) -> pa.Table:
     if all(field.type == kind for field, kind in zip(table.schema, wanted, strict=True)):
         return table
     arrays = [
-        column if column.type == kind else _cast(column, kind) for column, kind in zip(table.columns, wanted, strict=True)
-    ]  # fmt: skip
+        column if column.type == kind else _cast(column, kind)
+        for column, kind in zip(table.columns, wanted, strict=True)
+    ]
     return pa.Table.from_arrays(arrays, names=table.column_names)
 
 

@@ -43,8 +43,12 @@ def administer(session: Session, statement: s.Administration) -> Iterator[Result
         if subject not in {"MATERIALIZED VIEW", "ROLE", "DATABASE SCOPED CONFIGURATION"} and (
             session.pool.catalog.setting(subject, statement.name) is None
         ):
-            raise SqlError(15151, f"Cannot alter the {subject.lower()} '{statement.name}', because it does not exist or you do not have "
-                           "permission.", line=statement.line)  # fmt: skip
+            raise SqlError(
+                15151,
+                f"Cannot alter the {subject.lower()} '{statement.name}', because it does not exist or you do not have "
+                "permission.",
+                line=statement.line,
+            )
     yield RowsAffected(None)
 
 
@@ -53,7 +57,9 @@ def _create(session: Session, statement: s.Administration, kind: str) -> None:
     name = statement.name or "##MS_DatabaseMasterKey##"
     if catalog.setting(kind, name) is not None:
         number = 15023 if kind in {"USER", "ROLE"} else 15578 if kind == "MASTER KEY" else 15530
-        raise SqlError(number, f"{kind.capitalize()} '{name}' already exists in the current database.", line=statement.line)
+        raise SqlError(
+            number, f"{kind.capitalize()} '{name}' already exists in the current database.", line=statement.line
+        )
     with catalog.change(session.cursor) as change:
         change.put_setting(Setting(kind, name, statement.options, catalog.new_id()))
 
@@ -64,7 +70,11 @@ def drop_setting(session: Session, kind: str, name: str, if_exists: bool, line: 
     if found is None:
         if if_exists:
             return
-        raise SqlError(15151, f"Cannot drop the {kind.lower()} '{name}', because it does not exist or you do not have permission.", line=line)
+        raise SqlError(
+            15151,
+            f"Cannot drop the {kind.lower()} '{name}', because it does not exist or you do not have permission.",
+            line=line,
+        )
     with catalog.change(session.cursor) as change:
         change.remove_setting(found)
 
@@ -83,7 +93,7 @@ def _dbcc(session: Session, statement: s.Administration) -> Iterator[Result]:
     if name == "PDW_SHOWSPACEUSED":
         tables = session.pool.catalog.tables()
         if statement.options:
-            from localazure.sql.system_functions import split_object_name  # noqa: PLC0415
+            from localazure.sql.system_functions import split_object_name
 
             schema, wanted = split_object_name(statement.options["0"])
             found = session.pool.catalog.find(schema, wanted)
@@ -100,6 +110,12 @@ def _dbcc(session: Session, statement: s.Administration) -> Iterator[Result]:
         yield rows([*columns, ("PDW_NODE_ID", INT), ("DISTRIBUTION_ID", INT)], [(count, 0, 0, 0, 0, 1, 1)])
         return
     if name in {"DROPCLEANBUFFERS", "FREEPROCCACHE", "DROPRESULTSETCACHE"}:
-        yield Message(2528, 1, 0, "DBCC execution completed. If DBCC printed error messages, contact your system administrator.", statement.line)
+        yield Message(
+            2528,
+            1,
+            0,
+            "DBCC execution completed. If DBCC printed error messages, contact your system administrator.",
+            statement.line,
+        )
         return
     raise errors.not_implemented(f"DBCC {name}", statement.line)

@@ -62,8 +62,11 @@ class SourceCompiler:
         names = [source.alias.lower() for source in left if not source.parts]
         for source in right:
             if source.alias and not source.parts and source.alias.lower() in names:
-                raise SqlError(1011, f"The correlation name '{source.alias}' is specified multiple times in a FROM clause.",
-                               line=join.line)  # fmt: skip
+                raise SqlError(
+                    1011,
+                    f"The correlation name '{source.alias}' is specified multiple times in a FROM clause.",
+                    line=join.line,
+                )
         if isinstance(join.right, s.Join):
             right_sql = f"({right_sql})"
         if join.kind == "CROSS" or join.on is None:
@@ -95,7 +98,9 @@ class SourceCompiler:
         if found.external is not None:
             table = self.context.external_rows(found)
             columns = tuple((column.name, column.type) for column in found.columns)
-            return self._attached(SystemRows(columns, table), source.alias or found.name, () if source.alias else source.parts)
+            return self._attached(
+                SystemRows(columns, table), source.alias or found.name, () if source.alias else source.parts
+            )
         return self._stored(found, source)
 
     def _stored(self, table: Table, source: s.TableSource) -> tuple[str, Sources]:
@@ -128,10 +133,14 @@ class SourceCompiler:
         return f"{name} AS {alias}", [RowSource(exposed, columns, tuple(parts))]
 
     def _view(self, view: View, source: s.TableSource) -> tuple[str, Sources]:
-        from localazure.sql.parse_statements import parse  # noqa: PLC0415  the parser knows nothing of compilation
+        from localazure.sql.parse_statements import parse
 
         if self.context.depth >= _DEEPEST_VIEW:
-            raise SqlError(217, "Maximum stored procedure, function, trigger, or view nesting level exceeded (limit 32).", line=source.line)
+            raise SqlError(
+                217,
+                "Maximum stored procedure, function, trigger, or view nesting level exceeded (limit 32).",
+                line=source.line,
+            )
         statement = parse(view.query_text)[0]
         if not isinstance(statement, s.QueryStatement):
             raise errors.invalid_object(".".join(source.parts), source.line)
@@ -140,8 +149,11 @@ class SourceCompiler:
         try:
             compiled = self.query(statement.query, None)
         except SqlError as error:
-            raise SqlError(4413, f"Could not use view or function '{view.schema}.{view.name}' because of binding errors: {error.message}",
-                           line=source.line) from error  # fmt: skip
+            raise SqlError(
+                4413,
+                f"Could not use view or function '{view.schema}.{view.name}' because of binding errors: {error.message}",
+                line=source.line,
+            ) from error
         finally:
             self.tables = saved
             self.context.depth -= 1
@@ -156,9 +168,15 @@ class SourceCompiler:
         names = source.columns or [column.name for column in compiled.columns]
         return self._aliased(compiled, source.alias, names, (), source.line)
 
-    def _aliased(self, compiled: CompiledQuery, exposed: str, names: list[str], parts: s.Parts, line: int) -> tuple[str, Sources]:
+    def _aliased(
+        self, compiled: CompiledQuery, exposed: str, names: list[str], parts: s.Parts, line: int
+    ) -> tuple[str, Sources]:
         if len(names) != len(compiled.columns):
-            raise SqlError(8158, f"'{exposed}' has a different number of columns than were specified in the column list.", line=line)
+            raise SqlError(
+                8158,
+                f"'{exposed}' has a different number of columns than were specified in the column list.",
+                line=line,
+            )
         seen: set[str] = set()
         for position, name in enumerate(names, 1):
             if not name:
@@ -168,7 +186,13 @@ class SourceCompiler:
             seen.add(name.lower())
         alias = self.context.fresh(exposed)
         columns = [
-            SourceColumn(name, column.type, f'{alias}."c{index}"', column.nullable, column.trimmed and column.type.name not in {"char", "nchar"})
+            SourceColumn(
+                name,
+                column.type,
+                f'{alias}."c{index}"',
+                column.nullable,
+                column.trimmed and column.type.name not in {"char", "nchar"},
+            )
             for index, (name, column) in enumerate(zip(names, compiled.columns, strict=True), 1)
         ]
         return f"({compiled.sql}) AS {alias}", [RowSource(exposed, columns, parts)]
@@ -180,13 +204,22 @@ class SourceCompiler:
         rows = [[self.value(expr, scope) for expr in row] for row in source.rows]  # type: ignore[attr-defined]
         width = len(rows[0])
         if any(len(row) != width for row in rows):
-            raise SqlError(10709, "The number of columns for each row in a table value constructor must be the same.", line=source.line)
+            raise SqlError(
+                10709,
+                "The number of columns for each row in a table value constructor must be the same.",
+                line=source.line,
+            )
         if len(source.columns) != width:
-            raise SqlError(8158, f"'{source.alias}' has a different number of columns than were specified in the column list.", line=source.line)
+            raise SqlError(
+                8158,
+                f"'{source.alias}' has a different number of columns than were specified in the column list.",
+                line=source.line,
+            )
         columns = [self.unify([row[index] for row in rows], source.line) for index in range(width)]  # type: ignore[attr-defined]
         alias = self.context.fresh("v")
         lines = ", ".join(
-            "(" + ", ".join(columns[index][0][number].sql for index in range(width)) + ")" for number in range(len(rows))
+            "(" + ", ".join(columns[index][0][number].sql for index in range(width)) + ")"
+            for number in range(len(rows))
         )
         found = [
             SourceColumn(name, kind, f'{alias}."c{index}"', True, all(value.trimmed for value in values))
@@ -220,11 +253,16 @@ class SourceCompiler:
             raise errors.argument_count("STRING_SPLIT", "2 to 3", source.line)
         alias = self.context.fresh("split")
         text = args[0] if args[0].type.name in CHARACTER else convert(args[0], SqlType("varchar", 8000), source.line)
-        columns = [SourceColumn("value", SqlType(text.type.name if text.type.name in {"varchar", "nvarchar"} else "varchar",
-                                                 text.type.length), f'{alias}."value"')]  # fmt: skip
+        columns = [
+            SourceColumn(
+                "value",
+                SqlType(text.type.name if text.type.name in {"varchar", "nvarchar"} else "varchar", text.type.length),
+                f'{alias}."value"',
+            )
+        ]
         ordinal = ""
         if len(args) == 3 and args[2].literal == "1":  # noqa: PLR2004
-            ordinal = ", generate_subscripts(string_split({0}, {1}), 1) AS \"ordinal\"".format(text.sql, args[1].sql)
+            ordinal = f', generate_subscripts(string_split({text.sql}, {args[1].sql}), 1) AS "ordinal"'
             columns.append(SourceColumn("ordinal", SqlType("bigint"), f'CAST({alias}."ordinal" AS BIGINT)'))
         sql = f'(SELECT unnest(string_split({text.sql}, {args[1].sql})) AS "value"{ordinal}) AS {alias}'
         return sql, [RowSource(source.alias or "STRING_SPLIT", columns)]
@@ -240,7 +278,7 @@ class SourceCompiler:
         if not source.schema:
             kinds = "CASE je.type WHEN 'NULL' THEN 0 WHEN 'VARCHAR' THEN 1 WHEN 'BOOLEAN' THEN 3 WHEN 'ARRAY' THEN 4 WHEN 'OBJECT' THEN 5 ELSE 2 END"
             sql = (
-                f'(SELECT CAST(je.key AS VARCHAR) AS "c1", CASE WHEN je.type = \'NULL\' THEN NULL WHEN je.type = \'VARCHAR\' THEN '
+                f"(SELECT CAST(je.key AS VARCHAR) AS \"c1\", CASE WHEN je.type = 'NULL' THEN NULL WHEN je.type = 'VARCHAR' THEN "
                 f'json_extract_string(je.value, \'$\') ELSE CAST(je.value AS VARCHAR) END AS "c2", {kinds} AS "c3" '
                 f"FROM json_each({text}) AS je) AS {alias}"
             )
@@ -256,10 +294,14 @@ class SourceCompiler:
             if column.as_json:
                 value = Value(f'CAST(json_extract("e"."v", {path}) AS VARCHAR)', SqlType("nvarchar", -1))
             else:
-                value = convert(Value(f'json_extract_string("e"."v", {path})', SqlType("nvarchar", -1)), column.type, column.line)
+                value = convert(
+                    Value(f'json_extract_string("e"."v", {path})', SqlType("nvarchar", -1)), column.type, column.line
+                )
             items.append(f'{value.sql} AS "c{index}"')
             columns.append(SourceColumn(column.name, column.type, f'{alias}."c{index}"'))
-        rows = f"CASE WHEN json_type({text}) = 'ARRAY' THEN json_extract({text}, '$[*]') ELSE [CAST({text} AS JSON)] END"
+        rows = (
+            f"CASE WHEN json_type({text}) = 'ARRAY' THEN json_extract({text}, '$[*]') ELSE [CAST({text} AS JSON)] END"
+        )
         sql = f'(SELECT {", ".join(items)} FROM (SELECT unnest({rows}) AS "v") AS "e") AS {alias}'
         return sql, [RowSource(source.alias or "OPENJSON", columns)]
 
@@ -292,7 +334,9 @@ class SourceCompiler:
             for index, column in enumerate(kept, 1)
         ]
         for index, text in enumerate(pivot.values, len(kept) + 1):
-            test = s.Compare(pivot.line, "=", s.Name(pivot.line, (pivot.column,)), s.Literal(pivot.line, "string", text))
+            test = s.Compare(
+                pivot.line, "=", s.Name(pivot.line, (pivot.column,)), s.Literal(pivot.line, "string", text)
+            )
             picked = s.Case(pivot.line, None, [(test, argument)], None)
             call = s.Call(pivot.line, (), pivot.aggregate.name, [picked])
             value = self.value(call, scope)  # type: ignore[attr-defined]
@@ -308,12 +352,18 @@ class SourceCompiler:
         named = [scope.resolve((column,), pivot.line) for column in pivot.columns]
         kind = named[0].type
         if any(column.type != kind for column in named):
-            raise SqlError(8167, f'The type of column "{pivot.columns[-1]}" conflicts with the type of other columns specified in the UNPIVOT '
-                           "list.", line=pivot.line)  # fmt: skip
+            raise SqlError(
+                8167,
+                f'The type of column "{pivot.columns[-1]}" conflicts with the type of other columns specified in the UNPIVOT '
+                "list.",
+                line=pivot.line,
+            )
         unpivoted = {column.lower() for column in pivot.columns}
         kept = [column for source in sources for column in source.columns if column.name.lower() not in unpivoted]
         alias, rows = self.context.fresh("u"), self.context.fresh("r")
-        values = ", ".join(f"({errors.literal(name)}, {column.sql})" for name, column in zip(pivot.columns, named, strict=True))
+        values = ", ".join(
+            f"({errors.literal(name)}, {column.sql})" for name, column in zip(pivot.columns, named, strict=True)
+        )
         items = [f'{column.sql} AS "c{index}"' for index, column in enumerate(kept, 1)]
         size = len(kept)
         items += [f'{rows}."k" AS "c{size + 1}"', f'{rows}."v" AS "c{size + 2}"']
@@ -321,7 +371,7 @@ class SourceCompiler:
         found.append(SourceColumn(pivot.name_column, SqlType("nvarchar", 128), f'{alias}."c{size + 1}"', False, True))
         found.append(SourceColumn(pivot.value_column, kind, f'{alias}."c{size + 2}"'))
         sql = (
-            f"(SELECT {', '.join(items)} FROM {inner_sql} CROSS JOIN LATERAL (SELECT * FROM (VALUES {values}) AS {rows}(\"k\", \"v\")) "
+            f'(SELECT {", ".join(items)} FROM {inner_sql} CROSS JOIN LATERAL (SELECT * FROM (VALUES {values}) AS {rows}("k", "v")) '
             f'AS {rows} WHERE {rows}."v" IS NOT NULL) AS {alias}'
         )
         return sql, [RowSource(pivot.alias, found)]

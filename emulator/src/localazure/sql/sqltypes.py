@@ -30,13 +30,32 @@ GUID = SqlType("uniqueidentifier")
 SYSNAME = SqlType("nvarchar", 128)
 
 _ALIASES = {
-    "integer": "int", "dec": "decimal", "numeric": "decimal", "character": "char", "sysname": "sysname",
-    "smallmoney": "money", "binary varying": "varbinary",
-}  # fmt: skip
+    "integer": "int",
+    "dec": "decimal",
+    "numeric": "decimal",
+    "character": "char",
+    "sysname": "sysname",
+    "smallmoney": "money",
+    "binary varying": "varbinary",
+}
 _REFUSED = frozenset(
-    {"text", "ntext", "image", "xml", "geography", "geometry", "sql_variant", "rowversion", "timestamp", "hierarchyid",
-     "cursor", "table", "json", "vector"}
-)  # fmt: skip
+    {
+        "text",
+        "ntext",
+        "image",
+        "xml",
+        "geography",
+        "geometry",
+        "sql_variant",
+        "rowversion",
+        "timestamp",
+        "hierarchyid",
+        "cursor",
+        "table",
+        "json",
+        "vector",
+    }
+)
 CHARACTER = frozenset({"char", "varchar", "nchar", "nvarchar"})
 BINARY = frozenset({"binary", "varbinary"})
 INTEGER = frozenset({"tinyint", "smallint", "int", "bigint"})
@@ -46,10 +65,29 @@ NUMERIC = EXACT | APPROXIMATE
 MOMENT = frozenset({"date", "time", "datetime", "datetime2", "smalldatetime", "datetimeoffset"})
 
 PRECEDENCE = [
-    "datetimeoffset", "datetime2", "datetime", "smalldatetime", "date", "time", "float", "real", "decimal", "money",
-    "bigint", "int", "smallint", "tinyint", "bit", "uniqueidentifier", "nvarchar", "nchar", "varchar", "char",
-    "varbinary", "binary",
-]  # fmt: skip
+    "datetimeoffset",
+    "datetime2",
+    "datetime",
+    "smalldatetime",
+    "date",
+    "time",
+    "float",
+    "real",
+    "decimal",
+    "money",
+    "bigint",
+    "int",
+    "smallint",
+    "tinyint",
+    "bit",
+    "uniqueidentifier",
+    "nvarchar",
+    "nchar",
+    "varchar",
+    "char",
+    "varbinary",
+    "binary",
+]
 _RANK = {name: rank for rank, name in enumerate(PRECEDENCE)}
 _DIGITS = {"bit": 1, "tinyint": 3, "smallint": 5, "int": 10, "bigint": 19}
 MAX_PRECISION = 38
@@ -71,8 +109,12 @@ def declared(name: str, arguments: list[int], line: int) -> SqlType:
     first = arguments[0] if arguments else None
     if name in CHARACTER | BINARY:
         if first is not None and (first == 0 or first > _MAX_LENGTH[name] or first < -1):
-            raise SqlError(131, f"The size ({first}) given to the type '{name}' exceeds the maximum allowed for any data "
-                           f"type ({_MAX_LENGTH[name]}).", line=line)  # fmt: skip
+            raise SqlError(
+                131,
+                f"The size ({first}) given to the type '{name}' exceeds the maximum allowed for any data "
+                f"type ({_MAX_LENGTH[name]}).",
+                line=line,
+            )
         return SqlType(name, first)
     if name == "decimal":
         precision, scale = (first or 18), (arguments[1] if len(arguments) > 1 else 0)
@@ -106,12 +148,28 @@ def duck(kind: SqlType) -> str:
 
 
 _DUCK = {
-    "bit": "BOOLEAN", "tinyint": "UTINYINT", "smallint": "SMALLINT", "int": "INTEGER", "bigint": "BIGINT",
-    "money": "DECIMAL(19,4)", "real": "FLOAT", "float": "DOUBLE", "char": "VARCHAR", "varchar": "VARCHAR",
-    "nchar": "VARCHAR", "nvarchar": "VARCHAR", "binary": "BLOB", "varbinary": "BLOB", "date": "DATE", "time": "TIME",
-    "datetime": "TIMESTAMP", "datetime2": "TIMESTAMP", "smalldatetime": "TIMESTAMP", "datetimeoffset": "TIMESTAMPTZ",
+    "bit": "BOOLEAN",
+    "tinyint": "UTINYINT",
+    "smallint": "SMALLINT",
+    "int": "INTEGER",
+    "bigint": "BIGINT",
+    "money": "DECIMAL(19,4)",
+    "real": "FLOAT",
+    "float": "DOUBLE",
+    "char": "VARCHAR",
+    "varchar": "VARCHAR",
+    "nchar": "VARCHAR",
+    "nvarchar": "VARCHAR",
+    "binary": "BLOB",
+    "varbinary": "BLOB",
+    "date": "DATE",
+    "time": "TIME",
+    "datetime": "TIMESTAMP",
+    "datetime2": "TIMESTAMP",
+    "smalldatetime": "TIMESTAMP",
+    "datetimeoffset": "TIMESTAMPTZ",
     "uniqueidentifier": "VARCHAR",
-}  # fmt: skip
+}
 
 
 def arrow(kind: SqlType) -> pa.DataType:
@@ -122,13 +180,28 @@ def arrow(kind: SqlType) -> pa.DataType:
 
 
 _ARROW: dict[str, pa.DataType] = {
-    "bit": pa.bool_(), "tinyint": pa.uint8(), "smallint": pa.int16(), "int": pa.int32(), "bigint": pa.int64(),
-    "money": pa.decimal128(19, 4), "real": pa.float32(), "float": pa.float64(), "char": pa.string(),
-    "varchar": pa.string(), "nchar": pa.string(), "nvarchar": pa.string(), "binary": pa.binary(),
-    "varbinary": pa.binary(), "date": pa.date32(), "time": pa.time64("us"), "datetime": pa.timestamp("us"),
-    "datetime2": pa.timestamp("us"), "smalldatetime": pa.timestamp("us"),
-    "datetimeoffset": pa.timestamp("us", tz="UTC"), "uniqueidentifier": pa.string(),
-}  # fmt: skip
+    "bit": pa.bool_(),
+    "tinyint": pa.uint8(),
+    "smallint": pa.int16(),
+    "int": pa.int32(),
+    "bigint": pa.int64(),
+    "money": pa.decimal128(19, 4),
+    "real": pa.float32(),
+    "float": pa.float64(),
+    "char": pa.string(),
+    "varchar": pa.string(),
+    "nchar": pa.string(),
+    "nvarchar": pa.string(),
+    "binary": pa.binary(),
+    "varbinary": pa.binary(),
+    "date": pa.date32(),
+    "time": pa.time64("us"),
+    "datetime": pa.timestamp("us"),
+    "datetime2": pa.timestamp("us"),
+    "smalldatetime": pa.timestamp("us"),
+    "datetimeoffset": pa.timestamp("us", tz="UTC"),
+    "uniqueidentifier": pa.string(),
+}
 
 
 def as_decimal(kind: SqlType) -> SqlType:
@@ -179,7 +252,9 @@ def winner(left: SqlType, right: SqlType) -> SqlType:
         length = -1 if -1 in {left.length, right.length} else max(left.length, right.length)
         return SqlType(higher.name, length)
     if higher.name in {"datetime2", "datetimeoffset", "time"}:
-        return SqlType(higher.name, scale=max(left.scale or 0, right.scale or 0) if left.name == right.name else higher.scale)
+        return SqlType(
+            higher.name, scale=max(left.scale or 0, right.scale or 0) if left.name == right.name else higher.scale
+        )
     return higher
 
 
@@ -187,15 +262,26 @@ def higher_rank(left: SqlType, right: SqlType) -> SqlType:
     return left if _RANK[left.name] <= _RANK[right.name] else right
 
 
-def from_arrow(kind: pa.DataType, line: int) -> SqlType:  # noqa: PLR0911  one return a type
+def from_arrow(kind: pa.DataType, line: int) -> SqlType:
     """The T-SQL type of an Arrow column that comes from a file or a bulk copy."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     names = {
-        pa.bool_(): BIT, pa.int8(): SMALLINT, pa.uint8(): TINYINT, pa.int16(): SMALLINT, pa.uint16(): INT, pa.int32(): INT,
-        pa.uint32(): BIGINT, pa.int64(): BIGINT, pa.float32(): REAL, pa.float64(): FLOAT, pa.date32(): DATE,
-        pa.date64(): DATE, pa.null(): SqlType("varchar", 1), pa.float16(): REAL,
-    }  # fmt: skip
+        pa.bool_(): BIT,
+        pa.int8(): SMALLINT,
+        pa.uint8(): TINYINT,
+        pa.int16(): SMALLINT,
+        pa.uint16(): INT,
+        pa.int32(): INT,
+        pa.uint32(): BIGINT,
+        pa.int64(): BIGINT,
+        pa.float32(): REAL,
+        pa.float64(): FLOAT,
+        pa.date32(): DATE,
+        pa.date64(): DATE,
+        pa.null(): SqlType("varchar", 1),
+        pa.float16(): REAL,
+    }
     if kind in names:
         return names[kind]
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):

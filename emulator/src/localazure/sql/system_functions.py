@@ -58,7 +58,7 @@ def _lookup(key: str, pairs: Iterable[tuple[object, object]], kind: SqlType) -> 
 
 def split_object_name(text: str) -> tuple[str, str]:
     """``[dbo].[t]`` as (schema, name)."""
-    from localazure.sql.lexer import tokens  # noqa: PLC0415  names come as strings here only
+    from localazure.sql.lexer import tokens
 
     parts: list[str] = []
     for token in tokens(text):
@@ -127,7 +127,9 @@ def _schema_name(i: Invocation) -> Value:
     i.compiler.context.cacheable = False
     if not i.call.args:
         return _name(i.compiler.context.default_schema)
-    return _lookup(i.number(0, INT), [(number, name) for name, number in i.compiler.context.catalog.schemas.values()], SYSNAME)
+    return _lookup(
+        i.number(0, INT), [(number, name) for name, number in i.compiler.context.catalog.schemas.values()], SYSNAME
+    )
 
 
 @function("DB_NAME", "ORIGINAL_DB_NAME", args=(0, 1))
@@ -148,14 +150,14 @@ def _db_id(i: Invocation) -> Value:
 
 @function("TYPE_NAME", args=1)
 def _type_name(i: Invocation) -> Value:
-    from localazure.sql.catalog_views import TYPE_IDS  # noqa: PLC0415  catalog_views reads this module's names
+    from localazure.sql.catalog_rows import TYPE_IDS
 
     return _lookup(i.number(0, INT), [(row[2], name) for name, row in TYPE_IDS.items()], SYSNAME)
 
 
 @function("TYPE_ID", args=1)
 def _type_id(i: Invocation) -> Value:
-    from localazure.sql.catalog_views import TYPE_IDS  # noqa: PLC0415
+    from localazure.sql.catalog_rows import TYPE_IDS
 
     return _lookup(f"lower({i.text(0).sql})", [(name, row[2]) for name, row in TYPE_IDS.items()], INT)
 
@@ -179,7 +181,7 @@ def _col_length(i: Invocation) -> Value:
     column = found.column(i.compiler.constant_text(i.call.args[1], i.scope)) if isinstance(found, Table) else None
     if column is None:
         return _int(None, SqlType("smallint"))
-    from localazure.sql.catalog_views import max_length  # noqa: PLC0415
+    from localazure.sql.catalog_rows import max_length
 
     return _int(max_length(column.type), SqlType("smallint"))
 
@@ -191,8 +193,13 @@ def _columnproperty(i: Invocation) -> Value:
     pairs = []
     for table in i.compiler.context.catalog.tables():
         for column in table.columns:
-            answers = {"isidentity": int(column.identity is not None), "allowsnull": int(column.nullable),
-                       "columnid": column.column_id, "iscomputed": 0, "ordinal": column.column_id}  # fmt: skip
+            answers = {
+                "isidentity": int(column.identity is not None),
+                "allowsnull": int(column.nullable),
+                "columnid": column.column_id,
+                "iscomputed": 0,
+                "ordinal": column.column_id,
+            }
             if wanted in answers:
                 pairs.append((f"{table.object_id}.{column.name}", answers[wanted]))
     return _lookup(f"lower({i.number(0, INT)} || '.' || {i.text(1).sql})", pairs, INT)
@@ -216,9 +223,16 @@ def _serverproperty(i: Invocation) -> Value:
     """sql_variant in the vendor's; strings here, integers for the numeric properties."""
     kind = i.compiler.context.kind
     wanted = i.compiler.constant_text(i.call.args[0], i.scope).lower()
-    texts = {"edition": "SQL Azure", "productversion": "12.0.2000.8", "servername": "localhost", "productlevel": "RTM",
-             "collation": "SQL_Latin1_General_CP1_CI_AS", "machinename": "localhost",
-             "productmajorversion": "12", "productminorversion": "0"}  # fmt: skip
+    texts = {
+        "edition": "SQL Azure",
+        "productversion": "12.0.2000.8",
+        "servername": "localhost",
+        "productlevel": "RTM",
+        "collation": "SQL_Latin1_General_CP1_CI_AS",
+        "machinename": "localhost",
+        "productmajorversion": "12",
+        "productminorversion": "0",
+    }
     if wanted == "engineedition":
         return _int(kind.engine_edition)
     if wanted in {"isclustered", "ishadrenabled", "isintegratedsecurityonly"}:
@@ -229,9 +243,15 @@ def _serverproperty(i: Invocation) -> Value:
 @function("DATABASEPROPERTYEX", args=2)
 def _databaseproperty(i: Invocation) -> Value:
     wanted = i.compiler.constant_text(i.call.args[1], i.scope).lower()
-    texts = {"edition": i.compiler.context.kind.edition, "serviceobjective": "DW100c", "status": "ONLINE",
-             "collation": "SQL_Latin1_General_CP1_CI_AS", "updateability": "READ_WRITE", "useraccess": "MULTI_USER",
-             "recovery": "SIMPLE"}  # fmt: skip
+    texts = {
+        "edition": i.compiler.context.kind.edition,
+        "serviceobjective": "DW100c",
+        "status": "ONLINE",
+        "collation": "SQL_Latin1_General_CP1_CI_AS",
+        "updateability": "READ_WRITE",
+        "useraccess": "MULTI_USER",
+        "recovery": "SIMPLE",
+    }
     return _name(texts.get(wanted))
 
 

@@ -43,8 +43,19 @@ def define(session: Session, statement: s.Statement, frame: Frame) -> Iterator[R
     yield _HANDLERS[type(statement)](session, statement, frame)
 
 
-_TABLES_ONLY = (s.CreateTable, s.CreateTableAs, s.Truncate, s.Rename, s.AddColumns, s.DropColumns, s.AlterColumn, s.SwitchPartition,
-                s.ChangeBoundary, s.Index, s.CopyInto)  # fmt: skip
+_TABLES_ONLY = (
+    s.CreateTable,
+    s.CreateTableAs,
+    s.Truncate,
+    s.Rename,
+    s.AddColumns,
+    s.DropColumns,
+    s.AlterColumn,
+    s.SwitchPartition,
+    s.ChangeBoundary,
+    s.Index,
+    s.CopyInto,
+)
 
 
 def _place(session: Session, parts: s.Parts, line: int) -> tuple[str, str]:
@@ -57,14 +68,18 @@ def _place(session: Session, parts: s.Parts, line: int) -> tuple[str, str]:
         return "tempdb", name
     known = session.pool.catalog.schemas.get(schema.lower())
     if known is None or known[1] in {3, 4}:
-        raise SqlError(2760, f'The specified schema name "{schema}" either does not exist or you do not have permission to use it.', line=line)
+        raise SqlError(
+            2760,
+            f'The specified schema name "{schema}" either does not exist or you do not have permission to use it.',
+            line=line,
+        )
     if session.pool.catalog.find(schema, name) is not None:
         raise SqlError(2714, f"There is already an object named '{name}' in the database.", state=6, line=line)
     return known[0], name
 
 
 def frame_of() -> Frame:
-    from localazure.sql.interpreter import Frame  # noqa: PLC0415  the interpreter drives this module
+    from localazure.sql.interpreter import Frame
 
     return Frame()
 
@@ -72,7 +87,11 @@ def frame_of() -> Frame:
 def _table(session: Session, parts: s.Parts, line: int, *, external_too: bool = False) -> Table:
     found = session.context(frame_of()).find(parts, line)
     if not isinstance(found, Table) or (found.external is not None and not external_too):
-        raise SqlError(4902, f'Cannot find the object "{".".join(parts)}" because it does not exist or you do not have permissions.', line=line)
+        raise SqlError(
+            4902,
+            f'Cannot find the object "{".".join(parts)}" because it does not exist or you do not have permissions.',
+            line=line,
+        )
     return found
 
 
@@ -81,26 +100,51 @@ def _table(session: Session, parts: s.Parts, line: int, *, external_too: bool = 
 
 def column_of(definition: s.ColumnDefinition) -> TableColumn:
     return TableColumn(
-        definition.name, with_length(definition.type, 1), definition.nullable, 0, definition.identity, definition.default_text,
-        definition.default_name, definition.collation,
-    )  # fmt: skip
+        definition.name,
+        with_length(definition.type, 1),
+        definition.nullable,
+        0,
+        definition.identity,
+        definition.default_text,
+        definition.default_name,
+        definition.collation,
+    )
 
 
-def _new_table(session: Session, parts: s.Parts, columns: list[TableColumn], options: s.TableOptions, line: int) -> Table:
+def _new_table(
+    session: Session, parts: s.Parts, columns: list[TableColumn], options: s.TableOptions, line: int
+) -> Table:
     schema, name = _place(session, parts, line)
     names = [column.name.lower() for column in columns]
     for column in columns:
         if names.count(column.name.lower()) > 1:
-            raise SqlError(2705, f"Column names in each table must be unique. Column name '{column.name}' in table '{name}' is specified more "
-                           "than once.", line=line)  # fmt: skip
-    for wanted in [*options.hash_columns, *options.index_columns, *([options.partition_column] if options.partition_column else [])]:
+            raise SqlError(
+                2705,
+                f"Column names in each table must be unique. Column name '{column.name}' in table '{name}' is specified more "
+                "than once.",
+                line=line,
+            )
+    for wanted in [
+        *options.hash_columns,
+        *options.index_columns,
+        *([options.partition_column] if options.partition_column else []),
+    ]:
         if wanted.lower() not in names:
             raise SqlError(1911, f"Column name '{wanted}' does not exist in the target table or view.", line=line)
     stamp = now()
     table = Table(
-        session.pool.catalog.new_id(), schema, name, stamp, stamp, renumbered(tuple(columns)), options.distribution or "ROUND_ROBIN",
-        tuple(options.hash_columns), options.index or "COLUMNSTORE", tuple(options.index_columns), temporary=schema == "tempdb",
-    )  # fmt: skip
+        session.pool.catalog.new_id(),
+        schema,
+        name,
+        stamp,
+        stamp,
+        renumbered(tuple(columns)),
+        options.distribution or "ROUND_ROBIN",
+        tuple(options.hash_columns),
+        options.index or "COLUMNSTORE",
+        tuple(options.index_columns),
+        temporary=schema == "tempdb",
+    )
     if options.partition_column is not None:
         texts = partitions.sorted_boundaries(session, table, options)
         table = replace(table, partitioning=Partitioning(options.partition_column, options.range_right, texts))
@@ -110,13 +154,16 @@ def _new_table(session: Session, parts: s.Parts, columns: list[TableColumn], opt
 def create_sql(table: Table) -> list[str]:
     """DuckDB's statements for an empty table."""
     columns = ", ".join(
-        f"{quote(column.name)} {duck(with_length(column.type, 1))}{'' if column.nullable else ' NOT NULL'}" for column in table.columns
+        f"{quote(column.name)} {duck(with_length(column.type, 1))}{'' if column.nullable else ' NOT NULL'}"
+        for column in table.columns
     )
     done = [f"CREATE {'TEMPORARY ' if table.temporary else ''}TABLE {table.physical} ({columns})"]
     for column in table.columns:
         if column.identity is not None:
             seed, step = column.identity
-            done.append(f"CREATE SEQUENCE {table.identity_sequence} START {seed} INCREMENT {step} MINVALUE {min(seed, -(2**62))}")
+            done.append(
+                f"CREATE SEQUENCE {table.identity_sequence} START {seed} INCREMENT {step} MINVALUE {min(seed, -(2**62))}"
+            )
     return done
 
 
@@ -135,7 +182,9 @@ def _create_table(session: Session, statement: s.CreateTable, frame: Frame) -> R
     compiler = session.compiler(frame)
     for column in table.columns:
         if column.default:
-            compiler.default(column, table, statement.line)  # a default that can't be converted fails now, not at an INSERT
+            compiler.default(
+                column, table, statement.line
+            )  # a default that can't be converted fails now, not at an INSERT
     with session.pool.catalog.change(session.cursor) as change:
         for sql in create_sql(table):
             change.run(sql)
@@ -151,7 +200,14 @@ def _keys(session: Session, table: Table, definitions: list[s.KeyDefinition], li
                 raise SqlError(1911, f"Column name '{name}' does not exist in the target table or view.", line=line)
         identity = session.pool.catalog.new_id()
         prefix = "PK" if definition.kind == "PRIMARY KEY" else "UQ"
-        found.append(Key(definition.kind, definition.name or f"{prefix}_{table.name}_{identity:X}", tuple(definition.columns), identity))
+        found.append(
+            Key(
+                definition.kind,
+                definition.name or f"{prefix}_{table.name}_{identity:X}",
+                tuple(definition.columns),
+                identity,
+            )
+        )
     return tuple(found)
 
 
@@ -159,17 +215,28 @@ def _create_table_as(session: Session, statement: s.CreateTableAs, frame: Frame)
     """https://learn.microsoft.com/en-us/sql/t-sql/statements/create-table-as-select-azure-sql-data-warehouse"""
     line = statement.line
     if statement.options.distribution is None and session.pool.kind.ctas_needs_distribution:
-        raise SqlError(103010, f"Parse error at line: {line}: Incorrect syntax near 'AS'. CREATE TABLE AS SELECT requires a DISTRIBUTION option.",
-                       line=line)  # fmt: skip
+        raise SqlError(
+            103010,
+            f"Parse error at line: {line}: Incorrect syntax near 'AS'. CREATE TABLE AS SELECT requires a DISTRIBUTION option.",
+            line=line,
+        )
     compiler = session.compiler(frame)
     compiled = compiler.query(statement.query, None)
     names = statement.columns or [column.name for column in compiled.columns]
     if len(names) != len(compiled.columns):
-        raise SqlError(8158, f"'{statement.name[-1]}' has a different number of columns than were specified in the column list.", line=line)
+        raise SqlError(
+            8158,
+            f"'{statement.name[-1]}' has a different number of columns than were specified in the column list.",
+            line=line,
+        )
     columns: list[TableColumn] = []
     for position, (name, column) in enumerate(zip(names, compiled.columns, strict=True), 1):
         if not name:
-            raise SqlError(1038, f"An object or column name is missing or empty: column {position} of the SELECT needs an alias.", line=line)
+            raise SqlError(
+                1038,
+                f"An object or column name is missing or empty: column {position} of the SELECT needs an alias.",
+                line=line,
+            )
         columns.append(TableColumn(name, column.type, column.nullable))
     table = _new_table(session, statement.name, columns, statement.options, line)
     values = []
@@ -183,7 +250,11 @@ def _create_table_as(session: Session, statement: s.CreateTableAs, frame: Frame)
     with session.attached(compiler.context.attachments), session.pool.catalog.change(session.cursor) as change:
         for sql in create_sql(table):
             change.run(sql)
-        found = session.cursor.execute(insert, parameters).fetchone() if parameters else session.cursor.execute(insert).fetchone()
+        found = (
+            session.cursor.execute(insert, parameters).fetchone()
+            if parameters
+            else session.cursor.execute(insert).fetchone()
+        )
         _keep(session, change, table)
     return RowsAffected(int(found[0]) if found else 0)
 
@@ -191,7 +262,9 @@ def _create_table_as(session: Session, statement: s.CreateTableAs, frame: Frame)
 # ---- views, procedures, schemas ------------------------------------------------------------------------------------------
 
 
-def _replaced(session: Session, parts: s.Parts, kind: type[CatalogObject], statement: Any) -> tuple[str, str, CatalogObject | None]:
+def _replaced(
+    session: Session, parts: s.Parts, kind: type[CatalogObject], statement: Any
+) -> tuple[str, str, CatalogObject | None]:
     """(schema, name, the object that CREATE OR ALTER or ALTER replaces)."""
     context = session.context(frame_of())
     schema, name = context.split_name(parts, statement.line)
@@ -210,15 +283,30 @@ def _create_view(session: Session, statement: s.CreateView, frame: Frame) -> Res
     compiled = session.compiler(frame_of()).query(statement.query, None)
     names = statement.columns or [column.name for column in compiled.columns]
     if len(names) != len(compiled.columns):
-        raise SqlError(8158, f"'{name}' has a different number of columns than were specified in the column list.", line=statement.line)
+        raise SqlError(
+            8158,
+            f"'{name}' has a different number of columns than were specified in the column list.",
+            line=statement.line,
+        )
     for position, column in enumerate(names, 1):
         if not column:
-            raise SqlError(4511, f"Create View or Function failed because no column name was specified for column {position}.", line=statement.line)
+            raise SqlError(
+                4511,
+                f"Create View or Function failed because no column name was specified for column {position}.",
+                line=statement.line,
+            )
     stamp = now()
     view = View(
-        old.object_id if old else session.pool.catalog.new_id(), schema, name, old.created if old else stamp, stamp, tuple(names),
-        statement.query_text, statement.text, statement.materialized,
-    )  # fmt: skip
+        old.object_id if old else session.pool.catalog.new_id(),
+        schema,
+        name,
+        old.created if old else stamp,
+        stamp,
+        tuple(names),
+        statement.query_text,
+        statement.text,
+        statement.materialized,
+    )
     with session.pool.catalog.change(session.cursor) as change:
         change.put(view)
     return RowsAffected(None)
@@ -238,7 +326,9 @@ def _create_procedure(session: Session, statement: s.CreateProcedure, frame: Fra
 
 def _create_schema(session: Session, statement: s.CreateSchema, frame: Frame) -> Result:
     if statement.name.lower() in session.pool.catalog.schemas:
-        raise SqlError(2714, f"There is already an object named '{statement.name}' in the database.", state=6, line=statement.line)
+        raise SqlError(
+            2714, f"There is already an object named '{statement.name}' in the database.", state=6, line=statement.line
+        )
     with session.pool.catalog.change(session.cursor) as change:
         change.run(f"CREATE SCHEMA {quote(schema_name(statement.name))}")
         change.put_schema(statement.name)
@@ -266,13 +356,23 @@ def _drop(session: Session, statement: s.Drop, frame: Frame) -> Result:
 
 def _drop_object(session: Session, statement: s.Drop, parts: s.Parts) -> None:
     found = session.context(frame_of()).find(parts, statement.line)
-    kinds: dict[str, type[CatalogObject]] = {"TABLE": Table, "EXTERNAL TABLE": Table, "VIEW": View, "PROCEDURE": Procedure}
+    kinds: dict[str, type[CatalogObject]] = {
+        "TABLE": Table,
+        "EXTERNAL TABLE": Table,
+        "VIEW": View,
+        "PROCEDURE": Procedure,
+    }
     outside = isinstance(found, Table) and found.external is not None
     if not isinstance(found, kinds[statement.kind]) or outside != (statement.kind == "EXTERNAL TABLE"):
         if statement.if_exists and found is None:
             return
-        raise SqlError(3701, f"Cannot drop the {statement.kind.lower()} '{'.'.join(parts)}', because it does not exist or you do not have "
-                       "permission.", state=5, line=statement.line)  # fmt: skip
+        raise SqlError(
+            3701,
+            f"Cannot drop the {statement.kind.lower()} '{'.'.join(parts)}', because it does not exist or you do not have "
+            "permission.",
+            state=5,
+            line=statement.line,
+        )
     if isinstance(found, Table) and found.temporary:
         session.cursor.execute(f"DROP TABLE {found.physical}")
         del session.temporary[found.name.lower()]
@@ -292,10 +392,18 @@ def _drop_schema(session: Session, statement: s.Drop, name: str) -> None:
     if known is None or known[1] <= 4:  # noqa: PLR2004  the four of every database
         if statement.if_exists and known is None:
             return
-        raise SqlError(15151, f"Cannot drop the schema '{name}', because it does not exist or you do not have permission.", line=statement.line)
+        raise SqlError(
+            15151,
+            f"Cannot drop the schema '{name}', because it does not exist or you do not have permission.",
+            line=statement.line,
+        )
     inside = next((entry for entry in catalog.objects.values() if entry.schema.lower() == name.lower()), None)
     if inside is not None:
-        raise SqlError(3729, f"Cannot drop schema '{name}' because it is being referenced by object '{inside.name}'.", line=statement.line)
+        raise SqlError(
+            3729,
+            f"Cannot drop schema '{name}' because it is being referenced by object '{inside.name}'.",
+            line=statement.line,
+        )
     with catalog.change(session.cursor) as change:
         change.run(f"DROP SCHEMA {quote(schema_name(known[0]))}")
         change.remove_schema(known[0])
@@ -304,8 +412,11 @@ def _drop_schema(session: Session, statement: s.Drop, name: str) -> None:
 def _truncate(session: Session, statement: s.Truncate, frame: Frame) -> Result:
     table = session.context(frame).find(statement.name, statement.line)
     if not isinstance(table, Table) or table.external is not None:
-        raise SqlError(4701, f'Cannot find the object "{".".join(statement.name)}" because it does not exist or you do not have permissions.',
-                       line=statement.line)  # fmt: skip
+        raise SqlError(
+            4701,
+            f'Cannot find the object "{".".join(statement.name)}" because it does not exist or you do not have permissions.',
+            line=statement.line,
+        )
     if not statement.partitions:
         session.cursor.execute(f"TRUNCATE {table.physical}")
         return RowsAffected(None)
@@ -327,15 +438,25 @@ def _rename(session: Session, statement: s.Rename, frame: Frame) -> Result:
         if column is None:
             raise errors.invalid_column(statement.column, statement.line)
         if table.column(statement.new_name) is not None:
-            raise SqlError(2705, f"Column names in each table must be unique. Column name '{statement.new_name}' is specified more than once.",
-                           line=statement.line)  # fmt: skip
+            raise SqlError(
+                2705,
+                f"Column names in each table must be unique. Column name '{statement.new_name}' is specified more than once.",
+                line=statement.line,
+            )
         columns = tuple(replace(c, name=statement.new_name) if c is column else c for c in table.columns)
         with catalog.change(session.cursor) as change:
-            change.run(f"ALTER TABLE {table.physical} RENAME COLUMN {quote(column.name)} TO {quote(statement.new_name)}")
+            change.run(
+                f"ALTER TABLE {table.physical} RENAME COLUMN {quote(column.name)} TO {quote(statement.new_name)}"
+            )
             change.put(replace(table, columns=columns, modified=now()))
         return RowsAffected(None)
     if catalog.find(table.schema, statement.new_name) is not None:
-        raise SqlError(2714, f"There is already an object named '{statement.new_name}' in the database.", state=6, line=statement.line)
+        raise SqlError(
+            2714,
+            f"There is already an object named '{statement.new_name}' in the database.",
+            state=6,
+            line=statement.line,
+        )
     with catalog.change(session.cursor) as change:
         change.run(f"ALTER TABLE {table.physical} RENAME TO {quote(statement.new_name)}")
         change.remove(table)
@@ -353,11 +474,19 @@ def _add_columns(session: Session, statement: s.AddColumns, frame: Frame) -> Res
     with session.pool.catalog.change(session.cursor) as change:
         for column in added:
             if table.column(column.name) is not None:
-                raise SqlError(2705, f"Column names in each table must be unique. Column name '{column.name}' in table '{table.name}' is "
-                               "specified more than once.", line=statement.line)  # fmt: skip
+                raise SqlError(
+                    2705,
+                    f"Column names in each table must be unique. Column name '{column.name}' in table '{table.name}' is "
+                    "specified more than once.",
+                    line=statement.line,
+                )
             if not column.nullable and not column.default and column.identity is None:
-                raise SqlError(4901, "ALTER TABLE only allows columns to be added that can contain nulls, or have a DEFAULT definition "
-                               "specified.", line=statement.line)  # fmt: skip
+                raise SqlError(
+                    4901,
+                    "ALTER TABLE only allows columns to be added that can contain nulls, or have a DEFAULT definition "
+                    "specified.",
+                    line=statement.line,
+                )
             if column.identity is not None:
                 raise errors.not_implemented("ALTER TABLE ADD of an IDENTITY column", statement.line)
             default = f" DEFAULT {compiler.default(column, table, statement.line)}" if column.default else ""
@@ -378,11 +507,18 @@ def _drop_columns(session: Session, statement: s.DropColumns, frame: Frame) -> R
     for name in statement.columns:
         column = table.column(name)
         if column is None:
-            raise SqlError(4924, f"ALTER TABLE DROP COLUMN failed because column '{name}' does not exist in table '{table.name}'.",
-                           line=statement.line)  # fmt: skip
+            raise SqlError(
+                4924,
+                f"ALTER TABLE DROP COLUMN failed because column '{name}' does not exist in table '{table.name}'.",
+                line=statement.line,
+            )
         used = {*table.hash_columns, *([table.partitioning.column] if table.partitioning else [])}
         if column.name.lower() in {other.lower() for other in used}:
-            raise SqlError(4922, f"ALTER TABLE DROP COLUMN {name} failed because one or more objects access this column.", line=statement.line)
+            raise SqlError(
+                4922,
+                f"ALTER TABLE DROP COLUMN {name} failed because one or more objects access this column.",
+                line=statement.line,
+            )
         dropped.append(column)
     for name in statement.constraints:
         if not any(key.name.lower() == name.lower() for key in table.keys) and not any(
@@ -407,17 +543,24 @@ def _alter_column(session: Session, statement: s.AlterColumn, frame: Frame) -> R
     table = _table(session, statement.name, statement.line)
     column = table.column(statement.column.name)
     if column is None:
-        raise SqlError(4924, f"ALTER TABLE ALTER COLUMN failed because column '{statement.column.name}' does not exist in table '{table.name}'.",
-                       line=statement.line)  # fmt: skip
+        raise SqlError(
+            4924,
+            f"ALTER TABLE ALTER COLUMN failed because column '{statement.column.name}' does not exist in table '{table.name}'.",
+            line=statement.line,
+        )
     changed = replace(column, type=with_length(statement.column.type, 1), nullable=statement.column.nullable)
     name = quote(column.name)
     columns = tuple(changed if c is column else c for c in table.columns)
     with session.pool.catalog.change(session.cursor) as change:
         if changed.type != column.type:
             value = stored(Value(name, column.type, trimmed=True), changed, statement.line)
-            change.run(f"ALTER TABLE {table.physical} ALTER COLUMN {name} SET DATA TYPE {duck(changed.type)} USING {value}")
+            change.run(
+                f"ALTER TABLE {table.physical} ALTER COLUMN {name} SET DATA TYPE {duck(changed.type)} USING {value}"
+            )
         if changed.nullable != column.nullable:
-            change.run(f"ALTER TABLE {table.physical} ALTER COLUMN {name} {'DROP' if changed.nullable else 'SET'} NOT NULL")
+            change.run(
+                f"ALTER TABLE {table.physical} ALTER COLUMN {name} {'DROP' if changed.nullable else 'SET'} NOT NULL"
+            )
         change.put(replace(table, columns=columns, modified=now()))
     return RowsAffected(None)
 
@@ -448,13 +591,19 @@ def _statistics(session: Session, statement: s.Statistics, frame: Frame) -> Resu
         wanted = [statement.name] if statement.name else statement.columns
         for name in wanted:
             if name.lower() not in known and table.column(name) is None:
-                raise SqlError(2767, f"Could not locate statistics '{name}' in the system catalogs.", line=statement.line)
+                raise SqlError(
+                    2767, f"Could not locate statistics '{name}' in the system catalogs.", line=statement.line
+                )
         return RowsAffected(None)
     if statement.name is None or statement.name.lower() in known:
-        raise SqlError(1927, f"There are already statistics on table '{table.name}' named '{statement.name}'.", line=statement.line)
+        raise SqlError(
+            1927, f"There are already statistics on table '{table.name}' named '{statement.name}'.", line=statement.line
+        )
     for column in statement.columns:
         if table.column(column) is None:
-            raise SqlError(1911, f"Column name '{column}' does not exist in the target table or view.", line=statement.line)
+            raise SqlError(
+                1911, f"Column name '{column}' does not exist in the target table or view.", line=statement.line
+            )
     _save(session, replace(table, statistics=(*table.statistics, (statement.name, tuple(statement.columns)))))
     return RowsAffected(None)
 
@@ -468,8 +617,12 @@ def _drop_statistics(session: Session, parts: s.Parts, line: int) -> None:
     table = _table(session, parts[:-1], line, external_too=True)
     left = tuple(item for item in table.statistics if item[0].lower() != parts[-1].lower())
     if len(left) == len(table.statistics):
-        raise SqlError(3701, f"Cannot drop the statistics '{'.'.join(parts)}', because it does not exist or you do not have permission.",
-                       state=5, line=line)  # fmt: skip
+        raise SqlError(
+            3701,
+            f"Cannot drop the statistics '{'.'.join(parts)}', because it does not exist or you do not have permission.",
+            state=5,
+            line=line,
+        )
     _save(session, replace(table, statistics=left))
 
 
@@ -479,26 +632,52 @@ def _index(session: Session, statement: s.Index, frame: Frame) -> Result:
     names = {name.lower() for name, _ in table.indexes}
     if statement.action == "CREATE":
         if statement.name.lower() in names:
-            raise SqlError(1913, f"The operation failed because an index or statistics with name '{statement.name}' already exists on table "
-                           f"'{table.name}'.", line=statement.line)  # fmt: skip
+            raise SqlError(
+                1913,
+                f"The operation failed because an index or statistics with name '{statement.name}' already exists on table "
+                f"'{table.name}'.",
+                line=statement.line,
+            )
         for column in statement.columns:
             if table.column(column) is None:
-                raise SqlError(1911, f"Column name '{column}' does not exist in the target table or view.", line=statement.line)
+                raise SqlError(
+                    1911, f"Column name '{column}' does not exist in the target table or view.", line=statement.line
+                )
         _save(session, replace(table, indexes=(*table.indexes, (statement.name, tuple(statement.columns)))))
     elif statement.action == "DROP":
         if statement.name.lower() not in names:
-            raise SqlError(3701, f"Cannot drop the index '{table.name}.{statement.name}', because it does not exist or you do not have permission.",
-                           state=7, line=statement.line)  # fmt: skip
-        _save(session, replace(table, indexes=tuple(item for item in table.indexes if item[0].lower() != statement.name.lower())))
+            raise SqlError(
+                3701,
+                f"Cannot drop the index '{table.name}.{statement.name}', because it does not exist or you do not have permission.",
+                state=7,
+                line=statement.line,
+            )
+        _save(
+            session,
+            replace(table, indexes=tuple(item for item in table.indexes if item[0].lower() != statement.name.lower())),
+        )
     elif statement.name != "ALL" and statement.name.lower() not in names:
         raise SqlError(2727, f"Cannot find index '{statement.name}'.", line=statement.line)
     return RowsAffected(None)
 
 
 _HANDLERS: dict[type, Any] = {
-    s.CreateTable: _create_table, s.CreateTableAs: _create_table_as, s.CreateView: _create_view, s.CreateProcedure: _create_procedure,
-    s.CreateSchema: _create_schema, s.Drop: _drop, s.Truncate: _truncate, s.Rename: _rename, s.AddColumns: _add_columns,
-    s.DropColumns: _drop_columns, s.AlterColumn: _alter_column, s.SwitchPartition: _switch, s.ChangeBoundary: _boundary,
-    s.Statistics: _statistics, s.Index: _index, s.CreateExternal: external.create, s.CreateExternalTable: external.create_table,
+    s.CreateTable: _create_table,
+    s.CreateTableAs: _create_table_as,
+    s.CreateView: _create_view,
+    s.CreateProcedure: _create_procedure,
+    s.CreateSchema: _create_schema,
+    s.Drop: _drop,
+    s.Truncate: _truncate,
+    s.Rename: _rename,
+    s.AddColumns: _add_columns,
+    s.DropColumns: _drop_columns,
+    s.AlterColumn: _alter_column,
+    s.SwitchPartition: _switch,
+    s.ChangeBoundary: _boundary,
+    s.Statistics: _statistics,
+    s.Index: _index,
+    s.CreateExternal: external.create,
+    s.CreateExternalTable: external.create_table,
     s.CopyInto: load.copy_into,
-}  # fmt: skip
+}

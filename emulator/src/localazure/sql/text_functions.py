@@ -26,7 +26,9 @@ def _string(sql: str, like: SqlType, length: int | None, nullable: bool = True, 
 def _length(i: Invocation) -> Value:
     value = i.text(0)
     kind = BIGINT if value.type.length == -1 else INT
-    return Value(f"CAST(length({stripped(value)}) AS {'BIGINT' if kind is BIGINT else 'INTEGER'})", kind, value.nullable)
+    return Value(
+        f"CAST(length({stripped(value)}) AS {'BIGINT' if kind is BIGINT else 'INTEGER'})", kind, value.nullable
+    )
 
 
 function("LEN", args=1)(_length)
@@ -37,9 +39,24 @@ def _datalength(i: Invocation) -> Value:
     """Bytes: two a character for n-types, otherwise the characters (one byte each in the default code page)."""
     value = i.args[0]
     name = value.type.name
-    widths = {"bit": 1, "tinyint": 1, "smallint": 2, "int": 4, "bigint": 8, "float": 8, "real": 4, "money": 8, "date": 3,
-              "datetime": 8, "smalldatetime": 4, "datetime2": 8, "datetimeoffset": 10, "time": 5,
-              "uniqueidentifier": 16, "decimal": 9}  # fmt: skip
+    widths = {
+        "bit": 1,
+        "tinyint": 1,
+        "smallint": 2,
+        "int": 4,
+        "bigint": 8,
+        "float": 8,
+        "real": 4,
+        "money": 8,
+        "date": 3,
+        "datetime": 8,
+        "smalldatetime": 4,
+        "datetime2": 8,
+        "datetimeoffset": 10,
+        "time": 5,
+        "uniqueidentifier": 16,
+        "decimal": 9,
+    }
     if name in {"nchar", "nvarchar"}:
         sql = f"2 * length({value.sql})"
     elif name in CHARACTER:
@@ -71,7 +88,9 @@ def _substring(i: Invocation) -> Value:
     if value.type.name in BINARY:
         raise errors.not_implemented("SUBSTRING of binary", i.line)
     if value.type.name not in CHARACTER:
-        raise SqlError(8116, f"Argument data type {value.type.name} is invalid for argument 1 of substring function.", line=i.line)
+        raise SqlError(
+            8116, f"Argument data type {value.type.name} is invalid for argument 1 of substring function.", line=i.line
+        )
     sql = call("substring", value.sql, i.number(1, INT), i.number(2, INT))
     return _string(sql, value.type, value.type.length)
 
@@ -223,7 +242,9 @@ def _hashbytes(i: Invocation) -> Value:
     if value.type.name in {"nchar", "nvarchar"} and not value.null:
         raise errors.not_implemented("HASHBYTES of nvarchar (cast it to varchar)", i.line)
     if value.type.name not in CHARACTER | BINARY:
-        raise SqlError(8116, f"Argument data type {value.type.name} is invalid for argument 2 of hashbytes function.", line=i.line)
+        raise SqlError(
+            8116, f"Argument data type {value.type.name} is invalid for argument 2 of hashbytes function.", line=i.line
+        )
     duck_name, width = _HASHES[name]
     return Value(f"unhex({duck_name}({value.sql}))", SqlType("varbinary", width), value.nullable)
 
@@ -237,15 +258,23 @@ def _format(i: Invocation) -> Value:
     value = i.args[0]
     kind = SqlType("nvarchar", 4000)
     if value.type.name in MOMENT:
-        return Value(f"strftime({value.sql}, {errors.literal(_net_date(pattern, i.line))})", kind, value.nullable, trimmed=True)
+        return Value(
+            f"strftime({value.sql}, {errors.literal(_net_date(pattern, i.line))})", kind, value.nullable, trimmed=True
+        )
     if value.type.name not in NUMERIC:
-        raise SqlError(8116, f"Argument data type {value.type.name} is invalid for argument 1 of format function.", line=i.line)
+        raise SqlError(
+            8116, f"Argument data type {value.type.name} is invalid for argument 1 of format function.", line=i.line
+        )
     letter, digits = pattern[:1].upper(), pattern[1:]
     if letter in {"N", "F", "P", "D"} and (digits.isdigit() or not digits):
         places = int(digits or (0 if letter == "D" else 2))
         number = f"CAST({value.sql} AS DECIMAL(38,{places}))"
         if letter == "D":
-            return Value(f"lpad(CAST({value.sql} AS VARCHAR), greatest({places}, length(CAST({value.sql} AS VARCHAR))), '0')", kind, value.nullable)
+            return Value(
+                f"lpad(CAST({value.sql} AS VARCHAR), greatest({places}, length(CAST({value.sql} AS VARCHAR))), '0')",
+                kind,
+                value.nullable,
+            )
         if letter == "P":
             return Value(f"format('{{:,.{places}f}}', CAST({value.sql} * 100 AS DOUBLE)) || '%'", kind, value.nullable)
         comma = "," if letter == "N" else ""
@@ -255,13 +284,35 @@ def _format(i: Invocation) -> Value:
         comma = "," if "," in whole else ""
         width = whole.count("0") + (len(fraction) + 1 if fraction else 0)
         sql = f"format('{{:{comma}.{len(fraction)}f}}', CAST({value.sql} AS DOUBLE))"
-        return Value(f"CASE WHEN length({sql}) < {width} THEN lpad({sql}, {width}, '0') ELSE {sql} END", kind, value.nullable)
+        return Value(
+            f"CASE WHEN length({sql}) < {width} THEN lpad({sql}, {width}, '0') ELSE {sql} END", kind, value.nullable
+        )
     raise errors.not_implemented(f"FORMAT '{pattern}'", i.line)
 
 
-_NET = [("yyyy", "%Y"), ("yy", "%y"), ("MMMM", "%B"), ("MMM", "%b"), ("MM", "%m"), ("M", "%-m"), ("dddd", "%A"),
-        ("ddd", "%a"), ("dd", "%d"), ("d", "%-d"), ("HH", "%H"), ("H", "%-H"), ("hh", "%I"), ("h", "%-I"), ("mm", "%M"),
-        ("m", "%-M"), ("ss", "%S"), ("s", "%-S"), ("ffffff", "%f"), ("fff", "%g"), ("tt", "%p")]  # fmt: skip
+_NET = [
+    ("yyyy", "%Y"),
+    ("yy", "%y"),
+    ("MMMM", "%B"),
+    ("MMM", "%b"),
+    ("MM", "%m"),
+    ("M", "%-m"),
+    ("dddd", "%A"),
+    ("ddd", "%a"),
+    ("dd", "%d"),
+    ("d", "%-d"),
+    ("HH", "%H"),
+    ("H", "%-H"),
+    ("hh", "%I"),
+    ("h", "%-I"),
+    ("mm", "%M"),
+    ("m", "%-M"),
+    ("ss", "%S"),
+    ("s", "%-S"),
+    ("ffffff", "%f"),
+    ("fff", "%g"),
+    ("tt", "%p"),
+]
 
 
 def _net_date(pattern: str, line: int) -> str:
@@ -312,7 +363,10 @@ def _json_path(i: Invocation) -> str:
 @function("ISJSON", args=1)
 def _isjson(i: Invocation) -> Value:
     text = i.text(0).sql
-    return Value(f"CASE WHEN {text} IS NULL THEN NULL WHEN json_valid({text}) AND json_type(CASE WHEN json_valid({text}) THEN {text} ELSE '0' END) IN ('OBJECT', 'ARRAY') THEN 1 ELSE 0 END", INT)
+    return Value(
+        f"CASE WHEN {text} IS NULL THEN NULL WHEN json_valid({text}) AND json_type(CASE WHEN json_valid({text}) THEN {text} ELSE '0' END) IN ('OBJECT', 'ARRAY') THEN 1 ELSE 0 END",
+        INT,
+    )
 
 
 @function("STR", args=(1, 3))
@@ -334,5 +388,8 @@ def _string_agg(i: Invocation) -> Value:
         order = " ORDER BY " + i.compiler.order_sql(i.call.within, i.scope)
     if i.call.over is not None or i.call.distinct:
         raise errors.syntax("OVER" if i.call.over else "DISTINCT", i.line)
-    kind = SqlType(value.type.name.replace("char", "varchar").replace("varvar", "var"), 8000 if "n" not in value.type.name[:1] else 4000)
+    kind = SqlType(
+        value.type.name.replace("char", "varchar").replace("varvar", "var"),
+        8000 if "n" not in value.type.name[:1] else 4000,
+    )
     return Value(f"string_agg({value.sql}, {separator}{order})", kind, True, aggregate=True)
