@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from azflow import exports
 from azflow.connection import AzureConnection
 from azflow.errors import AzflowError, ConfigurationError
+from azflow.evaluation import verdict_text
 from azflow.guardrails import PromotionRules, judge_challenger
 from azflow.ml_jobs import SERVICE, content_digest, git_commit, override, read_job, tag
 from azflow.ml_workspace import Workspace
@@ -75,12 +76,15 @@ class AzureMLJobOperator(RemoteRunOperator):
     def payload(self, context: Context) -> dict[str, Any]:
         """The rendered job, and a digest of the code it names."""
         names = ("night", "azure", "model", "params", "dag_run", "partition_key")
-        seen: Mapping[str, Any] = context  # type: ignore[assignment]
+        seen: Mapping[str, Any] = context
         known = {name: seen[name] for name in names if name in seen}
-        rendered = read_job(self.job, {**known, "inputs": self.inputs, "outputs": self.outputs}, self.include)
+        known |= {"inputs": self.inputs, "outputs": self.outputs}
+        rendered = read_job(self.job, known, self.include)
         content = override(rendered, self.inputs, self.outputs, self.settings)
         self._stamp = _stamp(context) | {
-            f"azflow.input.{name}": tag(value) for name, value in self.inputs.items() if isinstance(value, str) and value
+            f"azflow.input.{name}": tag(value)
+            for name, value in self.inputs.items()
+            if isinstance(value, str) and value
         }
         return {"file": self.job, "content": content, "code": content_digest(content, self.job, self.include)}
 
@@ -234,8 +238,8 @@ class EvaluationGate(AzflowOperator):
                 raise ConfigurationError(f"The evidence at {uri} can't be judged: {problem!r}.") from problem
             answer = {**asdict(verdict), "reasons": list(verdict.reasons), "evidence": uri, **_shown(evidence)}
             folder.write_json("verdict.json", answer)
-        for reason in verdict.reasons:
-            self.log.info("%s: %s", "promote" if verdict.promote else "keep the champion", reason)
+        for line in verdict_text(verdict):
+            self.log.info("%s", line)
         return answer
 
 
