@@ -7,7 +7,6 @@ over TLS. The other processes (Azurite, TDS, MLflow, Caddy) are `localazure.supe
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -84,14 +83,7 @@ def compose(settings: Settings) -> Stack:
     services: dict[str, Service] = {}
     operations: dict[str, list[Operation]] = {"core": [*context.long_running.operations(), *_own(settings)]}
     for name in SERVICES:
-        if importlib.util.find_spec(f"localazure.{name}") is None:
-            log.warning("localazure.%s isn't there yet", name)
-            continue
-        module = importlib.import_module(f"localazure.{name}")
-        if not hasattr(module, "build"):
-            log.warning("localazure.%s has no build() yet", name)
-            continue
-        service: Service = module.build(context)
+        service: Service = importlib.import_module(f"localazure.{name}").build(context)
         services[name] = service
         operations[name] = service.operations()
     return Stack(context, services, operations)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -32,6 +30,7 @@ import httpx
 
 from localazure.core import certificates
 from localazure.executors import processes
+from localazure.serving.router import router_command
 from localazure.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ def programs(settings: Settings) -> list[Program]:
     """Every child of the supervisor."""
     home = settings.home
     python = [sys.executable, "-m"]
-    listed = [
+    return [
         Program(
             "azurite",
             lambda: [
@@ -113,30 +112,22 @@ def programs(settings: Settings) -> list[Program]:
             },
             awaited=False,
         ),
+        Program(
+            "tds",
+            lambda: [*python, "localazure.tds", "--home", str(home)],
+            settings.tds_port,
+            settings.sql_server,
+            lambda: _listens(settings.tds_port),
+        ),
+        Program(
+            "router",
+            # Called when it starts and not before: it writes the router's first configuration.
+            lambda: router_command(settings),
+            settings.router_port,
+            settings.router_url,
+            lambda: _listens(settings.admin_port) and _listens(settings.router_port),
+        ),
     ]  # fmt: skip
-    if _exists("localazure.tds.__main__"):
-        listed.append(
-            Program(
-                "tds",
-                lambda: [*python, "localazure.tds", "--home", str(home)],
-                settings.tds_port,
-                settings.sql_server,
-                lambda: _listens(settings.tds_port),
-            )
-        )
-    if _exists("localazure.serving.router"):
-        router_command = importlib.import_module("localazure.serving.router").router_command
-        listed.append(
-            Program(
-                "router",
-                # Called when it starts and not before: it writes the router's first configuration.
-                lambda: router_command(settings),
-                settings.router_port,
-                settings.router_url,
-                lambda: _listens(settings.admin_port) and _listens(settings.router_port),
-            )
-        )
-    return listed
 
 
 def up(settings: Settings, timeout: float = 180) -> None:
@@ -338,6 +329,8 @@ def _check_ports(settings: Settings) -> None:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
+                if running(settings):
+                    return  # somebody else started this home at the same moment
                 raise StackError(f"port {port} ({name}) can't be used: {error.strerror}. Choose other ports with "
                                  "`localazure --port-base <number> up`") from None  # fmt: skip
 
@@ -349,13 +342,6 @@ def _failed(settings: Settings, name: str, what: str) -> StackError:
     begin = max((index for index, line in enumerate(said) if line.startswith(_LOG_MARK)), default=-1)
     lines = "\n".join(f"    {line}" for line in said[begin + 1 :]) or "    (nothing)"
     return StackError(f"{name} {what}. The last lines of {path}:\n{lines}")
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 @contextlib.contextmanager

@@ -1,0 +1,148 @@
+"""The supervisor with programs of the tests' own: what starts, what is told when it ends, what is left after `down`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from localazure import supervisor
+from localazure.settings import Settings
+from localazure.supervisor import Program, StackError
+
+# Runs a supervisor over two programs: `api`, which starts a stubborn child in a session of its own, and `other`.
+SCRIPT = """
+import sys
+from pathlib import Path
+from localazure import supervisor
+from localazure.settings import Settings
+settings = Settings.load(Path(sys.argv[1]))
+api = '''
+import subprocess, sys, time
+code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(60)
+'''
+def program(name, code):
+    return supervisor.Program(name, lambda: [sys.executable, "-c", code], 1, "x", lambda: True)
+supervisor.programs = lambda settings: [program("api", api), program("other", "import time; time.sleep(60)")]
+supervisor.supervise(settings)
+"""
+
+
+def wait_for(what: object, seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not what():  # type: ignore[operator]
+        assert time.monotonic() < end, "it didn't happen in time"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def running(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    settings.logs.mkdir(parents=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(settings.home)], env=environment)
+    names = ("api", "other")
+    rows = [Program(name, list, 1, "x", lambda: True) for name in names]
+    monkeypatch.setattr(supervisor, "programs", lambda settings: rows)
+    try:
+        wait_for(lambda: set(supervisor._state(settings)["processes"]) == set(names))
+        yield settings
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def pid_of(settings: Settings, name: str) -> int:
+    found: int = supervisor._state(settings)["processes"][name]["pid"]
+    return found
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux only")
+
+
+def test_status_shows_what_runs_and_what_ended(running: Settings) -> None:
+    assert supervisor.running(running)
+    assert [(row.name, row.state) for row in supervisor.status(running)] == [("api", "up"), ("other", "up")]
+    assert all(row.memory > 0 for row in supervisor.status(running))
+    os.kill(pid_of(running, "other"), signal.SIGKILL)
+    wait_for(lambda: supervisor.status(running)[1].state == "ended (-9)")
+    assert supervisor.status(running)[0].state == "up"
+
+
+def test_down_ends_jobs_even_of_an_api_that_crashed(running: Settings) -> None:
+    said = running.logs / "api.log"
+    wait_for(lambda: len(said.read_text().splitlines()) > 1)
+    job = int(said.read_text().splitlines()[-1])
+    api, other = pid_of(running, "api"), pid_of(running, "other")
+    os.kill(api, signal.SIGKILL)
+    wait_for(lambda: not alive(api))
+    assert alive(job)
+    assert supervisor.down(running)
+    assert not any(alive(pid) for pid in (job, api, other))
+    assert not supervisor.running(running)
+    assert not (running.home / "pids.json").exists()
+    assert not supervisor.down(running)
+
+
+def test_there_is_one_supervisor_a_home(running: Settings) -> None:
+    with pytest.raises(StackError, match="another supervisor runs"):
+        supervisor.supervise(running)
+
+
+def test_reset_is_refused_while_up_and_keeps_who_we_are(running: Settings) -> None:
+    (running.home / "azurite").mkdir()
+    (running.home / "connection.json").write_text("{}")
+    secrets = (running.home / "settings.json").read_text()
+    with pytest.raises(StackError, match="localazure is up"):
+        supervisor.reset(running)
+    assert (running.home / "azurite").exists()
+    supervisor.reset(running, force=True)
+    assert not supervisor.running(running)
+    assert not (running.home / "azurite").exists()
+    assert not (running.home / "connection.json").exists()
+    assert (running.home / "settings.json").read_text() == secrets
+
+
+def test_a_taken_port_is_named_before_anything_starts(certified: Settings) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        # The first that is looked at: the ones beside it may be anybody's.
+        settings = replace(certified, port_base=port - 5)
+        with pytest.raises(StackError, match=rf"port {port} \(router's administration\) can't be used.*--port-base"):
+            supervisor.up(settings, timeout=5)
+    assert not supervisor.running(settings)
+
+
+def test_what_a_program_said_before_it_ended_is_shown_of_its_last_start_only(settings: Settings) -> None:
+    settings.logs.mkdir(parents=True)
+    (settings.logs / "tds.log").write_text("--- tds starts 1\nold trouble\n--- tds starts 2\nTraceback\nnew trouble\n")
+    message = str(supervisor._failed(settings, "tds", "ended with code 1"))
+    assert "new trouble" in message
+    assert "old trouble" not in message
+
+
+def test_the_state_file_survives_being_half_written(settings: Settings) -> None:
+    (settings.home / "pids.json").write_text('{"supervisor": 1')
+    assert supervisor._state(settings) == {"supervisor": None, "processes": {}}
+    (settings.home / "pids.json").write_text(json.dumps({"supervisor": 1, "processes": {}}))
+    assert supervisor._state(settings)["supervisor"] == 1
