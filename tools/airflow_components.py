@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -122,8 +123,11 @@ class AirflowComponents:
             raise SetUpError("`airflow db migrate` failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-20:]))
 
     def start(self) -> None:
-        """Starts what isn't running; returns at once."""
+        """Starts what isn't running; returns at once. A port that somebody else has is an error."""
         pids = self.running()
+        with socket.socket() as probe:
+            if "api-server" not in pids and probe.connect_ex(("127.0.0.1", self.home.port)) == 0:
+                raise SetUpError(f"port {self.home.port} is taken by another program; choose one for Airflow with --airflow-port")
         for name, arguments in COMPONENTS.items():
             if name in pids:
                 continue
