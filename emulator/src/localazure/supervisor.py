@@ -1,7 +1,7 @@
 """The processes of a home: one detached supervisor, and its children in process groups of their own.
 
-The supervisor restarts nothing: a child that ends is written down (`pids.json`), logged, and shown by `status`. That it runs
-is known by a lock it holds on `<home>/supervisor.lock`, not by a process id that may belong to somebody else by now.
+The supervisor restarts nothing: a child that ends is written down (`pids.json`), logged, and shown by `status`. That
+it runs is known by a lock it holds on `<home>/supervisor.lock`, not by a process id that may belong to somebody else by now.
 On Linux it adopts orphans (PR_SET_CHILD_SUBREAPER), so that even the jobs of an API that crashed end with `down`.
 """
 
@@ -131,7 +131,7 @@ def programs(settings: Settings) -> list[Program]:
 
 
 def up(settings: Settings, timeout: float = 180) -> None:
-    """Start everything that isn't running and wait until it is healthy. Raises StackError with a process' last lines."""
+    """Start everything that isn't running and wait until it is healthy. StackError has a process' last lines."""
     certificates.ensure(settings)
     for folder in ("azurite", "mlflow", "logs"):
         (settings.home / folder).mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
 """The operations localazure claims, and the web application that answers exactly those.
 
 An operation carries the name that Microsoft's OpenAPI files give it (`Jobs_CreateOrUpdate`). Whatever isn't registered
-is refused by name with 501: nothing is answered that isn't implemented. The order of a request's steps is fixed: find the
-operation, read the token, bound the body, handle, serialise.
+is refused by name with 501: nothing is answered that isn't implemented. The order of a request's steps is fixed: find
+the operation, bound the body, read the token, handle, serialise.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Operation:
 
     `path` has `{name}` for a segment and, in the last place only, `{name:path}` for the rest (which may be empty).
     Fixed segments match in any case, as on Azure. `handler` answers with a Response, a dict (200), or (status, JSON
-    value). `audience` is the group of the token that is needed (`Tokens.verify`), None for a public operation. Bodies above `body_limit`
-    bytes are refused with 413; None lifts the limit (for handlers that stream).
+    value). `audience` is the group of the token that is needed (`Tokens.verify`), None for a public operation. Bodies
+    above `body_limit` bytes are refused with 413; None lifts the limit (for handlers that stream).
     """
 
     name: str

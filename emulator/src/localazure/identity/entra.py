@@ -114,8 +114,8 @@ class Entra:
             if resource == scope:
                 raise _Refused(
                     400, "invalid_scope", 1002012,
-                    f"The provided value for scope {scope} is not valid. Client credential flows must have a scope value "
-                    "with /.default suffixed to the resource identifier (application ID URI).",
+                    f"The provided value for scope {scope} is not valid. Client credential flows must have a scope "
+                    "value with /.default suffixed to the resource identifier (application ID URI).",
                 )  # fmt: skip
             token = self._issue(resource)
         except _Refused as refused:
@@ -170,8 +170,8 @@ class Entra:
             raise _Refused(
                 400, "unauthorized_client", 700016,
                 f"Application with identifier '{client}' was not found in the directory 'localazure'. This can happen "
-                "if the application has not been installed by the administrator of the tenant or consented to by any user "
-                "in the tenant. You may have sent your authentication request to the wrong tenant.",
+                "if the application has not been installed by the administrator of the tenant or consented to by any "
+                "user in the tenant. You may have sent your authentication request to the wrong tenant.",
             )  # fmt: skip
         if not secret:
             raise _Refused(
