@@ -18,6 +18,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,8 +34,16 @@ if TYPE_CHECKING:
 #: XCom with the summary, pushed before a failure is raised: the run's report shows it then, too.
 QUALITY_XCOM = "quality"
 EXAMPLES = 5
-_IDENTIFIER = re.compile(r"^\w+(\.\w+)?$")
+_TABLE = re.compile(r"^\w+(\.\w+)?$")
+_COLUMN = re.compile(r"^\w+$")
 _OWN_SEVERITY = {"critical": "block", "warning": "warn", "info": "warn"}
+
+
+#: Great Expectations makes temporary tables for these on this dialect, whatever its settings say.
+_NEEDS_TEMPORARY_TABLE = {
+    "expect_column_values_to_be_unique": "expect_column_proportion_of_unique_values_to_be_between with min_value 1",
+    "expect_compound_columns_to_be_unique": "unexpected_rows_expectation with GROUP BY ... HAVING COUNT(*) > 1",
+}
 
 
 class ExpectationsOperator(AzflowOperator):
@@ -82,12 +91,8 @@ class ExpectationsOperator(AzflowOperator):
             column = suite["meta"].get("partition_column") if self.partition_column is None else self.partition_column
             days = (night.days[0], night.days[-1]) if column else None
             started = time.monotonic()
-            found = validate(
-                connection,
-                suite,
-                query(self.table, str(column or ""), days),
-                {"days": len(night.days), **self.parameters},
-            )
+            rows = Rows(self.table, str(column or ""), days)
+            found = validate(connection, suite, rows, {"days": len(night.days), **self.parameters})
             summary = summarise(self.suite, self.table, days, found, time.monotonic() - started)
             self._log(summary)
             summary["report"] = self.run_url = self._publish(connection, context, night, summary)
@@ -165,6 +170,8 @@ def read_suite(root: Path, name: str) -> dict[str, Any]:
             raise SpecError(shown, key, "must be an object with a type")
         if not isinstance(expectation.get("kwargs", {}), dict) or not isinstance(expectation.get("meta") or {}, dict):
             raise SpecError(shown, key, "kwargs and meta must be objects")
+        if instead := _NEEDS_TEMPORARY_TABLE.get(expectation["type"]):
+            raise SpecError(shown, f"{key}.type", f"{expectation['type']} needs a temporary table; use {instead}")
         if severity(expectation) not in ("block", "warn"):
             raise SpecError(shown, f"{key}.meta.severity", f"is {severity(expectation)!r}; use 'block' or 'warn'")
     return {"name": suite.get("name") or pure.stem, "meta": suite.get("meta") or {}, "expectations": expectations}
@@ -176,20 +183,29 @@ def severity(expectation: Mapping[str, Any]) -> str:
     return str((expectation.get("meta") or {}).get("severity", own))
 
 
-def query(table: str, column: str, days: tuple[str, str] | None) -> str:
-    """The rows to check. Names are checked, days are ISO dates of ours: nothing of it is a user's text."""
-    for name in (table, column) if days else (table,):
-        if not _IDENTIFIER.match(name):
-            raise ConfigurationError(f"{name!r} is no name of a table or column.")
-    where = f" WHERE {column} BETWEEN '{days[0]}' AND '{days[1]}'" if days else ""
-    return f"SELECT * FROM {table}{where}"
+@dataclass(frozen=True)
+class Rows:
+    """What is checked: a table, and of it the rows whose `column` lies within `days` (ISO, both included).
+
+    :raises ConfigurationError: the names aren't names.
+    """
+
+    table: str
+    column: str = ""
+    days: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if not _TABLE.match(self.table):
+            raise ConfigurationError(f"{self.table!r} is no name of a table; use schema.table.")
+        if self.days and not _COLUMN.match(self.column):
+            raise ConfigurationError(f"{self.column!r} is no name of a column (meta.partition_column).")
 
 
 # Great Expectations
 
 
 def validate(
-    connection: AzureConnection, suite: Mapping[str, Any], rows: str, parameters: Mapping[str, Any]
+    connection: AzureConnection, suite: Mapping[str, Any], rows: Rows, parameters: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Each expectation's result, in the suite's order, as Great Expectations gives it (its JSON).
 
@@ -197,12 +213,12 @@ def validate(
     :raises AccessDenied, ServiceUnavailable: the pool refuses the log-in or can't be reached.
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read at import: nothing is told to anybody
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     import great_expectations
     from great_expectations.core import ExpectationSuite
     from great_expectations.exceptions.exceptions import GreatExpectationsError
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     shown = f"suite {suite['name']}"
     context: Any = great_expectations.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
@@ -215,7 +231,8 @@ def validate(
     expectations = []
     for index, expectation in enumerate(numbered):
         try:
-            expectations.append(ExpectationConfiguration(**_known_keys(expectation)).to_domain_obj())
+            made = ExpectationConfiguration(**_known_keys(expectation)).to_domain_obj()
+            expectations.append(_within(made, rows))
         except Exception as problem:
             key = f"expectations.{index} ({expectation['type']})"
             raise SpecError(shown, key, _first_line(problem)) from problem
@@ -224,10 +241,14 @@ def validate(
         source = context.data_sources.add_sql(
             "pool",
             connection_string=arguments["connection_string"],
-            kwargs=arguments["kwargs"],
+            # Nothing is written, so nothing is gained by transactions; a pool would only hold locks for them.
+            kwargs={**arguments["kwargs"], "isolation_level": "AUTOCOMMIT"},
             create_temp_table=False,
         )
-        batch = source.add_query_asset("rows", query=rows).add_batch_definition_whole_table("all").get_batch()
+        # A table, not a query: Great Expectations can't tell the columns of a query on this dialect.
+        schema, _, name = rows.table.rpartition(".")
+        asset = source.add_table_asset("rows", table_name=name, schema_name=schema or None)
+        batch = asset.add_batch_definition_whole_table("all").get_batch()
         outcome = batch.validate(
             ExpectationSuite(name=suite["name"], expectations=expectations),
             result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES},
@@ -246,6 +267,21 @@ def validate(
         )
     results = [json.loads(json.dumps(result.to_json_dict(), default=str)) for result in outcome.results]
     return sorted(results, key=lambda result: int(result["expectation_config"]["meta"]["position"]))
+
+
+def _within(expectation: Any, rows: Rows) -> Any:
+    """The expectation, limited to the rows' days, beside what it is limited to by itself."""
+    from great_expectations.expectations.row_conditions import Column, Condition
+
+    if rows.days is None or "row_condition" not in type(expectation).__fields__:
+        return expectation  # what the table as such has to be
+    column = Column(rows.column)
+    ours = (column >= rows.days[0]) & (column <= rows.days[1])
+    own = expectation.row_condition
+    if own is not None and not isinstance(own, Condition):
+        raise ValueError("row_condition must be in Great Expectations' own format, an object with a type")
+    expectation.row_condition = ours if own is None else own & ours
+    return expectation
 
 
 def _known_keys(expectation: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,7 +337,7 @@ def summarise(
 
 def _result(found: Mapping[str, Any]) -> dict[str, Any]:
     config = found["expectation_config"]
-    kwargs = {key: value for key, value in config["kwargs"].items() if key != "batch_id"}
+    kwargs = {key: value for key, value in config["kwargs"].items() if key not in ("batch_id", "row_condition")}
     result = found.get("result") or {}
     made = {
         "rule": config["type"],
@@ -356,7 +392,6 @@ _SAYS = {
     "expect_table_row_count_to_be_between": "row count",
     "expect_column_values_to_not_be_null": "{column} is never null",
     "expect_column_values_to_be_null": "{column} is always null",
-    "expect_column_values_to_be_unique": "{column} is unique",
     "expect_column_values_to_be_in_set": "{column} is one of {value_set}",
     "expect_column_values_to_not_be_in_set": "{column} is none of {value_set}",
     "expect_column_distinct_values_to_be_in_set": "{column} takes only {value_set}",
@@ -366,8 +401,8 @@ _SAYS = {
     "expect_column_min_to_be_between": "smallest {column}",
     "expect_column_unique_value_count_to_be_between": "number of different {column}",
     "expect_column_proportion_of_non_null_values_to_be_between": "share of {column} that isn't null",
+    "expect_column_proportion_of_unique_values_to_be_between": "share of different values in {column}",
     "expect_column_to_exist": "{column} exists",
-    "expect_compound_columns_to_be_unique": "{column_list} together are unique",
 }
 _SHOWN_SET = 6
 

@@ -1,4 +1,4 @@
-"""Suites as a gate: what stops, what warns, what both say. The real Great Expectations; SQLite stands in for the pool."""
+"""Suites as a gate: what stops, what warns, what both say. Great Expectations is real, SQLite stands in for a pool."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def expectation(kind: str, severity: str | None = "block", **kwargs: Any) -> dic
 
 SUITE = [
     expectation("expect_table_row_count_to_be_between", min_value={"$PARAMETER": "10 * days"}, max_value=1000),
-    expectation("expect_column_values_to_be_unique", column="flight_id"),
+    expectation("expect_column_proportion_of_unique_values_to_be_between", column="flight_id", min_value=1),
     expectation("expect_column_values_to_be_in_set", column="carrier", value_set=["AA", "UA"]),
     expectation("expect_column_values_to_be_between", "warn", column="temp", min_value=0, max_value=100),
     expectation("expect_column_mean_to_be_between", column="late", min_value=0.05, max_value=0.6),
@@ -168,6 +168,10 @@ def test_great_expectations_own_severity_counts_where_meta_says_nothing(pool: Po
         ('{"expectations": []}', r"s\.json: expectations: must be a list"),
         ('{"expectations": [{"kwargs": {}}]}', r"s\.json: expectations\.0: must be an object with a type"),
         (
+            '{"expectations": [{"type": "expect_column_values_to_be_unique"}]}',
+            r"expectations\.0\.type: expect_column_values_to_be_unique needs a temporary table; use expect_column_prop",
+        ),
+        (
             '{"expectations": [{"type": "expect_column_to_exist", "meta": {"severity": "fatal"}}]}',
             r"expectations\.0\.meta\.severity: is 'fatal'",
         ),
@@ -193,7 +197,9 @@ def test_an_expectation_that_isnt_one_is_named(pool: Pool, bad: dict[str, Any]) 
 @pytest.mark.parametrize("name", ["a b", "x; DROP TABLE y", "a.b.c", ""])
 def test_only_names_get_into_the_query(name: str) -> None:
     with pytest.raises(ConfigurationError, match="is no name"):
-        quality.query(name, "d", ("2013-01-01", "2013-01-02"))
+        quality.Rows(name)
+    with pytest.raises(ConfigurationError, match="is no name"):
+        quality.Rows("a.b", name, ("2013-01-01", "2013-01-02"))
 
 
 class DatabaseError(Exception):
@@ -228,7 +234,6 @@ def test_a_pool_that_cant_be_reached_is_no_finding(message: str, kind: type[Exce
             "a is one of a, b, c, d, e, f and 2 more",
         ),
         ("expect_column_values_to_match_regex", {"column": "a", "regex": "x"}, "column values to match regex (a)"),
-        ("expect_compound_columns_to_be_unique", {"column_list": ["a", "b"]}, "a, b together are unique"),
     ],
 )
 def test_expectations_in_a_persons_words(kind: str, kwargs: dict[str, Any], words: str) -> None:
