@@ -81,10 +81,7 @@ def _distinct(i: Invocation) -> str:
 @function("COUNT", "COUNT_BIG", args=1, raw=True, windowed=True)
 def _count(i: Invocation) -> Value:
     kind = INT if i.call.name == "COUNT" else BIGINT
-    if isinstance(i.call.args[0], s.Star):
-        inner = "*"
-    else:
-        inner = _distinct(i) + i.compiler.value(i.call.args[0], i.scope).sql
+    inner = "*" if isinstance(i.call.args[0], s.Star) else _distinct(i) + i.compiler.value(i.call.args[0], i.scope).sql
     return Value(f"CAST(count({inner}){over(i)} AS {duck(kind)})", kind, False, aggregate=True)
 
 

@@ -1,4 +1,4 @@
-"""What a database holds beside its rows: schemas, tables with their declared types, views, procedures, external objects.
+"""What a database holds beside its rows: schemas, tables with declared types, views, procedures, external objects.
 
 DuckDB forgets varchar(n), distributions, partitions and identities, so each object is a document of ours, kept in the
 same DuckDB file (schema ``$catalog``) and changed in the same DuckDB transaction as the table it describes.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -48,7 +48,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Partitioning:
-    """``boundaries`` are the literals' texts, ascending; RANGE RIGHT puts a boundary's value into the next partition."""
+    """``boundaries`` are the literals' texts, ascending; RANGE RIGHT puts a boundary's value in the next partition."""
 
     column: str
     range_right: bool
@@ -72,7 +72,7 @@ class CatalogObject:
 
 @dataclass(frozen=True)
 class Table(CatalogObject):
-    """distribution: HASH, ROUND_ROBIN, REPLICATE; index: COLUMNSTORE, HEAP, CLUSTERED; ``external`` the WITH options."""
+    """distribution: HASH, ROUND_ROBIN, REPLICATE; index: COLUMNSTORE, HEAP, CLUSTERED; external: the WITH options."""
 
     columns: tuple[TableColumn, ...] = ()
     distribution: str = "ROUND_ROBIN"
@@ -200,10 +200,8 @@ class Catalog:
                 change.write()
                 connection.execute("COMMIT")
             except BaseException:
-                try:
+                with suppress(duckdb.Error):  # DuckDB may have rolled back already
                     connection.execute("ROLLBACK")
-                except duckdb.Error:
-                    pass  # DuckDB has already rolled back
                 raise
             change.apply()
             self.version += 1

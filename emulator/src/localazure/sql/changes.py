@@ -1,7 +1,7 @@
 """INSERT, UPDATE, DELETE and MERGE as DuckDB SQL.
 
-A change that reads other tables finds its rows by DuckDB's rowid in a subquery: T-SQL's FROM may name the target or not,
-under an alias or not, and each form ends in the same statement.
+A change that reads other tables finds its rows by DuckDB's rowid in a subquery: T-SQL's FROM may name the target or
+not, under an alias or not, and each form ends in the same statement.
 https://learn.microsoft.com/en-us/sql/t-sql/queries/update-transact-sql
 """
 
@@ -86,7 +86,10 @@ class ChangeCompiler(QueryCompiler):
             if compiled.columns[index].null:
                 value = null_of(with_length(column.type, 1))
             items.append(stored(value, column, insert.line))
-        sql = f"{head}INSERT INTO {table.physical} ({names}) SELECT {', '.join([*items, *extra])} FROM ({compiled.sql}) AS {alias}"
+        sql = (
+            f"{head}INSERT INTO {table.physical} ({names}) SELECT {', '.join([*items, *extra])} FROM "
+            f"({compiled.sql}) AS {alias}"
+        )
         return CompiledChange(sql, "INSERT", table)
 
     def target(self, parts: s.Parts, line: int) -> Table:
@@ -112,14 +115,16 @@ class ChangeCompiler(QueryCompiler):
             if column.identity is not None and not given:
                 raise SqlError(
                     544,
-                    f"Cannot insert explicit value for identity column in table '{table.name}' when IDENTITY_INSERT is set to "
+                    f"Cannot insert explicit value for identity column in table '{table.name}' when IDENTITY_INSERT "
+                    "is set to "
                     "OFF.",
                     line=insert.line,
                 )
             if column in found:
                 raise SqlError(
                     264,
-                    f"The column name '{name}' is specified more than once in the SET clause or column list of an INSERT.",
+                    f"The column name '{name}' is specified more than once in the SET clause or column list of an "
+                    "INSERT.",
                     line=insert.line,
                 )
             found.append(column)
@@ -136,7 +141,8 @@ class ChangeCompiler(QueryCompiler):
             word, number = ("more", 110) if width > len(columns) else ("fewer", 109)
             raise SqlError(
                 number,
-                f"There are {'fewer' if word == 'more' else 'more'} columns in the INSERT statement than values specified in "
+                f"There are {'fewer' if word == 'more' else 'more'} columns in the INSERT statement than values "
+                "specified in "
                 "the VALUES clause.",
                 severity=15,
                 line=insert.line,
@@ -144,13 +150,14 @@ class ChangeCompiler(QueryCompiler):
         number, word = (121, "fewer") if width > len(columns) else (120, "more")
         raise SqlError(
             number,
-            f"The select list for the INSERT statement contains {'more' if word == 'fewer' else 'fewer'} items than the insert "
+            f"The select list for the INSERT statement contains {'more' if word == 'fewer' else 'fewer'} items than "
+            "the insert "
             "list.",
             severity=15,
             line=insert.line,
         )
 
-    # ---- UPDATE and DELETE -------------------------------------------------------------------------------------------
+    # ---- UPDATE and DELETE --------
 
     def _reach(
         self, target: s.Parts, alias: str | None, source: s.Source | None, line: int
@@ -213,7 +220,8 @@ class ChangeCompiler(QueryCompiler):
         if target.table is None:
             raise SqlError(
                 4406,
-                f"Update or insert of view or function '{'.'.join(parts)}' failed because it contains a derived or constant "
+                f"Update or insert of view or function '{'.'.join(parts)}' failed because it contains a derived or "
+                "constant "
                 "field.",
                 line=line,
             )
@@ -234,7 +242,7 @@ class ChangeCompiler(QueryCompiler):
             table,
         )
 
-    # ---- MERGE -------------------------------------------------------------------------------------------------------
+    # ---- MERGE --------
 
     def merge(self, merge: s.Merge) -> CompiledChange:
         """https://learn.microsoft.com/en-us/sql/t-sql/statements/merge-transact-sql"""

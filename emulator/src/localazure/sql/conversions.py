@@ -31,8 +31,8 @@ class Value:
 
     trimmed: no trailing blanks can occur, so a comparison needn't strip them; null: the literal NULL, which takes any
     type; literal: the text of a constant; binary: compared by code point (a BIN2 collation); zone: the IANA zone
-    whose wall clock a datetimeoffset shows (DuckDB keeps the instant alone); bare: the SQL of a padded char(n) before padding;
-    name: the column's own name, which names it in a result.
+    whose wall clock a datetimeoffset shows (DuckDB keeps the instant alone); bare: the SQL of a padded char(n)
+    before padding; name: the column's own name, which names it in a result.
     """
 
     sql: str
@@ -121,11 +121,11 @@ def convert(
         bare=None,
     )
     if target.name in CHARACTER:
-        return _to_string(value, target, done, line, style, attempt, explicit)
+        return _to_string(value, target, done, line, style=style, attempt=attempt, explicit=explicit)
     if source == target:
         return value
     if source.name in CHARACTER:
-        return _from_string(value, target, done, line, style, attempt)
+        return _from_string(value, target, done, line, style=style, attempt=attempt)
     if target.name == "bit" and source.name in NUMERIC:
         return replace(done, sql=f"({value.sql} <> 0)")
     if target.name in INTEGER and source.name in NUMERIC:
@@ -162,7 +162,7 @@ def _cast(sql: str, target: SqlType, attempt: bool) -> str:
     return f"{'TRY_CAST' if attempt else 'CAST'}({sql} AS {duck(target)})"
 
 
-def _strict(value: Value, tried: str, target: SqlType, attempt: bool, message: str = "", number: int = 245) -> str:
+def _strict(value: Value, tried: str, target: SqlType, attempt: bool, *, message: str = "", number: int = 245) -> str:
     """``tried`` where it has a value; NULL stays NULL; anything else raises unless attempted."""
     if attempt:
         return tried
@@ -182,7 +182,7 @@ def _strict(value: Value, tried: str, target: SqlType, attempt: bool, message: s
 _DATE_ERROR = "Conversion failed when converting date and/or time from character string."
 
 
-def _from_string(value: Value, target: SqlType, done: Value, line: int, style: int | None, attempt: bool) -> Value:
+def _from_string(value: Value, target: SqlType, done: Value, line: int, *, style: int | None, attempt: bool) -> Value:
     name, sql = target.name, value.sql
     if name in INTEGER:
         if value.literal is not None and value.literal.strip().lstrip("+-").isdigit():
@@ -192,25 +192,28 @@ def _from_string(value: Value, target: SqlType, done: Value, line: int, style: i
     if name in APPROXIMATE:
         tried = f"TRY_CAST({call('try_float', sql)} AS {duck(target)})"
         message = f"Error converting data type {value.type.name} to {name}."
-        return replace(done, sql=_strict(value, tried, target, attempt, message, 8114))
+        return replace(done, sql=_strict(value, tried, target, attempt, message=message, number=8114))
     if name == "decimal":
         tried = f"TRY_CAST({call('decimal_text', sql)} AS {duck(target)})"
         message = f"Error converting data type {value.type.name} to numeric."
-        return replace(done, sql=_strict(value, tried, target, attempt, message, 8114))
+        return replace(done, sql=_strict(value, tried, target, attempt, message=message, number=8114))
     if name == "money":
         tried = f"TRY_CAST({call('money_text', sql)} AS {duck(target)})"
         message = "Cannot convert a char value to money. The char value has incorrect syntax."
-        return replace(done, sql=_strict(value, tried, target, attempt, message, 235))
+        return replace(done, sql=_strict(value, tried, target, attempt, message=message, number=235))
     if name == "bit":
         return replace(done, sql=_strict(value, call("try_bit", sql), target, attempt))
     if name in MOMENT:
         return replace(
-            done, sql=_strict(value, _parse_moment(sql, target, style, line), target, attempt, _DATE_ERROR, 241)
+            done,
+            sql=_strict(
+                value, _parse_moment(sql, target, style, line), target, attempt, message=_DATE_ERROR, number=241
+            ),
         )
     if name == "uniqueidentifier":
         tried = f"upper(CAST(TRY_CAST({sql} AS UUID) AS VARCHAR))"
         message = "Conversion failed when converting from a character string to uniqueidentifier."
-        return replace(done, sql=_strict(value, tried, target, attempt, message, 8169))
+        return replace(done, sql=_strict(value, tried, target, attempt, message=message, number=8169))
     return _to_binary(value, target, done, line, style)
 
 
@@ -232,7 +235,10 @@ def _parse_moment(sql: str, target: SqlType, style: int | None, line: int) -> st
     if target.name == "smalldatetime":
         return call("to_smalldatetime", parsed)
     if target.name == "datetimeoffset":
-        zoned = f"TRY_CAST(CASE WHEN regexp_matches({sql}, '([+-][0-9]{{2}}:?[0-9]{{2}}|Z)\\s*$') THEN {sql} END AS TIMESTAMPTZ)"
+        zoned = (
+            f"TRY_CAST(CASE WHEN regexp_matches({sql}, '([+-][0-9]{{2}}:?[0-9]{{2}}|Z)\\s*$') THEN {sql} END AS "
+            "TIMESTAMPTZ)"
+        )
         return f"coalesce({zoned}, timezone('UTC', {parsed}))"
     return _scaled(parsed, target)
 
@@ -271,7 +277,7 @@ def _moment(value: Value, target: SqlType, line: int) -> str:
 
 
 def _to_string(
-    value: Value, target: SqlType, done: Value, line: int, style: int | None, attempt: bool, explicit: bool
+    value: Value, target: SqlType, done: Value, line: int, *, style: int | None, attempt: bool, explicit: bool
 ) -> Value:
     source = value.type
     length = target.length if target.length is not None else 30
@@ -306,7 +312,10 @@ def _to_string(
 def shortened(text: str, length: int) -> str:
     """``text`` for a column of ``length``: blanks beyond are dropped, anything else is error 8152."""
     message = errors.literal("String or binary data would be truncated.")
-    return f"CASE WHEN length(rtrim({text}, ' ')) > {length} THEN {errors.raise_sql(8152, message)} ELSE left({text}, {length}) END"
+    return (
+        f"CASE WHEN length(rtrim({text}, ' ')) > {length} THEN {errors.raise_sql(8152, message)} ELSE "
+        f"left({text}, {length}) END"
+    )
 
 
 def text_length(source: SqlType) -> int:

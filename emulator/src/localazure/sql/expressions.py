@@ -52,7 +52,7 @@ class ExpressionCompiler:
     def query(self, query: s.Query, scope: Scope | None, line: int = 0) -> CompiledQuery:
         raise NotImplementedError
 
-    # ---- values --------------------------------------------------------------------------------------------------
+    # ---- values --------
 
     def value(self, expr: s.Expr, scope: Scope) -> Value:
         match expr:
@@ -197,10 +197,7 @@ class ExpressionCompiler:
         a, b = left.type, right.type
         national = a.name in _NATIONAL or b.name in _NATIONAL
         longest = 4000 if national else 8000
-        if -1 in {a.length, b.length}:
-            length = -1
-        else:
-            length = min((a.length or 1) + (b.length or 1), longest)
+        length = -1 if -1 in {a.length, b.length} else min((a.length or 1) + (b.length or 1), longest)
         kind = SqlType("nvarchar" if national else "varchar", length)
         return Value(f"({left.sql} || {right.sql})", kind, left.nullable or right.nullable, trimmed=right.trimmed)
 
@@ -324,7 +321,7 @@ class ExpressionCompiler:
             )
         return Value(f"timezone('{zone}', {operand.sql})", kind, operand.nullable, zone=zone)
 
-    # ---- constants -----------------------------------------------------------------------------------------------
+    # ---- constants --------
 
     def constant(self, expr: s.Expr) -> object:
         """The Python value of a literal or variable, where DuckDB needs a constant."""
@@ -347,7 +344,7 @@ class ExpressionCompiler:
     def constant_text(self, expr: s.Expr, scope: Scope) -> str:
         return str(self.constant(expr))
 
-    # ---- conditions ----------------------------------------------------------------------------------------------
+    # ---- conditions --------
 
     def condition(self, expr: s.Expr, scope: Scope) -> str:
         match expr:
@@ -483,7 +480,10 @@ def _counted(value: Value) -> SqlType:
 
 def _nonzero(sql: str) -> str:
     """A divisor that raises when it is zero: DuckDB divides doubles to infinity."""
-    return f"CASE WHEN {sql} = 0 THEN {errors.raise_sql(8134, errors.literal('Divide by zero error encountered.'))} ELSE {sql} END"
+    return (
+        f"CASE WHEN {sql} = 0 THEN {errors.raise_sql(8134, errors.literal('Divide by zero error encountered.'))} "
+        f"ELSE {sql} END"
+    )
 
 
 __all__ = ["ExpressionCompiler", "call"]

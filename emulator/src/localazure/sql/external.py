@@ -50,7 +50,7 @@ def create(session: Session, statement: s.CreateExternal, frame: Frame) -> Resul
             and catalog.setting("DATABASE SCOPED CREDENTIAL", credential) is None
             and session.pool.kind.name == "dedicated"
         ):
-            # a credential governs access to storage; a private lake is open to its owner, but the name must exist in a dedicated pool
+            # a private lake is open to its owner, but in a dedicated pool the credential must exist
             _note_missing_credential(session, credential, line)
     else:
         format_layout(statement.options, line)
@@ -86,10 +86,10 @@ def _format(pool: Pool, options: dict[str, str], line: int) -> dict[str, str]:
 
 def create_table(session: Session, statement: s.CreateExternalTable, frame: Frame) -> Result:
     """An external table over files, or with AS SELECT the files as well (CETAS)."""
-    from localazure.sql.tables import _place, column_of
+    from localazure.sql.table_parts import column_of, place
 
     pool, line, options = session.pool, statement.line, dict(statement.options)
-    schema, name = _place(session, statement.name, line)
+    schema, name = place(session, statement.name, line)
     uri = _location(pool, options, line)
     layout = _format(pool, options, line)
     count: int | None = None
@@ -109,7 +109,7 @@ def create_table(session: Session, statement: s.CreateExternalTable, frame: Fram
 def _export(
     session: Session, statement: s.CreateExternalTable, frame: Frame, uri: str, layout: dict[str, str]
 ) -> tuple[list[TableColumn], int]:
-    """Run the query and write its rows below the location; files that are there already stay, as in a dedicated pool."""
+    """Run the query and write its rows below the location; files that are there stay, as in a dedicated pool."""
     from localazure.sql.running import conformed
     from localazure.storage.locations import parse
 
@@ -149,7 +149,8 @@ def _export(
         except AzureError as error:
             raise SqlError(
                 105005,
-                f"CREATE EXTERNAL TABLE AS SELECT statement failed as the path name '{uri}' could not be used for export. "
+                f"CREATE EXTERNAL TABLE AS SELECT statement failed as the path name '{uri}' could not be used for "
+                "export. "
                 f"{error.message}",
                 line=line,
             ) from error
@@ -168,7 +169,8 @@ def read_table(pool: Pool, table: Table) -> pa.Table:
         if piece.num_columns != len(table.columns):
             raise SqlError(
                 13812,
-                f"External table '{table.schema}.{table.name}' has {len(table.columns)} columns, the file '{file.name}' has "
+                f"External table '{table.schema}.{table.name}' has {len(table.columns)} columns, the file "
+                f"'{file.name}' has "
                 f"{piece.num_columns}.",
             )
         pieces.append(_typed(pool, piece, table.columns))
@@ -201,7 +203,7 @@ def _typed(pool: Pool, piece: pa.Table, columns: tuple[TableColumn, ...]) -> pa.
     return pa.Table.from_arrays(arrays, names=names)
 
 
-# ---- OPENROWSET ------------------------------------------------------------------------------------------------------------
+# ---- OPENROWSET --------
 
 
 def openrowset(pool: Pool, compiler: ExpressionCompiler, source: s.FunctionSource) -> tuple[SystemRows, dict[str, str]]:

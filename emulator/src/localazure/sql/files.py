@@ -130,7 +130,7 @@ def read_text(file: Path, layout: DelimitedText, line: int, width: int | None = 
 
 
 def inferred(table: pa.Table) -> pa.Table:
-    """Columns of text given the types that their values have, as a serverless pool infers them without a WITH clause."""
+    """Columns of text with the types that their values have: what a serverless pool does without a WITH clause."""
     buffer = io.BytesIO()
     pyarrow.csv.write_csv(table, buffer)
     typed = pyarrow.csv.read_csv(io.BytesIO(buffer.getvalue()))

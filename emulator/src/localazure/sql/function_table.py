@@ -61,7 +61,7 @@ FUNCTIONS: dict[str, Rule] = {}
 def function(
     *names: str, args: int | tuple[int, int], raw: bool = False, windowed: bool = False
 ) -> Callable[[Callable[[Invocation], Value]], Callable[[Invocation], Value]]:
-    """Register a rule. raw: the rule binds its arguments itself; windowed: OVER, DISTINCT or WITHIN GROUP may follow."""
+    """Register a rule. raw: the rule binds its arguments; windowed: OVER, DISTINCT or WITHIN GROUP may follow."""
     fewest, most = (args, args) if isinstance(args, int) else args
 
     def register(apply: Callable[[Invocation], Value]) -> Callable[[Invocation], Value]:

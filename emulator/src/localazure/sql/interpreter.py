@@ -135,7 +135,7 @@ class Interpreter:
             raise errors.not_implemented(type(statement).__name__, statement.line)
         yield from handler(statement)
 
-    # ---- rows ------------------------------------------------------------------------------------------------------
+    # ---- rows --------
 
     def _query(self, statement: s.QueryStatement) -> Iterator[Result]:
         select = statement.query.body if isinstance(statement.query.body, s.Select) else None
@@ -197,7 +197,7 @@ class Interpreter:
     def _definition(self, statement: s.Statement) -> Iterator[Result]:
         yield from self.session.define(statement, self.frame)
 
-    # ---- variables and flow ------------------------------------------------------------------------------------------
+    # ---- variables and flow --------
 
     def _declare(self, statement: s.Declare) -> Iterator[Result]:
         for name, kind, value in statement.items:
@@ -205,7 +205,8 @@ class Interpreter:
             if key in self.frame.variables and self.frame.variables[key].value is not None and value is None:
                 raise SqlError(
                     134,
-                    f"The variable name '{name}' has already been declared. Variable names must be unique within a query "
+                    f"The variable name '{name}' has already been declared. Variable names must be unique within a "
+                    "query "
                     "batch or stored procedure.",
                     severity=15,
                     line=statement.line,
@@ -276,7 +277,8 @@ class Interpreter:
         if number < 50000:  # noqa: PLR2004  the vendor's lowest user number
             raise SqlError(
                 35100,
-                f"Error number {number} in the THROW statement is outside the valid range. Specify an error number in the "
+                f"Error number {number} in the THROW statement is outside the valid range. Specify an error number "
+                "in the "
                 "valid range of 50000 to 2147483647.",
                 line=statement.line,
             )
@@ -303,7 +305,7 @@ class Interpreter:
         text = self.session.text_of(statement.value, self.frame, statement.line)
         yield Message(0, 1, 0, text, statement.line)
 
-    # ---- procedures --------------------------------------------------------------------------------------------------
+    # ---- procedures --------
 
     def _execute(self, statement: s.Execute) -> Iterator[Result]:
         if self.frame.depth >= _DEEPEST:
@@ -326,7 +328,7 @@ class Interpreter:
             error.line = line
             raise
 
-    # ---- transactions and the service ----------------------------------------------------------------------------------
+    # ---- transactions and the service --------
 
     def _transaction(self, statement: s.Transaction) -> Iterator[Result]:
         session = self.session
@@ -351,12 +353,12 @@ class Interpreter:
         yield TransactionChange(statement.kind)  # type: ignore[arg-type]
 
     def _use(self, statement: s.UseDatabase) -> Iterator[Result]:
-        """A dedicated pool changes database only by connecting to it; clients that name the present one are let through."""
+        """A dedicated pool changes database only by connecting; naming the present one is let through."""
         if statement.name.lower() != self.session.database.lower():
             raise SqlError(
                 40508,
-                "USE statement is not supported to switch between databases. Use a new connection to connect to a different "
-                "database.",
+                "USE statement is not supported to switch between databases. Use a new connection to connect to a "
+                "different database.",
                 line=statement.line,
             )
         yield RowsAffected(None)
@@ -385,7 +387,9 @@ _PLACEHOLDER = re.compile(r"%%|%[-+ #0]*\d*(?:\.\d+)?(?:I64)?([dioxXsu])")
 
 
 def _formatted(message: str, values: list[Any]) -> str:
-    """RAISERROR's printf: %d %i %u %o %x %s. https://learn.microsoft.com/en-us/sql/t-sql/language-elements/raiserror-transact-sql"""
+    """RAISERROR's printf: %d %i %u %o %x %s.
+
+    https://learn.microsoft.com/en-us/sql/t-sql/language-elements/raiserror-transact-sql"""
     left = list(values)
 
     def fill(match: re.Match[str]) -> str:

@@ -84,7 +84,9 @@ def copy_into(session: Session, statement: s.CopyInto, frame: Frame) -> Result:
     session.check_cancelled(line)
     with session.pool.catalog.change(session.cursor):
         for piece in pieces:
-            loaded, bad = _load(session, compiler, table, columns, piece, statement, most - rejected)
+            loaded, bad = _load(
+                session, compiler, table, columns, piece=piece, statement=statement, allowed=most - rejected
+            )
             count, rejected = count + loaded, rejected + bad
             if rejected > most:
                 raise _too_many(table, rejected, most, line)
@@ -165,6 +167,7 @@ def _load(
     compiler: ChangeCompiler,
     table: Table,
     columns: list[tuple[TableColumn, int, s.Expr | None]],
+    *,
     piece: pa.Table,
     statement: s.CopyInto,
     allowed: int,
@@ -175,7 +178,8 @@ def _load(
     if piece.num_columns < width:
         raise SqlError(
             107090,
-            f"COPY INTO {table.schema}.{table.name}: the file has {piece.num_columns} columns, the statement needs {width}.",
+            f"COPY INTO {table.schema}.{table.name}: the file has {piece.num_columns} columns, the statement needs "
+            f"{width}.",
             line=line,
         )
     if not statement.columns and piece.num_columns > width:
@@ -209,7 +213,7 @@ def _load(
             found = session.cursor.execute(f'SELECT count(*) FROM "loaded$rows" AS d WHERE {condition}').fetchone()
             bad = int(found[0]) if found else 0
             if bad > allowed:
-                _explain(session, columns, tests, table, bad, allowed, line)
+                _explain(session, columns, tests, table, bad=bad, allowed=allowed, line=line)
             if bad:
                 where = f" WHERE NOT coalesce({condition}, false)"
         sql = f'INSERT INTO {table.physical} ({names}) SELECT {", ".join(values)} FROM "loaded$rows" AS d{where}'
@@ -250,6 +254,7 @@ def _explain(
     columns: list[tuple[TableColumn, int, s.Expr | None]],
     tests: list[str],
     table: Table,
+    *,
     bad: int,
     allowed: int,
     line: int,
@@ -264,9 +269,12 @@ def _explain(
         if found:
             raise SqlError(
                 107090,
-                f"HdfsBridge::recordReaderFillBuffer - Unexpected error encountered filling record reader buffer: COPY INTO "
-                f"{table.schema}.{table.name}: {bad} rows were rejected, MAXERRORS is {max(allowed, 0)}. Column ordinal: {field - 1}, column "
-                f"'{column.name}', expected data type: {str(column.type).upper()}. Offending value: {str(found[0])[:100]}",
+                "HdfsBridge::recordReaderFillBuffer - Unexpected error encountered filling record reader buffer: "
+                "COPY INTO "
+                f"{table.schema}.{table.name}: {bad} rows were rejected, MAXERRORS is {max(allowed, 0)}. Column "
+                f"ordinal: {field - 1}, column "
+                f"'{column.name}', expected data type: {str(column.type).upper()}. Offending value: "
+                f"{str(found[0])[:100]}",
                 line=line,
             )
 

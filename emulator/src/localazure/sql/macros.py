@@ -57,19 +57,22 @@ _MACROS = {
     "stuff(x, start, len, y)": "CASE WHEN start < 1 OR len < 0 OR start > length(x) THEN NULL ELSE "
     "substr(x, 1, start - 1) || coalesce(y, '') || substr(x, start + len) END",
     "substring(x, start, len)": "CASE WHEN len < 0 THEN error('TSQL:537:Invalid length parameter passed to the LEFT or "
-    "SUBSTRING function.') WHEN start < 1 THEN substr(x, 1, greatest(start + len - 1, 0)) ELSE substr(x, start, len) END",
+    "SUBSTRING function.') WHEN start < 1 THEN substr(x, 1, greatest(start + len - 1, 0)) ELSE substr(x, start, "
+    "len) END",
     "left_of(x, n)": "CASE WHEN n < 0 THEN error('TSQL:536:Invalid length parameter passed to the left function.') "
     "ELSE substr(x, 1, n) END",
     "right_of(x, n)": "CASE WHEN n < 0 THEN error('TSQL:536:Invalid length parameter passed to the right function.') "
     "WHEN n = 0 THEN '' ELSE substr(x, greatest(length(x) - n + 1, 1)) END",
     "charindex(p, x, start)": "CASE WHEN strpos(substr(lower(x), greatest(start, 1)), lower(p)) = 0 OR p = '' THEN 0 "
     "ELSE strpos(substr(lower(x), greatest(start, 1)), lower(p)) + greatest(start, 1) - 1 END",
-    "replace_ci(x, p, y)": "CASE WHEN p = '' OR x IS NULL OR p IS NULL OR y IS NULL THEN CASE WHEN p IS NULL OR y IS NULL "
+    "replace_ci(x, p, y)": "CASE WHEN p = '' OR x IS NULL OR p IS NULL OR y IS NULL THEN CASE WHEN p IS NULL OR y "
+    "IS NULL "
     "THEN NULL ELSE x END ELSE regexp_replace(x, regexp_escape(p), replace(y, '\\', '\\\\'), 'gi') END",
     "patindex(x, regex)": "CASE WHEN regexp_matches(x, regex) THEN "
     "length(x) - length(regexp_replace(x, '^' || regexp_extract(x, '^(?is:(.*?))' || regex, 1), '')) + 1 ELSE 0 END",
     "sql_sign(x)": "sign(x)",
-    "isnumeric(x)": "CASE WHEN regexp_full_match(trim(x), '[+-]?[$]?([0-9][0-9,]*\\.?[0-9]*|\\.[0-9]+)([eE][+-]?[0-9]+)?') "
+    "isnumeric(x)": "CASE WHEN regexp_full_match(trim(x), "
+    "'[+-]?[$]?([0-9][0-9,]*\\.?[0-9]*|\\.[0-9]+)([eE][+-]?[0-9]+)?') "
     "THEN 1 ELSE 0 END",
 }
 

@@ -89,7 +89,10 @@ def _round(i: Invocation) -> Value:
         if digits >= 0:
             if cut:
                 unit = f"CAST('1{'0' * digits}' AS DECIMAL({digits + 1},0))"
-                inverse = f"CAST('{('0.' + '0' * (digits - 1) + '1') if digits else '1'}' AS DECIMAL({max(digits, 1)},{digits}))"
+                inverse = (
+                    f"CAST('{('0.' + '0' * (digits - 1) + '1') if digits else '1'}' AS "
+                    f"DECIMAL({max(digits, 1)},{digits}))"
+                )
                 sql = f"trunc({value.sql} * {unit}) * {inverse}"
             else:
                 sql = f"round({value.sql}, {digits})"

@@ -79,7 +79,7 @@ class DefinitionParser(QueryParser):
             raise errors.refused(f"CREATE {word}", start.line)
         return self._administration("CREATE", start.line)
 
-    # ---- tables --------------------------------------------------------------------------------------------------
+    # ---- tables --------
 
     def _create_table(self, line: int) -> s.Statement:
         name = self.name()
@@ -235,7 +235,7 @@ class DefinitionParser(QueryParser):
         else:
             raise self.error()
 
-    # ---- views and procedures --------------------------------------------------------------------------------------
+    # ---- views and procedures --------
 
     def _view(self, start: int, line: int, *, alter: bool, replace: bool) -> s.Statement:
         materialized = self.take("MATERIALIZED")
@@ -282,7 +282,7 @@ class DefinitionParser(QueryParser):
         output = self.take("OUTPUT") or self.take("OUT")
         return s.ProcedureParameter(line, name, kind, default, output)
 
-    # ---- indexes, external objects ---------------------------------------------------------------------------------
+    # ---- indexes, external objects --------
 
     def _create_index(self, line: int) -> s.Statement:
         if self.take("UNIQUE"):
@@ -363,7 +363,7 @@ class DefinitionParser(QueryParser):
             self.advance()
             self.take(",")
 
-    # ---- ALTER, DROP, RENAME, TRUNCATE, COPY -------------------------------------------------------------------------
+    # ---- ALTER, DROP, RENAME, TRUNCATE, COPY --------
 
     def alter(self) -> s.Statement:
         start = self.token
@@ -540,7 +540,7 @@ class DefinitionParser(QueryParser):
             column.ordinal = self.integer()
         return column
 
-    # ---- administration ----------------------------------------------------------------------------------------------
+    # ---- administration --------
 
     def _administration(self, action: str, line: int) -> s.Statement:
         """CREATE or ALTER of an object that configures the service: its options are kept, secrets are not."""
@@ -548,7 +548,7 @@ class DefinitionParser(QueryParser):
         if not any(tuple(ahead[: len(words)]) == words for words in _ADMINISTRATION) and ahead[0] != "MATERIALIZED":
             raise self.error()
         words = [self.advance().key]
-        while self.token.key in _KIND_WORDS and not (words == ["MASTER", "KEY"]):
+        while self.token.key in _KIND_WORDS and words != ["MASTER", "KEY"]:
             words.append(self.advance().key)
         kind = " ".join(words)
         name = ""

@@ -150,7 +150,7 @@ class Parser:
         return -value if negative else value
 
     def data_type(self) -> SqlType:
-        """A type as written in CAST, DECLARE or a column: ``VARCHAR(20)``, ``[decimal](10, 2)``, ``DOUBLE PRECISION``."""
+        """A type as written in CAST, DECLARE or a column: ``VARCHAR(20)``, ``[decimal](10, 2)``."""
         token = self.advance()
         if token.kind not in {"word", "quoted"}:
             raise self.error(token)
@@ -187,7 +187,7 @@ class ExpressionParser(Parser):
             ahead += 1
         return self.peek(ahead).key in {"SELECT", "WITH"}
 
-    # ---- conditions --------------------------------------------------------------------------------------------
+    # ---- conditions --------
 
     def expression(self) -> s.Expr:
         left = self._and()
@@ -264,7 +264,7 @@ class ExpressionParser(Parser):
         self.expect(")")
         return s.In(line, left, items, None, negated)
 
-    # ---- values ------------------------------------------------------------------------------------------------
+    # ---- values --------
 
     def value(self) -> s.Expr:
         left = self._multiplicative()

@@ -194,7 +194,7 @@ class QueryParser(ExpressionParser):
             return found
         return [self.value()]
 
-    # ---- FROM --------------------------------------------------------------------------------------------------
+    # ---- FROM --------
 
     def sources(self) -> s.Source:
         """The comma-separated sources of FROM; a comma is a cross join."""

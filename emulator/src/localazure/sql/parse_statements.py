@@ -112,7 +112,7 @@ class StatementParser(DefinitionParser):
             "DBCC": self._dbcc,
         }
 
-    # ---- rows ----------------------------------------------------------------------------------------------------
+    # ---- rows --------
 
     def _query(self) -> s.Statement:
         line = self.line
@@ -253,7 +253,7 @@ class StatementParser(DefinitionParser):
             raise self.error(self.tokens[self.position - 1])
         return branch
 
-    # ---- variables and flow --------------------------------------------------------------------------------------
+    # ---- variables and flow --------
 
     def _declare(self) -> s.Statement:
         line = self.expect("DECLARE").line
@@ -443,7 +443,7 @@ class StatementParser(DefinitionParser):
     def _save(self) -> s.Statement:
         raise errors.refused("SAVE TRANSACTION", self.line)
 
-    # ---- service ---------------------------------------------------------------------------------------------------
+    # ---- service --------
 
     def _explain(self) -> s.Statement:
         line = self.expect("EXPLAIN").line

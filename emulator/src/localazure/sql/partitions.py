@@ -30,7 +30,7 @@ def _column(table: Table, line: int) -> TableColumn:
 
 def boundary_sql(session: Session, text: str, column: TableColumn, line: int) -> str:
     """A boundary as DuckDB SQL of the column's type."""
-    from localazure.sql.tables import frame_of
+    from localazure.sql.table_parts import frame_of
 
     compiler = session.compiler(frame_of())
     return stored(compiler.value(ExpressionParser(text).value(), Scope()), replace(column, nullable=True), line)
@@ -78,7 +78,8 @@ def bounds(table: Table, number: int | None, line: int) -> tuple[str | None, str
     if not 1 <= number <= len(texts) + 1:
         raise SqlError(
             7722,
-            f"Invalid partition number {number} specified for table '{table.schema}.{table.name}', partition number can range "
+            f"Invalid partition number {number} specified for table '{table.schema}.{table.name}', partition number "
+            "can range "
             f"from 1 to {len(texts) + 1}.",
             line=line,
         )
@@ -128,7 +129,8 @@ def switch(session: Session, source: Table, target: Table, statement: s.SwitchPa
             if found and found[0]:
                 raise SqlError(
                     4904,
-                    f"ALTER TABLE SWITCH statement failed. The specified partition {statement.target_partition or 1} of target "
+                    "ALTER TABLE SWITCH statement failed. The specified partition "
+                    f"{statement.target_partition or 1} of target "
                     f"table '{target.schema}.{target.name}' must be empty.",
                     line=line,
                 )
@@ -144,7 +146,8 @@ def _same_shape(source: Table, target: Table, line: int) -> None:
     if len(source.columns) != len(target.columns):
         raise SqlError(
             4943,
-            f"ALTER TABLE SWITCH statement failed because table '{a}' has {len(source.columns)} columns and table '{b}' has "
+            f"ALTER TABLE SWITCH statement failed because table '{a}' has {len(source.columns)} columns and table "
+            f"'{b}' has "
             f"{len(target.columns)} columns.",
             line=line,
         )
@@ -152,21 +155,24 @@ def _same_shape(source: Table, target: Table, line: int) -> None:
         if left.name.lower() != right.name.lower():
             raise SqlError(
                 4957,
-                f"ALTER TABLE SWITCH statement failed because column '{left.name}' of table '{a}' and column '{right.name}' of "
+                f"ALTER TABLE SWITCH statement failed because column '{left.name}' of table '{a}' and column "
+                f"'{right.name}' of "
                 f"table '{b}' have different names.",
                 line=line,
             )
         if left.type != right.type:
             raise SqlError(
                 4944,
-                f"ALTER TABLE SWITCH statement failed because column '{left.name}' has data type {left.type} in source table "
+                f"ALTER TABLE SWITCH statement failed because column '{left.name}' has data type {left.type} in "
+                "source table "
                 f"'{a}' which is different from its type {right.type} in target table '{b}'.",
                 line=line,
             )
         if left.nullable != right.nullable:
             raise SqlError(
                 4988,
-                f"ALTER TABLE SWITCH statement failed because column '{left.name}' does not have the same nullability attribute "
+                f"ALTER TABLE SWITCH statement failed because column '{left.name}' does not have the same "
+                "nullability attribute "
                 f"in tables '{a}' and '{b}'.",
                 line=line,
             )
@@ -199,8 +205,10 @@ def _same_range(session: Session, source: Table, target: Table, statement: s.Swi
         if not same:
             raise SqlError(
                 4972,
-                f"ALTER TABLE SWITCH statement failed. The range of partition {statement.partition or 1} of source table "
-                f"'{source.schema}.{source.name}' is not that of partition {statement.target_partition or 1} of target table "
+                f"ALTER TABLE SWITCH statement failed. The range of partition {statement.partition or 1} of source "
+                "table "
+                f"'{source.schema}.{source.name}' is not that of partition {statement.target_partition or 1} of "
+                "target table "
                 f"'{target.schema}.{target.name}'.",
                 line=line,
             )

@@ -131,7 +131,7 @@ class Session(Running):
     def database(self) -> str:
         return self.pool.database
 
-    # ---- batches -----------------------------------------------------------------------------------------------------
+    # ---- batches --------
 
     def execute(self, batch: str, parameters: Sequence[Parameter] = ()) -> Iterator[Result]:
         """Run a batch; results come lazily and in order. SqlError ends it, with the failing statement's line."""
@@ -152,7 +152,8 @@ class Session(Running):
         except RecursionError:
             raise SqlError(
                 191,
-                "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into smaller queries.",
+                "Some part of your SQL statement is nested too deeply. Rewrite the query or break it up into "
+                "smaller queries.",
                 severity=15,
             ) from None
 
@@ -173,7 +174,7 @@ class Session(Running):
         if self._cancelled.is_set():
             raise SqlError(errors.CANCELLED, "Operation cancelled by user.", severity=11, line=line)
 
-    # ---- transactions ------------------------------------------------------------------------------------------------
+    # ---- transactions --------
 
     def begin(self) -> None:
         if self.transaction_count:

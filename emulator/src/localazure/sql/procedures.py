@@ -146,7 +146,7 @@ def _executesql(interpreter: Interpreter, statement: s.Execute) -> Iterator[Resu
         interpreter.store(outside, variable.type, variable.value, statement.line)
 
 
-# ---- the server's own --------------------------------------------------------------------------------------------------
+# ---- the server's own --------
 
 Values = list[tuple[str, Any]]
 

@@ -1,8 +1,8 @@
 """SELECT to DuckDB SQL: sources, grouping, set operations, TOP and ORDER BY.
 
 https://learn.microsoft.com/en-us/sql/t-sql/queries/select-transact-sql
-Inside, output columns are c1, c2, ... and row sources have names of their own, so T-SQL's duplicate and missing names and
-DuckDB's scoping rules never meet.
+Inside, output columns are c1, c2, ... and row sources have names of their own, so that T-SQL's duplicate and missing
+names and DuckDB's scoping rules never meet.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
             )
         return f"{position} {_order_word(item.descending)}"
 
-    # ---- one SELECT ------------------------------------------------------------------------------------------------
+    # ---- one SELECT --------
 
     def _select(self, select: s.Select, parent: Scope | None, order: list[s.OrderItem]) -> CompiledQuery:
         scope = Scope(parent=parent)
@@ -246,7 +246,7 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
     def _order(
         self, item: s.OrderItem, items: list[tuple[str, Value]], scope: Scope, distinct: bool
     ) -> tuple[str, str, str]:
-        """(what ORDER BY says, the same as an expression, direction): an output's name or position, or an expression."""
+        """(what ORDER BY says, the same as an expression, direction): an output or an expression."""
         word = _order_word(item.descending)
         expr = item.expr
         if isinstance(expr, s.Literal) and expr.kind == "int":
@@ -254,7 +254,8 @@ class QueryCompiler(SourceCompiler, ExpressionCompiler):
             if not 1 <= position <= len(items):
                 raise SqlError(
                     108,
-                    f"The ORDER BY position number {position} is out of range of the number of items in the select list.",
+                    f"The ORDER BY position number {position} is out of range of the number of items in the select "
+                    "list.",
                     line=item.line,
                 )
             return str(position), items[position - 1][1].sql, word

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -62,7 +62,7 @@ class Running:
     options: dict[str, str]
     _cancelled: threading.Event
 
-    # ---- compiling -----------------------------------------------------------------------------------------------------
+    # ---- compiling --------
 
     def context(self, frame: Frame) -> Context:
         return Context(
@@ -122,7 +122,7 @@ class Running:
             self.pool.remember(key, done)
         return done
 
-    # ---- running -------------------------------------------------------------------------------------------------------
+    # ---- running --------
 
     def select(self, statement: s.QueryStatement, frame: Frame, *, cached: bool = True) -> ResultSet:
         with self.pool.requests.running(
@@ -193,7 +193,8 @@ class Running:
             # https://learn.microsoft.com/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-develop-transactions#transaction-state
             raise SqlError(
                 111233,
-                "The current transaction has aborted, and any pending changes have been rolled back. Cause: A transaction in "
+                "The current transaction has aborted, and any pending changes have been rolled back. Cause: A "
+                "transaction in "
                 "a rollback-only state was not explicitly rolled back before a DDL, DML, or SELECT statement.",
                 line=line,
             )
@@ -211,10 +212,8 @@ class Running:
             yield
         finally:
             for name in attachments:
-                try:
+                with suppress(duckdb.Error):  # an aborted transaction drops nothing: the view goes with the rollback
                     self.cursor.unregister(name)
-                except duckdb.Error:
-                    pass  # an aborted transaction drops nothing: the view goes with the rollback
 
     def check_cancelled(self, line: int) -> None:
         raise NotImplementedError
@@ -232,7 +231,7 @@ class Running:
     def _text(self, statement: s.Node) -> str:
         return getattr(statement, "batch_text", "") or type(statement).__name__
 
-    # ---- single values -------------------------------------------------------------------------------------------------
+    # ---- single values --------
 
     def evaluate(self, expr: s.Expr, frame: Frame, line: int) -> tuple[SqlType, Any]:
         """The value of an expression outside a query, with its type."""
@@ -254,7 +253,8 @@ class Running:
         if table.num_rows > 1:
             raise SqlError(
                 512,
-                "Subquery returned more than 1 value. This is not permitted when the subquery follows =, !=, <, <= , >, >= or "
+                "Subquery returned more than 1 value. This is not permitted when the subquery follows =, !=, <, <= "
+                ", >, >= or "
                 "when the subquery is used as an expression.",
                 line=line,
             )
@@ -285,7 +285,7 @@ class Running:
             raise errors.from_duckdb(error, line) from error
         return table.column(0)[0].as_py()
 
-    # ---- session -------------------------------------------------------------------------------------------------------
+    # ---- session --------
 
     def set_option(self, statement: s.SetOption) -> None:
         """SET: clients send a dozen of these on connect; the ones that would change results are honoured or refused."""
@@ -389,7 +389,10 @@ class Running:
             values = self.values(compiled.parameters, frame)
             found = self.scratch.execute(f"EXPLAIN {compiled.sql}", values) if not compiled.attachments else None
             plan = "\n".join(str(row[1]) for row in found.fetchall()) if found is not None else ""
-        text = f'<?xml version="1.0" encoding="utf-8"?><dsql_query number_nodes="1"><plan><![CDATA[{plan}]]></plan></dsql_query>'
+        text = (
+            '<?xml version="1.0" encoding="utf-8"?><dsql_query '
+            f'number_nodes="1"><plan><![CDATA[{plan}]]></plan></dsql_query>'
+        )
         return rows([("explain", SqlType("nvarchar", -1))], [(text,)])
 
     def bulk_load(self, table: str, columns: list[str], data: pa.Table) -> int:

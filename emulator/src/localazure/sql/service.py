@@ -1,7 +1,7 @@
 """Statements that configure the service: users, roles, credentials, workload groups, permissions, KILL, DBCC.
 
-They are kept in the catalogue, where the catalogue views show them, and they govern nothing: a private pool has one owner
-and one workload. Secrets in them are dropped by the parser.
+They are kept in the catalogue, where its views show them, and they govern nothing: a private pool has one owner and
+one workload. Secrets in them are dropped by the parser.
 """
 
 from __future__ import annotations

@@ -151,7 +151,8 @@ class SourceCompiler:
         except SqlError as error:
             raise SqlError(
                 4413,
-                f"Could not use view or function '{view.schema}.{view.name}' because of binding errors: {error.message}",
+                f"Could not use view or function '{view.schema}.{view.name}' because of binding errors: "
+                f"{error.message}",
                 line=source.line,
             ) from error
         finally:
@@ -229,7 +230,7 @@ class SourceCompiler:
         # a derived table rather than a bare VALUES list: LATERAL takes only the former
         return f"(SELECT * FROM (VALUES {lines}) AS {alias}({inner})) AS {alias}", [RowSource(source.alias, found)]
 
-    # ---- table functions -------------------------------------------------------------------------------------------
+    # ---- table functions --------
 
     def _function(self, source: s.FunctionSource, parent: Scope | None) -> tuple[str, Sources]:
         name = source.call.name
@@ -276,9 +277,13 @@ class SourceCompiler:
             text = f"json_extract({text}, {errors.literal(path)})"
         alias = self.context.fresh("j")
         if not source.schema:
-            kinds = "CASE je.type WHEN 'NULL' THEN 0 WHEN 'VARCHAR' THEN 1 WHEN 'BOOLEAN' THEN 3 WHEN 'ARRAY' THEN 4 WHEN 'OBJECT' THEN 5 ELSE 2 END"
+            kinds = (
+                "CASE je.type WHEN 'NULL' THEN 0 WHEN 'VARCHAR' THEN 1 WHEN 'BOOLEAN' THEN 3 WHEN 'ARRAY' THEN 4 "
+                "WHEN 'OBJECT' THEN 5 ELSE 2 END"
+            )
             sql = (
-                f"(SELECT CAST(je.key AS VARCHAR) AS \"c1\", CASE WHEN je.type = 'NULL' THEN NULL WHEN je.type = 'VARCHAR' THEN "
+                "(SELECT CAST(je.key AS VARCHAR) AS \"c1\", CASE WHEN je.type = 'NULL' THEN NULL WHEN je.type = "
+                "'VARCHAR' THEN "
                 f'json_extract_string(je.value, \'$\') ELSE CAST(je.value AS VARCHAR) END AS "c2", {kinds} AS "c3" '
                 f"FROM json_each({text}) AS je) AS {alias}"
             )
@@ -316,7 +321,7 @@ class SourceCompiler:
         found[0].columns = [c for c in found[0].columns if c.name not in files.values()]
         return sql, found
 
-    # ---- PIVOT, UNPIVOT ----------------------------------------------------------------------------------------------
+    # ---- PIVOT, UNPIVOT --------
 
     def _pivot(self, pivot: s.Pivot, parent: Scope | None) -> tuple[str, Sources]:
         """One aggregate a value, grouped by every column that the pivot doesn't name."""
@@ -354,7 +359,8 @@ class SourceCompiler:
         if any(column.type != kind for column in named):
             raise SqlError(
                 8167,
-                f'The type of column "{pivot.columns[-1]}" conflicts with the type of other columns specified in the UNPIVOT '
+                f'The type of column "{pivot.columns[-1]}" conflicts with the type of other columns specified in '
+                "the UNPIVOT "
                 "list.",
                 line=pivot.line,
             )
@@ -371,7 +377,8 @@ class SourceCompiler:
         found.append(SourceColumn(pivot.name_column, SqlType("nvarchar", 128), f'{alias}."c{size + 1}"', False, True))
         found.append(SourceColumn(pivot.value_column, kind, f'{alias}."c{size + 2}"'))
         sql = (
-            f'(SELECT {", ".join(items)} FROM {inner_sql} CROSS JOIN LATERAL (SELECT * FROM (VALUES {values}) AS {rows}("k", "v")) '
+            f"(SELECT {', '.join(items)} FROM {inner_sql} CROSS JOIN LATERAL (SELECT * FROM (VALUES {values}) AS "
+            f'{rows}("k", "v")) '
             f'AS {rows} WHERE {rows}."v" IS NOT NULL) AS {alias}'
         )
         return sql, [RowSource(pivot.alias, found)]

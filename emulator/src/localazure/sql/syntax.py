@@ -1,759 +1,193 @@
-"""The syntax tree of T-SQL: inert dataclasses, one a construct. ``line`` is the 1-based line in the batch.
-
-Names keep the case they were written in; comparing them is the binder's business.
-"""
-
-from __future__ import annotations
-
-from dataclasses import dataclass, field
-
-from localazure.sql.results import SqlType
-
-Parts = tuple[str, ...]
-
-
-@dataclass(slots=True)
-class Node:
-    """Anything that stands somewhere in a batch."""
-
-    line: int
-
-
-# ---- expressions ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Expr(Node):
-    """A scalar expression or a predicate."""
-
-
-@dataclass(slots=True)
-class Literal(Expr):
-    """kind: int, decimal, float, string, nstring, money, binary, null."""
-
-    kind: str
-    text: str
-
-
-@dataclass(slots=True)
-class Name(Expr):
-    """A column reference of one to four parts."""
-
-    parts: Parts
-
-
-@dataclass(slots=True)
-class Star(Expr):
-    """``*`` or ``t.*``."""
-
-    qualifier: Parts
-
-
-@dataclass(slots=True)
-class Variable(Expr):
-    """``@x``, or ``@@X`` of the server."""
-
-    name: str
-
-
-@dataclass(slots=True)
-class Unary(Expr):
-    """``-x``, ``+x``, ``~x``."""
-
-    op: str
-    operand: Expr
-
-
-@dataclass(slots=True)
-class Binary(Expr):
-    """Arithmetic, string and bit operators: + - * / % & | ^."""
-
-    op: str
-    left: Expr
-    right: Expr
-
-
-@dataclass(slots=True)
-class Predicate(Expr):
-    """A condition: T-SQL has no boolean values, so a condition is never a value."""
-
-
-@dataclass(slots=True)
-class Compare(Predicate):
-    """= <> < > <= >= !< !>."""
-
-    op: str
-    left: Expr
-    right: Expr
-
-
-@dataclass(slots=True)
-class Logical(Predicate):
-    """AND, OR."""
-
-    op: str
-    left: Expr
-    right: Expr
-
-
-@dataclass(slots=True)
-class Not(Predicate):
-    operand: Expr
-
-
-@dataclass(slots=True)
-class IsNull(Predicate):
-    operand: Expr
-    negated: bool
-
-
-@dataclass(slots=True)
-class Between(Predicate):
-    operand: Expr
-    low: Expr
-    high: Expr
-    negated: bool
-
-
-@dataclass(slots=True)
-class In(Predicate):
-    operand: Expr
-    items: list[Expr]
-    query: Query | None
-    negated: bool
-
-
-@dataclass(slots=True)
-class Like(Predicate):
-    operand: Expr
-    pattern: Expr
-    escape: Expr | None
-    negated: bool
-
-
-@dataclass(slots=True)
-class Exists(Predicate):
-    query: Query
-
-
-@dataclass(slots=True)
-class Quantified(Predicate):
-    """``x > ALL (SELECT ..)``; quantifier: ALL or ANY."""
-
-    op: str
-    left: Expr
-    quantifier: str
-    query: Query
-
-
-@dataclass(slots=True)
-class Case(Expr):
-    operand: Expr | None
-    branches: list[tuple[Expr, Expr]]
-    otherwise: Expr | None
-
-
-@dataclass(slots=True)
-class Cast(Expr):
-    """CAST, TRY_CAST, CONVERT, TRY_CONVERT."""
-
-    operand: Expr
-    type: SqlType
-    attempt: bool
-    style: Expr | None = None
-
-
-@dataclass(slots=True)
-class OrderItem(Node):
-    expr: Expr
-    descending: bool
-
-
-@dataclass(slots=True)
-class Frame(Node):
-    """ROWS or RANGE; bounds as (word, expression): ("UNBOUNDED PRECEDING", None), ("PRECEDING", n), ..."""
-
-    unit: str
-    start: tuple[str, Expr | None]
-    end: tuple[str, Expr | None] | None
-
-
-@dataclass(slots=True)
-class Window(Node):
-    partition: list[Expr]
-    order: list[OrderItem]
-    frame: Frame | None
-
-
-@dataclass(slots=True)
-class Call(Expr):
-    """A function; ``name`` in upper case, ``qualifier`` the schema, or the row source of ``r.filepath(1)``."""
-
-    qualifier: Parts
-    name: str
-    args: list[Expr]
-    distinct: bool = False
-    within: list[OrderItem] | None = None
-    over: Window | None = None
-
-
-@dataclass(slots=True)
-class ScalarQuery(Expr):
-    query: Query
-
-
-@dataclass(slots=True)
-class Collate(Expr):
-    operand: Expr
-    collation: str
-
-
-@dataclass(slots=True)
-class AtTimeZone(Expr):
-    operand: Expr
-    zone: Expr
-
-
-@dataclass(slots=True)
-class DefaultValue(Expr):
-    """The word DEFAULT in VALUES or SET."""
-
-
-# ---- row sources ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Source(Node):
-    """Something in FROM."""
-
-
-@dataclass(slots=True)
-class TableSource(Source):
-    parts: Parts
-    alias: str | None
-    columns: list[str]
-    hints: list[str]
-
-
-@dataclass(slots=True)
-class DerivedSource(Source):
-    query: Query
-    alias: str | None
-    columns: list[str]
-
-
-@dataclass(slots=True)
-class ValuesSource(Source):
-    rows: list[list[Expr]]
-    alias: str | None
-    columns: list[str]
-
-
-@dataclass(slots=True)
-class WithColumn(Node):
-    """A column of OPENJSON's or OPENROWSET's WITH clause; ``path`` a JSON path, ``ordinal`` 1-based in a file."""
-
-    name: str
-    type: SqlType
-    path: str | None = None
-    ordinal: int | None = None
-    as_json: bool = False
-
-
-@dataclass(slots=True)
-class FunctionSource(Source):
-    """STRING_SPLIT, OPENJSON, GENERATE_SERIES, OPENROWSET..."""
-
-    call: Call
-    alias: str | None
-    columns: list[str]
-    schema: list[WithColumn]
-    options: dict[str, Expr] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Join(Source):
-    """kind: INNER, LEFT, RIGHT, FULL, CROSS, CROSS APPLY, OUTER APPLY."""
-
-    kind: str
-    left: Source
-    right: Source
-    on: Expr | None
-
-
-@dataclass(slots=True)
-class Pivot(Source):
-    source: Source
-    aggregate: Call
-    column: str
-    values: list[str]
-    alias: str
-
-
-@dataclass(slots=True)
-class Unpivot(Source):
-    source: Source
-    value_column: str
-    name_column: str
-    columns: list[str]
-    alias: str
-
-
-# ---- queries -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Item(Node):
-    """One item of a select list; ``assign`` is (variable, operator) for ``SELECT @x = ..``."""
-
-    expr: Expr
-    alias: str | None
-    assign: tuple[str, str] | None = None
-    written: str = ""
-
-
-@dataclass(slots=True)
-class Top(Node):
-    count: Expr
-    percent: bool
-    ties: bool
-
-
-@dataclass(slots=True)
-class Grouping(Node):
-    """kind: PLAIN, ROLLUP, CUBE, SETS; every set is a list of expressions."""
-
-    kind: str
-    sets: list[list[Expr]]
-
-
-@dataclass(slots=True)
-class Select(Node):
-    distinct: bool
-    top: Top | None
-    items: list[Item]
-    into: Parts | None
-    source: Source | None
-    where: Expr | None
-    groups: list[Grouping]
-    having: Expr | None
-
-
-@dataclass(slots=True)
-class SetOperation(Node):
-    """op: UNION, UNION ALL, EXCEPT, INTERSECT."""
-
-    op: str
-    left: Select | SetOperation | Query
-    right: Select | SetOperation | Query
-
-
-@dataclass(slots=True)
-class CommonTable(Node):
-    name: str
-    columns: list[str]
-    query: Query
-
-
-@dataclass(slots=True)
-class Query(Node):
-    body: Select | SetOperation | Query
-    tables: list[CommonTable] = field(default_factory=list)
-    order: list[OrderItem] = field(default_factory=list)
-    offset: Expr | None = None
-    fetch: Expr | None = None
-    options: dict[str, str] = field(default_factory=dict)
-
-
-# ---- statements ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Statement(Node):
-    """A statement of a batch; ``batch_text`` is what was written."""
-
-    batch_text: str = field(default="", kw_only=True, compare=False)
-
-
-@dataclass(slots=True)
-class QueryStatement(Statement):
-    query: Query
-
-
-@dataclass(slots=True)
-class Insert(Statement):
-    target: Parts
-    columns: list[str]
-    query: Query | None
-    rows: list[list[Expr]] | None
-    tables: list[CommonTable]
-    options: dict[str, str]
-
-
-@dataclass(slots=True)
-class Assignment(Node):
-    """``column = value``; op: = += -= ... ; ``parts`` as written."""
-
-    parts: Parts
-    op: str
-    value: Expr
-
-
-@dataclass(slots=True)
-class Update(Statement):
-    target: Parts
-    assignments: list[Assignment]
-    source: Source | None
-    where: Expr | None
-    top: Top | None
-    tables: list[CommonTable]
-    options: dict[str, str]
-
-
-@dataclass(slots=True)
-class Delete(Statement):
-    target: Parts
-    alias: str | None
-    source: Source | None
-    where: Expr | None
-    top: Top | None
-    tables: list[CommonTable]
-    options: dict[str, str]
-
-
-@dataclass(slots=True)
-class MergeBranch(Node):
-    """match: MATCHED, TARGET (not matched by target), SOURCE; action: UPDATE, DELETE, INSERT."""
-
-    match: str
-    condition: Expr | None
-    action: str
-    assignments: list[Assignment]
-    columns: list[str]
-    values: list[Expr]
-
-
-@dataclass(slots=True)
-class Merge(Statement):
-    target: Parts
-    alias: str | None
-    source: Source
-    on: Expr
-    branches: list[MergeBranch]
-    tables: list[CommonTable]
-    options: dict[str, str]
-
-
-# ---- procedural ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Declare(Statement):
-    items: list[tuple[str, SqlType, Expr | None]]
-
-
-@dataclass(slots=True)
-class SetVariable(Statement):
-    name: str
-    op: str
-    value: Expr
-
-
-@dataclass(slots=True)
-class SetOption(Statement):
-    """``SET NOCOUNT ON`` and its like; ``value`` in upper case."""
-
-    name: str
-    value: str
-
-
-@dataclass(slots=True)
-class Block(Statement):
-    statements: list[Statement]
-
-
-@dataclass(slots=True)
-class If(Statement):
-    condition: Expr
-    then: Statement
-    otherwise: Statement | None
-
-
-@dataclass(slots=True)
-class While(Statement):
-    condition: Expr
-    body: Statement
-
-
-@dataclass(slots=True)
-class Break(Statement):
-    pass
-
-
-@dataclass(slots=True)
-class TryCatch(Statement):
-    body: list[Statement]
-    handler: list[Statement]
-
-
-@dataclass(slots=True)
-class Throw(Statement):
-    number: Expr | None
-    message: Expr | None
-    state: Expr | None
-
-
-@dataclass(slots=True)
-class RaiseError(Statement):
-    message: Expr
-    severity: Expr
-    state: Expr
-    args: list[Expr]
-    options: list[str]
-
-
-@dataclass(slots=True)
-class Print(Statement):
-    value: Expr
-
-
-@dataclass(slots=True)
-class Execute(Statement):
-    """EXEC of a procedure (``name``) or of a string (``text``). An argument is (name or "", value, is output)."""
-
-    name: Parts
-    text: Expr | None
-    args: list[tuple[str, Expr, bool]]
-    result: str | None = None
-
-
-@dataclass(slots=True)
-class Transaction(Statement):
-    """kind: begin, commit, rollback."""
-
-    kind: str
-
-
-# ---- definitions ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class ColumnDefinition(Node):
-    name: str
-    type: SqlType
-    nullable: bool = True
-    identity: tuple[int, int] | None = None
-    default: Expr | None = None
-    default_text: str = ""
-    default_name: str = ""
-    collation: str = ""
-
-
-@dataclass(slots=True)
-class KeyDefinition(Node):
-    """kind: PRIMARY KEY or UNIQUE; always NOT ENFORCED in a dedicated pool."""
-
-    kind: str
-    name: str
-    columns: list[str]
-
-
-@dataclass(slots=True)
-class TableOptions(Node):
-    """The WITH clause. distribution: HASH, ROUND_ROBIN, REPLICATE; index: COLUMNSTORE, HEAP, CLUSTERED."""
-
-    distribution: str | None = None
-    hash_columns: list[str] = field(default_factory=list)
-    index: str | None = None
-    index_columns: list[str] = field(default_factory=list)
-    partition_column: str | None = None
-    range_right: bool = False
-    boundaries: list[Expr] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class CreateTable(Statement):
-    name: Parts
-    columns: list[ColumnDefinition]
-    keys: list[KeyDefinition]
-    options: TableOptions
-
-
-@dataclass(slots=True)
-class CreateTableAs(Statement):
-    name: Parts
-    columns: list[str]
-    options: TableOptions
-    query: Query
-
-
-@dataclass(slots=True)
-class CreateView(Statement):
-    """``text`` is the whole statement as written, ``alter`` for ALTER VIEW, ``replace`` for CREATE OR ALTER."""
-
-    name: Parts
-    columns: list[str]
-    query: Query
-    query_text: str
-    text: str
-    alter: bool = False
-    replace: bool = False
-    materialized: bool = False
-
-
-@dataclass(slots=True)
-class ProcedureParameter(Node):
-    name: str
-    type: SqlType
-    default: Expr | None
-    output: bool
-
-
-@dataclass(slots=True)
-class CreateProcedure(Statement):
-    name: Parts
-    parameters: list[ProcedureParameter]
-    body: list[Statement]
-    text: str
-    alter: bool = False
-    replace: bool = False
-
-
-@dataclass(slots=True)
-class CreateSchema(Statement):
-    name: str
-
-
-@dataclass(slots=True)
-class Drop(Statement):
-    """kind: TABLE, VIEW, PROCEDURE, SCHEMA, INDEX, STATISTICS, EXTERNAL TABLE, EXTERNAL DATA SOURCE, ..."""
-
-    kind: str
-    names: list[Parts]
-    if_exists: bool
-
-
-@dataclass(slots=True)
-class Truncate(Statement):
-    name: Parts
-    partitions: list[tuple[int, int]]
-
-
-@dataclass(slots=True)
-class Rename(Statement):
-    """RENAME OBJECT; ``column`` set when a column is renamed."""
-
-    name: Parts
-    column: str | None
-    new_name: str
-
-
-@dataclass(slots=True)
-class AddColumns(Statement):
-    name: Parts
-    columns: list[ColumnDefinition]
-    keys: list[KeyDefinition]
-
-
-@dataclass(slots=True)
-class DropColumns(Statement):
-    name: Parts
-    columns: list[str]
-    constraints: list[str]
-
-
-@dataclass(slots=True)
-class AlterColumn(Statement):
-    name: Parts
-    column: ColumnDefinition
-
-
-@dataclass(slots=True)
-class SwitchPartition(Statement):
-    name: Parts
-    partition: int | None
-    target: Parts
-    target_partition: int | None
-    truncate_target: bool
-
-
-@dataclass(slots=True)
-class ChangeBoundary(Statement):
-    """ALTER TABLE .. SPLIT RANGE / MERGE RANGE."""
-
-    name: Parts
-    split: bool
-    value: Expr
-
-
-@dataclass(slots=True)
-class Statistics(Statement):
-    """CREATE, UPDATE or DROP STATISTICS."""
-
-    action: str
-    table: Parts
-    name: str | None
-    columns: list[str]
-
-
-@dataclass(slots=True)
-class Index(Statement):
-    """CREATE INDEX, ALTER INDEX .. REBUILD, DROP INDEX."""
-
-    action: str
-    table: Parts
-    name: str
-    columns: list[str]
-    clustered: bool = False
-
-
-@dataclass(slots=True)
-class Administration(Statement):
-    """A statement that configures the service and moves no row: kept in the catalogue under (kind, name)."""
-
-    kind: str
-    name: str
-    options: dict[str, str]
-
-
-@dataclass(slots=True)
-class CreateExternal(Statement):
-    """kind: DATA SOURCE, FILE FORMAT; options keyed in upper case."""
-
-    kind: str
-    name: str
-    options: dict[str, str]
-
-
-@dataclass(slots=True)
-class CreateExternalTable(Statement):
-    name: Parts
-    columns: list[ColumnDefinition]
-    options: dict[str, str]
-    query: Query | None
-    query_text: str
-
-
-@dataclass(slots=True)
-class CopyColumn(Node):
-    name: str
-    default: Expr | None
-    ordinal: int | None
-
-
-@dataclass(slots=True)
-class CopyInto(Statement):
-    name: Parts
-    columns: list[CopyColumn]
-    locations: list[str]
-    options: dict[str, str]
-
-
-@dataclass(slots=True)
-class Explain(Statement):
-    statement: Statement
-
-
-@dataclass(slots=True)
-class UseDatabase(Statement):
-    name: str
+"""The syntax tree of T-SQL under one name; imported as ``s``."""
+
+from localazure.sql.syntax_queries import (
+    AtTimeZone,
+    Between,
+    Binary,
+    Call,
+    Case,
+    Cast,
+    Collate,
+    CommonTable,
+    Compare,
+    DefaultValue,
+    DerivedSource,
+    Exists,
+    Expr,
+    Frame,
+    FunctionSource,
+    Grouping,
+    In,
+    IsNull,
+    Item,
+    Join,
+    Like,
+    Literal,
+    Logical,
+    Name,
+    Node,
+    Not,
+    OrderItem,
+    Parts,
+    Pivot,
+    Predicate,
+    Quantified,
+    Query,
+    ScalarQuery,
+    Select,
+    SetOperation,
+    Source,
+    Star,
+    TableSource,
+    Top,
+    Unary,
+    Unpivot,
+    ValuesSource,
+    Variable,
+    Window,
+    WithColumn,
+)
+from localazure.sql.syntax_statements import (
+    AddColumns,
+    Administration,
+    AlterColumn,
+    Assignment,
+    Block,
+    Break,
+    ChangeBoundary,
+    ColumnDefinition,
+    CopyColumn,
+    CopyInto,
+    CreateExternal,
+    CreateExternalTable,
+    CreateProcedure,
+    CreateSchema,
+    CreateTable,
+    CreateTableAs,
+    CreateView,
+    Declare,
+    Delete,
+    Drop,
+    DropColumns,
+    Execute,
+    Explain,
+    If,
+    Index,
+    Insert,
+    KeyDefinition,
+    Merge,
+    MergeBranch,
+    Print,
+    ProcedureParameter,
+    QueryStatement,
+    RaiseError,
+    Rename,
+    SetOption,
+    SetVariable,
+    Statement,
+    Statistics,
+    SwitchPartition,
+    TableOptions,
+    Throw,
+    Transaction,
+    Truncate,
+    TryCatch,
+    Update,
+    UseDatabase,
+    While,
+)
+
+__all__ = [
+    "AddColumns",
+    "Administration",
+    "AlterColumn",
+    "Assignment",
+    "AtTimeZone",
+    "Between",
+    "Binary",
+    "Block",
+    "Break",
+    "Call",
+    "Case",
+    "Cast",
+    "ChangeBoundary",
+    "Collate",
+    "ColumnDefinition",
+    "CommonTable",
+    "Compare",
+    "CopyColumn",
+    "CopyInto",
+    "CreateExternal",
+    "CreateExternalTable",
+    "CreateProcedure",
+    "CreateSchema",
+    "CreateTable",
+    "CreateTableAs",
+    "CreateView",
+    "Declare",
+    "DefaultValue",
+    "Delete",
+    "DerivedSource",
+    "Drop",
+    "DropColumns",
+    "Execute",
+    "Exists",
+    "Explain",
+    "Expr",
+    "Frame",
+    "FunctionSource",
+    "Grouping",
+    "If",
+    "In",
+    "Index",
+    "Insert",
+    "IsNull",
+    "Item",
+    "Join",
+    "KeyDefinition",
+    "Like",
+    "Literal",
+    "Logical",
+    "Merge",
+    "MergeBranch",
+    "Name",
+    "Node",
+    "Not",
+    "OrderItem",
+    "Parts",
+    "Pivot",
+    "Predicate",
+    "Print",
+    "ProcedureParameter",
+    "Quantified",
+    "Query",
+    "QueryStatement",
+    "RaiseError",
+    "Rename",
+    "ScalarQuery",
+    "Select",
+    "SetOperation",
+    "SetOption",
+    "SetVariable",
+    "Source",
+    "Star",
+    "Statement",
+    "Statistics",
+    "SwitchPartition",
+    "TableOptions",
+    "TableSource",
+    "Throw",
+    "Top",
+    "Transaction",
+    "Truncate",
+    "TryCatch",
+    "Unary",
+    "Unpivot",
+    "Update",
+    "UseDatabase",
+    "ValuesSource",
+    "Variable",
+    "While",
+    "Window",
+    "WithColumn",
+]

@@ -86,10 +86,7 @@ def _object_id(i: Invocation) -> Value:
         return _int(None)
     schema, name = split_object_name(str(text))
     found: CatalogObject | None
-    if name.startswith("#"):
-        found = i.compiler.context.temporary.get(name.lower())
-    else:
-        found = catalog.find(schema, name)
+    found = i.compiler.context.temporary.get(name.lower()) if name.startswith("#") else catalog.find(schema, name)
     if found is None or (kind and kind not in _type_codes(found)):
         return _int(None)
     return _int(found.object_id)

@@ -16,10 +16,7 @@ from localazure.sql.sqltypes import BIGINT, BINARY, CHARACTER, INT, MOMENT, NUME
 def _string(sql: str, like: SqlType, length: int | None, nullable: bool = True, trimmed: bool = False) -> Value:
     national = like.name in {"nchar", "nvarchar"}
     longest = 4000 if national else 8000
-    if length is None or length == -1:
-        size = -1 if length == -1 else longest
-    else:
-        size = max(min(length, longest), 1)
+    size = (-1 if length == -1 else longest) if length is None or length == -1 else max(min(length, longest), 1)
     return Value(sql, SqlType("nvarchar" if national else "varchar", size), nullable, trimmed=trimmed)
 
 
@@ -200,7 +197,10 @@ def _quotename(i: Invocation) -> Value:
     if mark not in pairs:
         return Value("CAST(NULL AS VARCHAR)", SqlType("nvarchar", 258))
     first, last = pairs[mark]
-    sql = f"{errors.literal(first)} || replace({value}, {errors.literal(last)}, {errors.literal(last * 2)}) || {errors.literal(last)}"
+    sql = (
+        f"{errors.literal(first)} || replace({value}, {errors.literal(last)}, {errors.literal(last * 2)}) || "
+        f"{errors.literal(last)}"
+    )
     return Value(f"({sql})", SqlType("nvarchar", 258), i.nullable(), trimmed=True)
 
 
@@ -364,7 +364,8 @@ def _json_path(i: Invocation) -> str:
 def _isjson(i: Invocation) -> Value:
     text = i.text(0).sql
     return Value(
-        f"CASE WHEN {text} IS NULL THEN NULL WHEN json_valid({text}) AND json_type(CASE WHEN json_valid({text}) THEN {text} ELSE '0' END) IN ('OBJECT', 'ARRAY') THEN 1 ELSE 0 END",
+        f"CASE WHEN {text} IS NULL THEN NULL WHEN json_valid({text}) AND json_type(CASE WHEN json_valid({text}) "
+        f"THEN {text} ELSE '0' END) IN ('OBJECT', 'ARRAY') THEN 1 ELSE 0 END",
         INT,
     )
 
