@@ -7,6 +7,7 @@ sends (method, arguments) to a worker; `Driver` in the worker speaks to the real
 from __future__ import annotations
 
 import ctypes
+import datetime as dt
 import multiprocessing
 import os
 import struct
@@ -96,7 +97,7 @@ class Driver:
         """Rows of the first result set. ``?`` marks a parameter."""
         cursor = self.connection.cursor()
         self._execute(cursor, sql, parameters)
-        return [tuple(row) for row in cursor.fetchall()]
+        return [tuple(map(_plain, row)) for row in cursor.fetchall()]
 
     def results(self, sql: str) -> list[list[tuple[Any, ...]]]:
         """Rows of every result set of a batch."""
@@ -116,10 +117,17 @@ class Driver:
         return int(cursor.rowcount)
 
     def run(self, *statements: str) -> None:
-        """Run and commit statements one by one."""
+        """Run statements one by one, each by itself: a pool refuses DDL inside a transaction."""
+        self._autocommit(True)
         for statement in statements:
             self.connection.cursor().execute(statement)
-            self.connection.commit()
+        self._autocommit(False)
+
+    def _autocommit(self, value: bool) -> None:
+        if self.kind == "pymssql":
+            self.connection.autocommit(value)
+        else:
+            self.connection.autocommit = value
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """executemany."""
@@ -130,7 +138,15 @@ class Driver:
         if parameters is None:
             cursor.execute(sql)
         else:
-            cursor.execute(self._marks(sql), tuple(parameters))
+            cursor.execute(self._marks(sql), tuple(map(self._given_as, parameters)))
+
+    def _given_as(self, value: Any) -> Any:
+        if self.kind == "python-tds" and isinstance(value, bytes):
+            import pytds
+
+            return pytds.Binary(value)
+        # pymssql writes bytes as a character literal and a bytearray as a binary one.
+        return bytearray(value) if self.kind == "pymssql" and isinstance(value, bytes) else value
 
     def _marks(self, sql: str) -> str:
         return sql.replace("?", "%s") if self.kind in ("pymssql", "python-tds") else sql
@@ -181,13 +197,11 @@ class Driver:
         if by_limit:
             self.connection.timeout = max(1, round(seconds))
         cursor = self.connection.cursor()
-        cancel = {
-            "pymssql": lambda: self.connection._conn.cancel(),
+        if self.kind == "pymssql":
+            threading.Timer(seconds, self.connection._conn.cancel).start()
+        elif self.kind == "python-tds":
             # Its cursor.cancel() also reads the answer, which the thread that waits is doing already.
-            "python-tds": lambda: cursor._session.put_cancel(),
-        }.get(self.kind)
-        if cancel is not None:
-            threading.Timer(seconds, cancel).start()
+            threading.Timer(seconds, cursor._session.put_cancel).start()
         started = time.perf_counter()
         try:
             cursor.execute(sql)
@@ -242,6 +256,11 @@ class Driver:
             self._engine.dispose()
         else:
             self.connection.close()
+
+
+def _plain(value: Any) -> Any:
+    # Libraries have time zone classes of their own, which don't travel.
+    return value.astimezone(dt.UTC) if isinstance(value, dt.datetime) and value.tzinfo is not None else value
 
 
 def _failure(error: BaseException) -> Failure:
