@@ -409,7 +409,8 @@ class AzureConnection:
             connect |= {"UID": self.sql_login, "PWD": self.sql_password}
         else:
             connect["attrs_before"] = self._sql_attributes()
-        return {"connection_string": url, "kwargs": {"connect_args": connect}}
+        # A dedicated pool refuses DDL inside a transaction (error 111212), temporary tables included.
+        return {"connection_string": url, "kwargs": {"connect_args": connect, "isolation_level": "AUTOCOMMIT"}}
 
     def _sql_connection_string(self) -> str:
         self.require("sql_server", "sql_database")
