@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from azflow.connection import AzureConnection
 from azflow.edge import AzflowOperator, airflow_edge
-from azflow.errors import ConfigurationError
+from azflow.errors import ConfigurationError, first_line
 from azflow.guardrails import Verdict
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class ChampionOperator(AzflowOperator):
     """Answers who serves now: ``{"version", "name", "path", "deployment", "challenger"}``.
 
     Without a champion (the first night) version is ``none`` and path the challenger's, so that a job with a champion among its
-    inputs runs all the same and knows.
+    inputs runs all the same and knows. Where a champion is needed (scoring, after the roll-out), the registry is told too:
+    the version's tag ``role`` moves to who serves.
 
     :param endpoint_name: the online endpoint.
     :param challenger: URI of the challenger's model; empty where a champion is needed (scoring).
@@ -61,7 +62,8 @@ class ChampionOperator(AzflowOperator):
     def execute(self, context: Context) -> dict[str, str]:
         """See the class."""
         with airflow_edge(self.conn_id):
-            found = serving_model(AzureConnection.load(self.conn_id).ml_client(), self.endpoint_name)
+            connection = AzureConnection.load(self.conn_id)
+            found = serving_model(connection.ml_client(), self.endpoint_name)
             if found is None and not self.challenger:
                 raise ConfigurationError(
                     f"No deployment of the endpoint {self.endpoint_name} gets traffic, and no challenger was promoted: there is no "
@@ -71,7 +73,18 @@ class ChampionOperator(AzflowOperator):
             self.log.info("No champion yet: the challenger runs alone")
             return {"name": "", "version": NO_CHAMPION, "path": self.challenger, "deployment": ""}
         self.log.info("The champion is %(name)s version %(version)s, served by deployment %(deployment)s", found)
+        if not self.challenger:
+            self._label(connection, found)
         return found
+
+    def _label(self, connection: AzureConnection, found: Mapping[str, str]) -> None:
+        """Move the tag. Who serves is true without it, so that a label that can't be moved fails nothing."""
+        from azflow.registry import ModelRegistry
+
+        try:
+            ModelRegistry(connection, found["name"]).promote(found["version"], found["deployment"])
+        except Exception as problem:
+            self.log.warning("The registry still shows another champion: %s", first_line(problem))
 
 
 def verdict_text(verdict: Verdict) -> list[str]:

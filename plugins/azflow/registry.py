@@ -1,8 +1,7 @@
-"""The registered model and its roles: which version serves, which one wants to.
+"""The registered model: one version a training job, and who is who among the versions.
 
-A version's role is its tag ``role``: ``challenger`` from its registration, ``champion`` once all traffic is its own,
-``retired`` after that. There is one champion; should a crash leave two, the newer one counts, and the next promotion
-clears up.
+A version's tag ``role`` is ``challenger`` from its registration, ``champion`` once it serves, ``retired`` after that. It
+is a label for people who look at the registry: what decides is who gets the traffic (`azflow.evaluation`).
 """
 
 from __future__ import annotations
@@ -55,14 +54,6 @@ class ModelRegistry:
     def versions(self) -> list[Registered]:
         """Every version, newest first."""
         return [_registered(model) for model in self._models()]
-
-    def champion(self) -> Registered:
-        """The version that serves; an empty `Registered` before the first promotion."""
-        return next((each for each in self.versions() if each.role == CHAMPION), Registered())
-
-    def find(self, job: str) -> Registered | None:
-        """The version a job's output was registered as."""
-        return next((each for each in self.versions() if each.job == job), None)
 
     def register(self, job: str, path: str, type: str, tags: Mapping[str, object], description: str = "") -> Registered:
         """Register a job's output as the challenger: one version a job, however often it is asked for.
