@@ -8,17 +8,18 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 from sklearn.pipeline import Pipeline
 
-from localazure_compute.automl import features, model, tables
+from localazure_compute.automl import features, tables
 from localazure_compute.automl.errors import SearchError
-from localazure_compute.automl.search import Budget, Part, Search, Trial
-from localazure_compute.automl.tracking import Runs
+
+if TYPE_CHECKING:
+    from localazure_compute.automl.search import Part, Search, Trial
 
 # The service's rules when nothing is said about validation.
 _HOLDOUT_FROM_ROWS = 20_000
@@ -50,6 +51,11 @@ class Job:
         validation = self._load(Path(plan["validation_data"])) if plan.get("validation_data") else None
         columns = self._inspect(frame)
         codes = self._encode(target)
+        # Not before: FLAML and MLflow take seconds to import, and data that can't be used should be told of at once.
+        from localazure_compute.automl import model
+        from localazure_compute.automl.search import Budget, Search
+        from localazure_compute.automl.tracking import Runs
+
         parts, how = self._split(frame, codes, columns, validation)
         algorithms = self._algorithms()
         spread = float(np.ptp(codes)) if self.task == "Regression" else 0.0
@@ -239,6 +245,8 @@ class Job:
         valid_codes: np.ndarray,
         columns: features.Columns,
     ) -> Part:
+        from localazure_compute.automl.search import Part
+
         prepare = self._transformer(columns)
         matrix = prepare.fit_transform(train[columns.used], codes).astype(np.float32)
         return Part(matrix, codes, prepare.transform(valid[columns.used]).astype(np.float32), valid_codes)

@@ -1,0 +1,282 @@
+"""Command jobs from submission to their end, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localazure.core.service import ServiceContext
+from localazure.core.store import Store
+from localazure.ml import states
+
+
+def command(text: str, **more: Any) -> dict[str, Any]:
+    return {
+        "jobType": "Command",
+        "command": text,
+        "computeId": "/x/computes/cpu-cluster",
+        "environmentId": "azureml://registries/azureml/environments/sklearn-1.5/versions/3",
+        "experimentName": "nightly",
+        **more,
+    }
+
+
+DATA = {"jobInputType": "uri_folder", "uri": "azureml://datastores/workspaceblobstore/paths/data/"}
+
+
+def test_a_job_reads_its_inputs_writes_its_outputs_and_goes_through_every_state(
+    with_client: Any, blobs: Any, runs: Any, context: ServiceContext
+) -> None:
+    async def test(client: Any) -> None:
+        text = "cat ${{inputs.rows}}/*.csv > ${{outputs.copy}}/c.csv; echo $[[--x ${{inputs.x}}]] said $AZUREML_RUN_ID"
+        body = command(text, inputs={"rows": DATA}, outputs={"copy": {"jobOutputType": "uri_folder"}})
+        created = await client.put("jobs/one", **body)
+        assert created["properties"]["status"] == "Starting"
+        job = await client.finished("one")
+        assert job["properties"]["status"] == "Completed"
+        details = await client.ok("GET", f"/history/v1.0{client.settings.workspace_id}/runs/one/details")
+        assert details["outputs"]["copy"]["type"] == "UriFolder"
+        asset = details["outputs"]["copy"]["assetId"]
+        found = await client.ok(
+            "POST",
+            f"/data/v1.0{client.settings.workspace_id}/dataversion/batchGetResolvedUris",
+            {"values": [asset]},
+        )
+        assert found["values"][asset]["uri"].endswith("/datastores/workspaceblobstore/paths/azureml/one/copy/")
+        assert list(details["logFiles"]) == ["user_logs/std_log.txt"]
+
+    with_client(test)
+    assert (blobs.root / "azureml/azureml/one/copy/c.csv").read_text() == "a\n1\n"
+    log = (blobs.root / "azureml/ExperimentRun/dcid.one/user_logs/std_log.txt").read_text()
+    assert "said one" in log
+    assert "--x" not in log
+    document = context.store.get("ml.jobs", "one")
+    assert document is not None
+    seen = [state for state, _ in document["run"]["states"]]
+    assert seen == ["Starting", "Preparing", "Running", "Finalizing", "Completed"]
+    assert (runs.created, runs.ended) == ({"one": "nightly"}, {"one": "Completed"})
+
+
+def test_code_is_unpacked_and_run_artifacts_are_kept(with_client: Any, blobs: Any) -> None:
+    blobs.write("code-1", "src/run.py", b"import os; os.mkdir('outputs'); open('outputs/m.txt', 'w').write('x')")
+
+    async def test(client: Any) -> None:
+        uri = f"{client.settings.blob_url}/code-1/src"
+        await client.put("codes/c/versions/1", codeUri=uri, properties={"hash_sha256": "abc"})
+        body = command("python run.py", codeId=f"{client.settings.workspace_id}/codes/c/versions/1")
+        await client.put("jobs/code", **body)
+        assert (await client.finished("code"))["properties"]["status"] == "Completed"
+        # What a run made can be registered.
+        model = await client.put("models/m/versions/1", modelUri="azureml://jobs/code/outputs/artifacts/paths/outputs/")
+        assert model["properties"]["modelUri"].endswith("/paths/ExperimentRun/dcid.code/outputs/")
+        assert model["properties"]["jobName"] == "code"
+        found = await client.ok("GET", "codes/other/versions?hash=abc&hashVersion=202208")
+        assert len(found["value"]) == 1
+
+    with_client(test)
+
+
+def test_a_failure_tells_the_exit_code_and_the_last_lines(with_client: Any) -> None:
+    async def test(client: Any) -> None:
+        await client.put("jobs/bad", **command("echo first; echo 'no such column' >&2; exit 3"))
+        assert (await client.finished("bad"))["properties"]["status"] == "Failed"
+        message = await client.error("bad")
+        assert "exited with code 3" in message
+        assert message.endswith("first\nno such column")
+
+    with_client(test)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": {"rows": {**DATA, "uri": "azureml://datastores/lake/paths/none/"}}}, "'azureml://datastores/lake/paths/none/'"),
+        ({"inputs": {"rows": {**DATA, "uri": "azureml://jobs/none/outputs/o"}}}, "The job 'none' was not found"),
+        ({"inputs": {"rows": {**DATA, "jobInputType": "uri_file"}}}, "declared as uri_file"),
+        ({"inputs": {"rows": {**DATA, "jobInputType": "mltable"}}}, "there is no file MLTable"),
+        ({"inputs": {"rows": {**DATA, "jobInputType": "mlflow_model"}}}, "no file MLmodel"),
+        ({"command": "echo ${{inputs.nothing}}"}, "the job declares no such name"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_prepared_fails_the_job_by_name(with_client: Any, change: dict[str, Any], message: str) -> None:
+    async def test(client: Any) -> None:
+        await client.put("jobs/bad", **command("echo ${{inputs.rows}}") | change)
+        await client.finished("bad", "Failed")
+        assert message in await client.error("bad")
+
+    with_client(test)
+
+
+def test_an_environment_that_can_not_be_satisfied_names_the_packages(with_client: Any) -> None:
+    async def test(client: Any) -> None:
+        conda = "dependencies:\n- python=2.7\n- pip:\n  - nosuchpackage>=1\n  - httpx\n"
+        await client.put("environments/e/versions/1", condaFile=conda, image="x")
+        environment = f"{client.settings.workspace_id}/environments/e/versions/1"
+        await client.put("jobs/env", **command("echo", environmentId=environment))
+        await client.finished("env", "Failed")
+        message = await client.error("env")
+        assert "python==2.7.* (installed: 3." in message
+        assert "nosuchpackage>=1 (not installed)" in message
+        assert "httpx" not in message
+
+    with_client(test)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"jobType": "Pipeline"}, 501, "jobType Pipeline"),
+        ({"jobType": "Nothing"}, 400, "jobType must be one of"),
+        ({"command": " "}, 400, "needs a command"),
+        ({"computeId": "/x/computes/none"}, 400, "The compute 'none' was not found; the workspace has aks"),
+        ({"computeId": "/x/computes/synapse-spark"}, 400, "type SynapseSpark"),
+        ({"environmentId": "/w/workspaces/w/environments/none/versions/1"}, 400, "'none:1' was not found"),
+        ({"limits": {"timeout": "5 minutes"}}, 400, "ISO 8601"),
+        ({"outputs": {"o": {"uri": "azureml://datastores/none/paths/x/"}}}, 400, "no datastore 'none'"),
+        ({"resources": {"instanceCount": 3}}, 501, "instanceCount 3"),
+    ],
+)
+def test_what_can_not_run_is_refused_at_submission(
+    with_client: Any, change: dict[str, Any], status: int, message: str
+) -> None:
+    async def test(client: Any) -> None:
+        answer = await client.send("PUT", "jobs/no", {"properties": command("echo") | change})
+        assert answer.status_code == status
+        assert message in answer.json()["error"]["message"]
+        assert (await client.send("GET", "jobs/no")).status_code == 404
+
+    with_client(test)
+
+
+def test_one_name_is_one_job(with_client: Any) -> None:
+    async def test(client: Any) -> None:
+        await client.put("jobs/same", **command("echo 1", tags={"a": "1"}))
+        await client.finished("same")
+        again = await client.send("PUT", "jobs/same", {"properties": command("echo 1", tags={"b": "2"})})
+        assert (again.status_code, again.json()["properties"]["tags"]) == (200, {"b": "2"})
+        # As the SDK sends a job it has read: with everything the server added.
+        job = await client.ok("GET", "jobs/same")
+        assert (await client.send("PUT", "jobs/same", {"properties": job["properties"]})).status_code == 200
+        other = await client.send("PUT", "jobs/same", {"properties": command("echo 2")})
+        assert other.status_code == 400
+        error = other.json()["error"]
+        assert error["code"] == "UserError"
+        assert error["innererror"]["innererror"]["code"] == "JobPropertyImmutable"
+
+    with_client(test)
+
+
+def test_cancelling_ends_the_whole_process_group(with_client: Any, tmp_path: Path) -> None:
+    async def test(client: Any) -> None:
+        pid_file = tmp_path / "pid"
+        await client.put("jobs/long", **command(f"sleep 60 & echo $! > {pid_file}; wait"))
+        await client.finished("long", "Running")
+        while not (pid_file.exists() and pid_file.read_text().strip()):
+            await asyncio.sleep(0.02)
+        answer = await client.send("POST", "jobs/long/cancel")
+        assert answer.status_code == 202
+        assert (await client.finished("long"))["properties"]["status"] == "Canceled"
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid_file.read_text()), 0)
+        # A second request changes nothing.
+        assert (await client.send("POST", "jobs/long/cancel")).status_code == 202
+        assert (await client.finished("long"))["properties"]["status"] == "Canceled"
+
+    with_client(test)
+
+
+def test_a_time_out_cancels_the_job_and_says_so(with_client: Any) -> None:
+    async def test(client: Any) -> None:
+        await client.put("jobs/slow", **command("echo begun; sleep 60", limits={"timeout": "PT0.5S"}))
+        assert (await client.finished("slow"))["properties"]["status"] == "Canceled"
+        assert "longer than its time-out" in await client.error("slow")
+
+    with_client(test)
+
+
+def test_a_compute_runs_as_many_jobs_as_it_has_nodes(with_client: Any) -> None:
+    async def test(client: Any) -> None:
+        for name in ("a", "b", "c"):
+            await client.put(f"jobs/{name}", **command("sleep 0.6"))
+        await client.finished("b", "Running")
+        assert (await client.finished("c", "Queued"))["properties"]["status"] == "Queued"
+        # A queued job can be cancelled as well.
+        await client.send("POST", "jobs/c/cancel")
+        assert (await client.finished("c"))["properties"]["status"] == "Canceled"
+        assert (await client.finished("a"))["properties"]["status"] == "Completed"
+
+    with_client(test)
+
+
+def test_lists_are_filtered_and_paged(with_client: Any) -> None:
+    async def test(client: Any) -> None:
+        for number in range(3):
+            body = command("true", tags={"even": "1"} if number % 2 == 0 else {}, properties={"n": str(number)})
+            await client.put(f"jobs/j{number}", **body)
+            await client.finished(f"j{number}")
+
+        async def names(query: str) -> list[str]:
+            return [job["name"] for job in (await client.ok("GET", f"jobs?{query}"))["value"]]
+
+        assert await names("jobType=Command") == ["j2", "j1", "j0"]
+        assert await names("jobType=AutoML") == []
+        assert await names("tag=even") == ["j2", "j0"]
+        assert await names("properties=n%3D1") == ["j1"]
+        first = await client.ok("GET", "jobs?$top=2")
+        assert [job["name"] for job in first["value"]] == ["j2", "j1"]
+        assert "%24skip=2" in first["nextLink"]
+        run = f"/history/v1.0{client.settings.workspace_id}/experiments/nightly/runs/j1"
+        await client.ok("PATCH", run, {"hidden": True, "tags": {"x": "y"}})
+        assert await names("") == ["j2", "j0"]
+        assert await names("listViewType=ArchivedOnly") == ["j1"]
+        assert (await client.ok("GET", "jobs/j1"))["properties"]["tags"] == {"x": "y"}
+
+    with_client(test)
+
+
+def test_what_an_earlier_process_left_running_is_failed_by_name(with_client: Any, context: ServiceContext) -> None:
+    properties = {"status": "Running", "jobType": "Command", "services": {}, "tags": {}, "properties": {}}
+    resource = {"id": "/x/jobs/orphan", "name": "orphan", "properties": properties}
+    resource["systemData"] = {"createdAt": "2026-01-01T00:00:00Z"}
+    context.store.put("ml.jobs", "orphan", {"resource": resource, "request": {}, "run": {"states": [], "outputs": {}}})
+
+    async def test(client: Any) -> None:
+        assert (await client.finished("orphan"))["properties"]["status"] == "Failed"
+        assert "'orphan'" in await client.error("orphan")
+
+    with_client(test)
+
+
+def test_stopping_the_service_ends_jobs_and_says_why(with_client: Any, context: ServiceContext, runs: Any) -> None:
+    async def test(client: Any) -> None:
+        await client.put("jobs/cut", **command("sleep 60"))
+        await client.finished("cut", "Running")
+
+    with_client(test)
+    document = Store(context.settings.store_file).get("ml.jobs", "cut")
+    assert document is not None
+    assert document["resource"]["properties"]["status"] == "Failed"
+    assert "stopped" in document["run"]["error"]["message"]
+    assert runs.ended == {"cut": "Failed"}
+
+
+def test_a_named_output_becomes_an_asset(with_client: Any) -> None:
+    async def test(client: Any) -> None:
+        outputs = {"o": {"jobOutputType": "uri_folder", "assetName": "features"}}
+        await client.put("jobs/named", **command("echo 1 > ${{outputs.o}}/x", outputs=outputs))
+        await client.finished("named")
+        data = await client.ok("GET", "data/features/versions/1")
+        assert data["properties"]["dataUri"].endswith("azureml/named/o/")
+
+    with_client(test)
+
+
+def test_transitions_that_are_not_declared_raise() -> None:
+    job = {"resource": {"name": "j", "properties": {"status": "Completed"}}, "run": {"states": []}}
+    with pytest.raises(states.IllegalTransition, match="Completed -> Running"):
+        states.advance(job, states.RUNNING)
+    assert all(after in states.TRANSITIONS for follow in states.TRANSITIONS.values() for after in follow)
