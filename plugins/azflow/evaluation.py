@@ -1,10 +1,12 @@
 """Champion against challenger: who is champion, and the verdict in words.
 
-The champion is whoever serves: the model of the deployment with the most traffic. A tag could disagree with what users get.
+The champion is whoever serves: the model of the deployment with the most traffic. A tag could disagree with what users
+get.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from azflow.connection import AzureConnection
@@ -20,8 +22,8 @@ NO_CHAMPION = "none"
 
 
 def serving_model(client: MLClient, endpoint: str) -> dict[str, str] | None:
-    """Name, version, path (``azureml:name:version``) and deployment of the model that gets the most traffic; None where the
-    endpoint doesn't exist or nothing of it serves."""
+    """Name, version, path (``azureml:name:version``) and deployment of the model that gets the most traffic; None where
+    the endpoint doesn't exist or nothing of it serves."""
     from azure.core.exceptions import ResourceNotFoundError
 
     try:
@@ -44,9 +46,9 @@ def serving_model(client: MLClient, endpoint: str) -> dict[str, str] | None:
 class ChampionOperator(AzflowOperator):
     """Answers who serves now: ``{"version", "name", "path", "deployment", "challenger"}``.
 
-    Without a champion (the first night) version is ``none`` and path the challenger's, so that a job with a champion among its
-    inputs runs all the same and knows. Where a champion is needed (scoring, after the roll-out), the registry is told too:
-    the version's tag ``role`` moves to who serves.
+    Without a champion (the first night) version is ``none`` and path the challenger's, so that a job with a champion
+    among its inputs runs all the same and knows. Where a champion is needed (scoring, after the roll-out), the registry
+    is told too: the version's tag ``role`` moves to who serves.
 
     :param endpoint_name: the online endpoint.
     :param challenger: URI of the challenger's model; empty where a champion is needed (scoring).
@@ -66,8 +68,8 @@ class ChampionOperator(AzflowOperator):
             found = serving_model(connection.ml_client(), self.endpoint_name)
             if found is None and not self.challenger:
                 raise ConfigurationError(
-                    f"No deployment of the endpoint {self.endpoint_name} gets traffic, and no challenger was promoted: there is no "
-                    "model to score with. See the verdict (evaluate.verdict); force_promotion in the form overrides it."
+                    f"No deployment of the endpoint {self.endpoint_name} gets traffic, and no challenger was promoted: "
+                    "there is no model to score with. See the verdict (evaluate.verdict); force_promotion in the form overrides it."
                 )
         if found is None:
             self.log.info("No champion yet: the challenger runs alone")

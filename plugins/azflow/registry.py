@@ -1,7 +1,7 @@
 """The registered model: one version a training job, and who is who among the versions.
 
-A version's tag ``role`` is ``challenger`` from its registration, ``champion`` once it serves, ``retired`` after that. It
-is a label for people who look at the registry: what decides is who gets the traffic (`azflow.evaluation`).
+A version's tag ``role`` is ``challenger`` from its registration, ``champion`` once it serves, ``retired`` after that.
+It is a label for people who look at the registry: what decides is who gets the traffic (`azflow.evaluation`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A running localazure for the contract tests: Microsoft's own clients against it, over sockets.
 
-The fixture `localazure` is the content of a connection.json. It starts one in a temporary folder, or takes a running one:
+The fixture `localazure` is the content of a connection.json. It starts one in a temporary folder, or takes a running
+one:
 
     AZFLOW_LOCALAZURE_CONNECTION=<home>/connection.json pytest tests/contract
 

@@ -1,8 +1,8 @@
 """The processes of a home: one detached supervisor, and its children in process groups of their own.
 
 The supervisor restarts nothing: a child that ends is written down (`pids.json`), logged, and shown by `status`. That
-it runs is known by a lock it holds on `<home>/supervisor.lock`, not by a process id that may belong to somebody else by now.
-On Linux it adopts orphans (PR_SET_CHILD_SUBREAPER), so that even the jobs of an API that crashed end with `down`.
+it runs is known by a lock it holds on `<home>/supervisor.lock`, not by a process id that may belong to somebody else by
+now. On Linux it adopts orphans (PR_SET_CHILD_SUBREAPER), so that even the jobs of an API that crashed end with `down`.
 """
 
 from __future__ import annotations
