@@ -69,7 +69,8 @@ class ChampionOperator(AzflowOperator):
             if found is None and not self.challenger:
                 raise ConfigurationError(
                     f"No deployment of the endpoint {self.endpoint_name} gets traffic, and no challenger was promoted: "
-                    "there is no model to score with. See the verdict (evaluate.verdict); force_promotion in the form overrides it."
+                    "there is no model to score with. See the verdict (evaluate.verdict); force_promotion in the form "
+                    "overrides it."
                 )
         if found is None:
             self.log.info("No champion yet: the challenger runs alone")

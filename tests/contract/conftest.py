@@ -100,7 +100,10 @@ def _localazure(home: Path, *arguments: str, timeout: float = 240) -> str:
 
 def _free_ports() -> int:
     """A port base whose ports are free at the moment."""
-    for base in range(23000, 32000, 100):
+    bases = range(23000, 32000, 100)
+    # Sessions that start at the same moment begin to look at different places.
+    first = os.getpid() % len(bases)
+    for base in [*bases[first:], *bases[:first]]:
         try:
             for port in range(base, base + _PORTS):
                 with socket.socket() as probe:
