@@ -125,7 +125,7 @@ def switch(session: Session, source: Table, target: Table, statement: s.SwitchPa
     _same_range(session, source, target, statement)
     with session.pool.catalog.change(session.cursor) as change:
         if not statement.truncate_target:
-            found = session.cursor.execute(f"SELECT count(*) FROM {target.physical} WHERE {arriving}").fetchone()
+            found = session.cursor.execute(f"SELECT count(*) FROM {target.physical} WHERE {arriving}").fetchall()[0]
             if found and found[0]:
                 raise SqlError(
                     4904,
@@ -200,7 +200,7 @@ def _same_range(session: Session, source: Table, target: Table, statement: s.Swi
         same = mine is None and other is None
         if mine is not None and other is not None:
             left, right = boundary_sql(session, mine, column, line), boundary_sql(session, other, column, line)
-            found = session.scratch.execute(f"SELECT {left} = {right}").fetchone()
+            found = session.scratch.execute(f"SELECT {left} = {right}").fetchall()[0]
             same = bool(found and found[0])
         if not same:
             raise SqlError(
@@ -228,7 +228,7 @@ def change_boundary(session: Session, table: Table, statement: s.ChangeBoundary)
     present = list(table.partitioning.boundaries)
     equal = []
     for other in present:
-        found = session.scratch.execute(f"SELECT {wanted} = {boundary_sql(session, other, column, line)}").fetchone()
+        found = session.scratch.execute(f"SELECT {wanted} = {boundary_sql(session, other, column, line)}").fetchall()[0]
         equal.append(bool(found and found[0]))
     if statement.split:
         if any(equal):
