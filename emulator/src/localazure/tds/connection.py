@@ -400,7 +400,7 @@ class Connection:
                 raise SqlError(4002, "Rows of a bulk load came without INSERT BULK before them.")
             table = make_table(target, parse_bulk_load(payload))
             assert self._session is not None
-            count = self._session.bulk_load(target.table, target.columns, table) if table.num_rows else 0
+            count = self._session.bulk_load(target.table, list(target.columns), table) if table.num_rows else 0
             statements.write_all([RowsAffected(count)])
         except SqlError as error:
             statements.fail(error)

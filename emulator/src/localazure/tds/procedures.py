@@ -100,7 +100,7 @@ class Procedures:
         values = tuple([call.parameters[i].value for call in calls[start:stop]] for i in range(1, len(columns) + 1))
         try:
             table = make_table(prepared.load, BulkRows(columns, values))
-            session.bulk_load(prepared.load.table, prepared.load.columns, table)
+            session.bulk_load(prepared.load.table, list(prepared.load.columns), table)
         except SqlError as error:
             for index in range(start, stop):
                 cause = error if index == start and self._transactions.active else None

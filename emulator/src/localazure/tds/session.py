@@ -15,7 +15,10 @@ class Session(Protocol):
     """One client's session. Synchronous; used by one thread, but for ``cancel``. Every method may raise SqlError."""
 
     spid: int
-    database: str
+
+    @property
+    def database(self) -> str:
+        """DB_NAME()."""
 
     @property
     def transaction_count(self) -> int:
@@ -39,7 +42,7 @@ class Session(Protocol):
     def cancel(self) -> None:
         """From any thread: the running statement ends with SqlError 3617."""
 
-    def bulk_load(self, table: str, columns: Sequence[str], data: pa.Table) -> int:
+    def bulk_load(self, table: str, columns: list[str], data: pa.Table) -> int:
         """Append rows; the number of rows."""
 
     def close(self) -> None:
