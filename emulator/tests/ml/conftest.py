@@ -69,6 +69,7 @@ class RecordedRuns:
     def __init__(self) -> None:
         self.created: dict[str, str] = {}
         self.ended: dict[str, str] = {}
+        self.logged: dict[str, Path] = {}
 
     async def ready(self, seconds: float = 0) -> None: ...
 
@@ -82,6 +83,9 @@ class RecordedRuns:
 
     async def end(self, name: str, state: str) -> None:
         self.ended[name] = state
+
+    async def artifacts(self, name: str, experiment_id: str) -> list[tuple[str, Path]]:
+        return [(path, folder) for path, folder in self.logged.items()]
 
     async def set_tags(self, name: str, tags: Mapping[str, str]) -> None: ...
 

@@ -80,6 +80,24 @@ def test_code_is_unpacked_and_run_artifacts_are_kept(with_client: Any, blobs: An
     with_client(test)
 
 
+def test_what_a_run_logged_is_an_artifact_of_its_job(with_client: Any, blobs: Any, runs: Any, tmp_path: Path) -> None:
+    (tmp_path / "logged").mkdir()
+    (tmp_path / "logged" / "MLmodel").write_text("x")
+    runs.logged["model"] = tmp_path / "logged"
+
+    async def test(client: Any) -> None:
+        await client.put("jobs/log", **command("true"))
+        await client.finished("log")
+        for number, reference in enumerate(("runs:/log/model", "azureml://jobs/log/outputs/artifacts/paths/model/")):
+            model = await client.put(f"models/logged/versions/{number}", modelUri=reference)
+            assert "/workspaceartifactstore/paths/ExperimentRun/dcid.log/model" in model["properties"]["modelUri"]
+        answer = await client.send("PUT", "models/logged/versions/9", {"properties": {"modelUri": "runs:/log/other"}})
+        assert answer.status_code == 400
+        assert "There is nothing at 'runs:/log/other'" in answer.json()["error"]["message"]
+
+    with_client(test)
+
+
 def test_a_failure_tells_the_exit_code_and_the_last_lines(with_client: Any) -> None:
     async def test(client: Any) -> None:
         await client.put("jobs/bad", **command("echo first; echo 'no such column' >&2; exit 3"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def check(environment: dict[str, Any], settings: Settings) -> list[str]:
     conda_file = properties.get("condaFile")
     if not conda_file:
         return []
-    python, packages = installed(settings.compute_python)
+    python, packages = installed(settings.compute_python, _changed(settings.compute_python))
     missing: list[str] = []
     for requirement in _requirements(conda_file):
         problem = _unmet(requirement, python, packages)
@@ -61,13 +61,19 @@ def check(environment: dict[str, Any], settings: Settings) -> list[str]:
     return missing
 
 
-@cache
-def installed(python: Path) -> tuple[str, dict[str, str]]:
-    """The interpreter's version and its packages: canonical name -> version."""
+@lru_cache(maxsize=4)
+def installed(python: Path, changed: float = 0.0) -> tuple[str, dict[str, str]]:
+    """The interpreter's version and its packages: canonical name -> version. Asked again when `changed` is another."""
     answer = json.loads(
         subprocess.run([python, "-c", _LIST], check=True, capture_output=True, text=True, timeout=120).stdout
     )
     return answer["python"], {canonicalize_name(name): version for name, version in answer["packages"].items()}
+
+
+def _changed(python: Path) -> float:
+    """When packages were last installed or removed there; 0 if that can't be seen."""
+    folders = python.parent.parent.glob("lib/python3*/site-packages")
+    return max((folder.stat().st_mtime for folder in folders), default=0.0)
 
 
 def _requirements(conda_file: str) -> list[str]:

@@ -117,16 +117,14 @@ class Assets:
 
         The service does the same: a model registered from a job shows its place in a datastore. Blocks.
         """
+        asked = reference
         if match := _RUN.fullmatch(reference):
-            place = Location(ARTIFACT_CONTAINER, f"{artifact_folder(match['job'])}/{match['path']}")
-            if not self._blobs.list(place.container, place.path):
-                self._blobs.upload_tree(self._run_artifact(match["job"], match["path"], reference), place)
-            return self.long_uri(f"azureml://datastores/{ARTIFACTSTORE}/paths/{place.path}")
+            reference = f"azureml://jobs/{match['job']}/outputs/artifacts/paths/{match['path']}"
         if not _JOB_OUTPUT.fullmatch(reference):
             return reference
         place = self.location(reference)
         if not self._blobs.list(place.container, place.path):
-            message = f"There is nothing at '{reference}' (blob '{self._settings.storage_account}/{place}')."
+            message = f"There is nothing at '{asked}' (blob '{self._settings.storage_account}/{place}')."
             raise BadRequest(message, code="UserError")
         return self.long_uri(reference)
 
@@ -206,14 +204,7 @@ class Assets:
         return max(versions, key=lambda each: each["systemData"]["createdAt"], default=None)
 
     def _run_artifact(self, job: str, path: str, uri: str) -> Path:
-        # MLflow's artifacts are files of this home: <experiment>/<run>/artifacts/<path>.
-        root = self._settings.home / "mlflow" / "artifacts"
-        if ".." in path.split("/"):
-            raise BadRequest(f"'{uri}' must not contain '..'.", code="UserError")
-        found = next(iter(root.glob(f"*/{job}/artifacts/{path}")), None) if re.fullmatch(r"[\w\-]+", job) else None
-        if found is not None:
-            return found
-        # What the job wrote to ./outputs is a run artifact as well.
+        # The queue has put there what the run logged, once the job completed.
         try:
             return self._blobs.materialize(Location(ARTIFACT_CONTAINER, f"{artifact_folder(job)}/{path}"))
         except NotFound as error:

@@ -27,12 +27,14 @@ from localazure.ml.resources import resource
 from localazure.ml.workspace import ARTIFACT_CONTAINER, COMPUTES, tracking_uri
 from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
+from localazure.storage.locations import Location
 from localazure.tracking.runs import TrackingError, TrackingRuns
 
 log = logging.getLogger(__name__)
 
 LOG_NAME = "user_logs/std_log.txt"
 _LOG_SECONDS = 1.0
+_LOG_BYTES_A_SECOND = 2_000_000
 _DEFAULT_NODES = 2
 _SERVERLESS = "serverless"
 
@@ -195,6 +197,7 @@ class JobQueue:
                 raise _Stopped(reason) from None
             self._advance(job.name, states.FINALIZING)
             await runner.finalize(job)
+            await self._keep_artifacts(job)
             self._register_outputs(job)
 
     async def _track(self, job: RunningJob) -> None:
@@ -212,6 +215,12 @@ class JobQueue:
             return document
 
         self._store.update(JOBS, job.name, described)
+
+    async def _keep_artifacts(self, job: RunningJob) -> None:
+        """What the run logged to MLflow goes to the artifact store, where Azure ML has it."""
+        store = Location(ARTIFACT_CONTAINER, artifact_folder(job.name))
+        for path, folder in await self._tracking.artifacts(job.name, job.experiment_id):
+            await asyncio.to_thread(self._blobs.upload_tree, folder, store.join(path))
 
     async def _end(self, job: RunningJob, state: str, failure: JobFailed | None, uploads: asyncio.Task[None]) -> None:
         await job.stop()
@@ -282,7 +291,8 @@ class JobQueue:
                     size = now
             except (OSError, AzureError) as error:
                 log.warning("job %s: its log couldn't be uploaded: %s", job.name, error)
-            await asyncio.sleep(_LOG_SECONDS)
+            # The whole log is sent each time: a large one less often.
+            await asyncio.sleep(_LOG_SECONDS + max(size, 0) / _LOG_BYTES_A_SECOND)
 
     async def _upload_log(self, job: RunningJob) -> None:
         # Read at once: a file that grows while it is sent has no length.

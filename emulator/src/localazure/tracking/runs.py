@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -97,6 +98,20 @@ class TrackingRuns:
         answer = await self._call("GET", f"runs/get?run_id={name}", None, allowed=("RESOURCE_DOES_NOT_EXIST",))
         found = answer.get("run", {}).get("data", {}).get("metrics", [])
         return {each["key"]: float(each["value"]) for each in found}
+
+    async def artifacts(self, name: str, experiment_id: str) -> list[tuple[str, Path]]:
+        """What a run logged: (path below the run's artifacts, local folder). A model is listed under its name.
+
+        MLflow 3 keeps logged models beside the runs; in Azure ML they are artifacts of their run.
+        """
+        root = self._settings.home / "mlflow" / "artifacts"
+        found = [("", root / experiment_id / name / "artifacts")]
+        wanted = {"experiment_ids": [experiment_id], "filter": f"source_run_id = '{name}'", "max_results": 50}
+        answer = await self._call("POST", "logged-models/search", wanted)
+        for model in answer.get("models", []):
+            place = str(model["info"]["artifact_uri"]).removeprefix("mlflow-artifacts:/")
+            found.append((str(model["info"]["name"]), root / place.lstrip("/")))
+        return [(path, folder) for path, folder in found if folder.is_dir() and any(folder.iterdir())]
 
     async def set_tags(self, name: str, tags: Mapping[str, str]) -> None:
         """Sets tags of a run that may not be there."""
