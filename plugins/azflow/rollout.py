@@ -51,6 +51,7 @@ class Rollout:
     _traffic: dict[str, int] = field(default_factory=dict)
     _restore: dict[str, int] = field(default_factory=dict)
     _scoring_uri: str = ""
+    _touched: bool = False
 
     def run(self, stages: Sequence[int]) -> None:
         """Through all stages.
@@ -131,9 +132,11 @@ class Rollout:
     def _stage(self, percent: int) -> None:
         begun = time.monotonic()
         found = self.endpoint.traffic()
-        if found != self._traffic:
+        if _positive(found) != _positive(self._traffic):
             raise _TrafficChanged(self._traffic, found)
         wanted = next_traffic(found, self.deployment, percent)
+        # From here on it may have been written, even if the answer gets lost.
+        self._touched = True
         self.endpoint.write_traffic(wanted)
         self._traffic = wanted
         self.log.info("Traffic: %s.", _shares(wanted))
@@ -199,7 +202,7 @@ class Rollout:
 
     def _restore_traffic(self) -> str:
         """One write; nothing to do if nothing was written. Why it failed, or an empty text."""
-        if self._traffic == self._restore:
+        if not self._touched and self._traffic == self._restore:
             return ""
         if sum(self._restore.values()) != _ALL:
             return "there was no traffic before; the deployment is left with all of it"
@@ -238,6 +241,10 @@ class _Stopped(Exception):
 
     def __str__(self) -> str:
         return "the task was stopped."
+
+
+def _positive(traffic: Mapping[str, int]) -> dict[str, int]:
+    return {name: share for name, share in traffic.items() if share}
 
 
 def _shares(traffic: Mapping[str, int]) -> str:

@@ -15,7 +15,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from fake_endpoint import NAME, FakeEndpoint, broken, late_after
 
 import azflow.endpoint_files
 import azflow.rollout
@@ -25,6 +24,7 @@ from azflow.endpoint_files import render_files
 from azflow.endpoints import STATES, DeployOperator, OnlineDeployments, RolloutOperator, endpoint_summary
 from azflow.errors import ConfigurationError, SpecError
 from azflow.online_endpoint import OnlineEndpoint
+from fake_endpoint import NAME, FakeEndpoint, broken, late_after
 
 HOURS = [{"hour": hour} for hour in range(24)]
 
@@ -221,6 +221,30 @@ def test_a_restore_that_fails_says_what_to_do(two: FakeEndpoint) -> None:
 
 def test_a_conflict_is_waited_out(two: FakeEndpoint) -> None:
     two.conflicts = 2
+    assert roll_out()["traffic"] == {"old": 0, "new": 100}
+
+
+def test_a_write_whose_answer_is_lost_is_taken_back(two: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = OnlineEndpoint.write_traffic
+
+    def lose_the_answer(self: OnlineEndpoint, traffic: dict[str, int]) -> None:
+        write(self, traffic)
+        if len(two.writes) == 1:
+            raise ConnectionResetError("the connection broke")
+
+    monkeypatch.setattr(OnlineEndpoint, "write_traffic", lose_the_answer)
+    with pytest.raises(AirflowFailException, match="the connection broke"):
+        roll_out()
+    assert two.writes == [{"old": 90, "new": 10}, {"old": 100}]
+
+
+def test_a_deployment_without_traffic_may_vanish_meanwhile(two: FakeEndpoint) -> None:
+    two.traffic = {"old": 100, "older": 0}
+
+    def vanish(count: int) -> None:
+        two.traffic.pop("older", None)
+
+    two.on_score = vanish
     assert roll_out()["traffic"] == {"old": 0, "new": 100}
 
 

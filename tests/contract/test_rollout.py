@@ -1,4 +1,4 @@
-"""azflow's deploy and roll-out operators against a running workspace. Evidence: `sdk` (the real clients, unmodified)."""
+"""azflow's deploy and roll-out operators against a running workspace. Evidence: `sdk` (real clients, unmodified)."""
 
 from __future__ import annotations
 

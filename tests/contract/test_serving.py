@@ -27,7 +27,6 @@ from azure.ai.ml.entities import (
 )
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
-
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCORING = CHECKOUT / "include/ml/endpoints/flight_delay/code"
 

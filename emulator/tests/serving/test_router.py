@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from localazure.core import certificates
 from localazure.serving.router import Router, RouterError, router_command
 from localazure.serving.routing import DeploymentRoute, EndpointRoute, configuration
@@ -254,6 +255,17 @@ def test_a_router_started_again_is_told_again(settings: Settings, router: Router
     asyncio.run(router._load(json.dumps(configuration(router.site, [])), 0))
     assert asyncio.run(router.ensure()) is True
     assert asyncio.run(router.ensure()) is False
+
+
+def test_a_router_starts_with_what_it_knew(settings: Settings, router: Router, blue: Upstream) -> None:
+    route(router, {"blue": 100}, blue)
+    router_command(settings)
+    assert blue.address in (settings.home / "router/inner.json").read_text()
+    # With other ports, what it knew is of no use.
+    elsewhere = Settings.load(settings.home, port_base=PORT_BASE + 20)
+    router_command(elsewhere)
+    assert blue.address not in (settings.home / "router/inner.json").read_text()
+    Settings.load(settings.home, port_base=PORT_BASE)
 
 
 def test_no_router_is_an_error_that_says_where(tmp_path: Path) -> None:

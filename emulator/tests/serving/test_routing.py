@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from localazure.serving.routing import DeploymentRoute, EndpointRoute, Site, configuration, front, weights
 
 SITE = Site(

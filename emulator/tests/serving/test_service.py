@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from localazure.core import certificates
 from localazure.core.auth import Tokens
 from localazure.core.errors import NotFound

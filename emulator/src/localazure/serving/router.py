@@ -55,14 +55,16 @@ def site(settings: Settings) -> Site:
 
 
 def router_command(settings: Settings) -> list[str]:
-    """The command that runs the router in the foreground; SIGTERM ends it. Writes its first configuration.
+    """The command that runs the router in the foreground; SIGTERM ends it. Writes its configuration.
 
     Raises FileNotFoundError if Caddy isn't installed.
     """
     place = site(settings)
-    # Ports and certificate may have changed since; what is routed comes from the API as soon as it runs.
     _write(place.folder / "front.json", json.dumps(front(place)))
-    _write(place.folder / "inner.json", json.dumps(configuration(place, [])))
+    # A router that is started again goes on where it was, unless it must listen elsewhere.
+    inner = place.folder / "inner.json"
+    if not _is_of(inner, place):
+        _write(inner, json.dumps(configuration(place, [])))
     return [sys.executable, "-m", "localazure.serving.router", str(_binary()), str(place.folder)]
 
 
@@ -169,6 +171,16 @@ class Router:
         if response.status_code == httpx.codes.FORBIDDEN:
             raise RouterError(f"the router on {self._settings.admin_url} belongs to another localazure home")
         return response
+
+
+def _is_of(file: Path, place: Site) -> bool:
+    """Whether the file holds a configuration for this place."""
+    try:
+        found = json.loads(file.read_text())
+        listen = found["apps"]["http"]["servers"]["scoring"]["listen"]
+        return bool(found["admin"]["listen"] == place.admin and listen == [place.inner])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _end(child: subprocess.Popen[bytes]) -> int:
