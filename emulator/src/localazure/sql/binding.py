@@ -123,7 +123,7 @@ class Context:
     cacheable: bool = True
     depth: int = 0
     counter: int = 0
-    read_location: Callable[..., SystemRows] | None = None
+    read_location: Callable[..., tuple[SystemRows, dict[str, str]]] | None = None
 
     def fresh(self, prefix: str) -> str:
         """A quoted name that nothing else in this statement has."""

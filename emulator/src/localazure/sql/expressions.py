@@ -50,6 +50,11 @@ class ExpressionCompiler:
         self.context = context
 
     def query(self, query: s.Query, scope: Scope | None, line: int = 0) -> CompiledQuery:
+        """Supplied by QueryCompiler; declared here because a subquery is an expression."""
+        raise NotImplementedError
+
+    def order_sql(self, order: list[s.OrderItem], scope: Scope) -> str:
+        """Supplied by QueryCompiler, as ``query``."""
         raise NotImplementedError
 
     # ---- values --------

@@ -250,7 +250,6 @@ class Interpreter:
 
     def _break(self, statement: s.Break) -> Iterator[Result]:
         raise BreakLoop
-        yield  # makes this a generator like its siblings
 
     def _try(self, statement: s.TryCatch) -> Iterator[Result]:
         try:
@@ -285,7 +284,6 @@ class Interpreter:
         message = str(self.scalar(statement.message, statement.line))
         state = int(self.scalar(statement.state, statement.line))
         raise SqlError(number, message, state=state, line=statement.line, procedure=self.frame.procedure)
-        yield
 
     def scalar(self, expr: s.Expr | None, line: int) -> Any:
         return None if expr is None else self.session.evaluate(expr, self.frame, line)[1]

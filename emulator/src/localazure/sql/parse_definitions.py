@@ -9,6 +9,7 @@ from __future__ import annotations
 from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.parse_queries import QueryParser
+from localazure.sql.results import SqlError
 
 _ADMINISTRATION = {
     ("WORKLOAD", "GROUP"),
@@ -137,7 +138,7 @@ class DefinitionParser(QueryParser):
             columns = self.parenthesised(self._key_column)
         if not self.take("NOT", "ENFORCED"):
             # https://learn.microsoft.com/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-table-constraints
-            raise errors.SqlError(
+            raise SqlError(
                 104467,
                 "Enforced unique constraints are not supported. To create an unenforced unique constraint you "
                 "must include the NOT ENFORCED syntax as part of your statement.",

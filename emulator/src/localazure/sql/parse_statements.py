@@ -13,6 +13,7 @@ from functools import lru_cache
 from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.parse_definitions import DefinitionParser
+from localazure.sql.results import SqlType
 
 _ASSIGN = frozenset({"=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^="})
 _REFUSED = frozenset(
@@ -260,7 +261,7 @@ class StatementParser(DefinitionParser):
         items = self.comma_list(self._declaration)
         return s.Declare(line, items)
 
-    def _declaration(self) -> tuple[str, object, s.Expr | None]:  # type: ignore[override]
+    def _declaration(self) -> tuple[str, SqlType, s.Expr | None]:
         token = self.advance()
         if token.kind != "variable":
             if self.at("CURSOR"):

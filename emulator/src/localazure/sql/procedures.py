@@ -261,7 +261,6 @@ def _sp_pkeys(interpreter: Interpreter, values: Values, line: int) -> Iterator[R
 
 def _sp_rename(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
     raise SqlError(103010, "Parse error: sp_rename is not supported. Use RENAME OBJECT.", line=line)
-    yield
 
 
 def _sp_describe(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:

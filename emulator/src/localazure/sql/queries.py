@@ -14,7 +14,6 @@ from localazure.sql import syntax as s
 from localazure.sql.binding import RowSource, Scope, SourceColumn
 from localazure.sql.catalog import quote
 from localazure.sql.conversions import Value, convert
-from localazure.sql.expressions import ExpressionCompiler
 from localazure.sql.results import SqlError, SqlType
 from localazure.sql.sources import SourceCompiler
 from localazure.sql.sqltypes import CHARACTER, INT, duck, winner
@@ -50,7 +49,7 @@ def _order_word(descending: bool) -> str:
     return "DESC NULLS LAST" if descending else "ASC NULLS FIRST"
 
 
-class QueryCompiler(SourceCompiler, ExpressionCompiler):
+class QueryCompiler(SourceCompiler):
     """Whole queries. ``tables`` holds the common tables in sight, innermost last."""
 
     def query(self, query: s.Query, scope: Scope | None, line: int = 0) -> CompiledQuery:

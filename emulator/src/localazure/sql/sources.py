@@ -12,6 +12,7 @@ from localazure.sql import syntax as s
 from localazure.sql.binding import Context, RowSource, Scope, SourceColumn, SystemRows
 from localazure.sql.catalog import Table, View, quote
 from localazure.sql.conversions import Value, convert
+from localazure.sql.expressions import ExpressionCompiler
 from localazure.sql.results import SqlError, SqlType
 from localazure.sql.sqltypes import CHARACTER, INT
 
@@ -22,15 +23,12 @@ _DEEPEST_VIEW = 32
 Sources = list[RowSource]
 
 
-class SourceCompiler:
-    """FROM clauses; the expression and query compilers are its siblings."""
-
-    context: Context
-    tables: list[tuple[str, str, list[OutputColumn]]]
+class SourceCompiler(ExpressionCompiler):
+    """FROM clauses. ``tables``: the common tables in sight, innermost last, as (name, DuckDB name, columns)."""
 
     def __init__(self, context: Context) -> None:
-        super().__init__(context)  # type: ignore[call-arg]
-        self.tables = []
+        super().__init__(context)
+        self.tables: list[tuple[str, str, list[OutputColumn]]] = []
 
     def source(self, source: s.Source, parent: Scope | None) -> tuple[str, Sources]:
         """(DuckDB's FROM text, the row sources it brings into scope)."""
@@ -71,7 +69,7 @@ class SourceCompiler:
             right_sql = f"({right_sql})"
         if join.kind == "CROSS" or join.on is None:
             return f"{left_sql} CROSS JOIN {right_sql}", left + right
-        condition = self.condition(join.on, Scope(left + right, parent))  # type: ignore[attr-defined]
+        condition = self.condition(join.on, Scope(left + right, parent))
         return f"{left_sql} {join.kind} JOIN {right_sql} ON {condition}", left + right
 
     def _table(self, source: s.TableSource) -> tuple[str, Sources]:
@@ -97,9 +95,9 @@ class SourceCompiler:
             raise errors.invalid_object(".".join(source.parts), source.line)
         if found.external is not None:
             table = self.context.external_rows(found)
-            columns = tuple((column.name, column.type) for column in found.columns)
+            declared = tuple((column.name, column.type) for column in found.columns)
             return self._attached(
-                SystemRows(columns, table), source.alias or found.name, () if source.alias else source.parts
+                SystemRows(declared, table), source.alias or found.name, () if source.alias else source.parts
             )
         return self._stored(found, source)
 
@@ -202,7 +200,7 @@ class SourceCompiler:
         if source.alias is None:
             raise errors.syntax(")", source.line)
         scope = Scope(parent=parent)
-        rows = [[self.value(expr, scope) for expr in row] for row in source.rows]  # type: ignore[attr-defined]
+        rows = [[self.value(expr, scope) for expr in row] for row in source.rows]
         width = len(rows[0])
         if any(len(row) != width for row in rows):
             raise SqlError(
@@ -216,7 +214,7 @@ class SourceCompiler:
                 f"'{source.alias}' has a different number of columns than were specified in the column list.",
                 line=source.line,
             )
-        columns = [self.unify([row[index] for row in rows], source.line) for index in range(width)]  # type: ignore[attr-defined]
+        columns = [self.unify([row[index] for row in rows], source.line) for index in range(width)]
         alias = self.context.fresh("v")
         lines = ", ".join(
             "(" + ", ".join(columns[index][0][number].sql for index in range(width)) + ")"
@@ -249,7 +247,7 @@ class SourceCompiler:
         raise errors.invalid_object(".".join((*source.call.qualifier, name.lower())), source.line)
 
     def _string_split(self, source: s.FunctionSource, scope: Scope) -> tuple[str, Sources]:
-        args = [self.value(arg, scope) for arg in source.call.args]  # type: ignore[attr-defined]
+        args = [self.value(arg, scope) for arg in source.call.args]
         if len(args) not in {2, 3}:
             raise errors.argument_count("STRING_SPLIT", "2 to 3", source.line)
         alias = self.context.fresh("split")
@@ -271,9 +269,9 @@ class SourceCompiler:
     def _openjson(self, source: s.FunctionSource, scope: Scope) -> tuple[str, Sources]:
         """https://learn.microsoft.com/en-us/sql/t-sql/functions/openjson-transact-sql"""
         args = source.call.args
-        text = self.value(args[0], scope).sql  # type: ignore[attr-defined]
+        text = self.value(args[0], scope).sql
         if len(args) > 1:
-            path = self.constant_text(args[1], scope).removeprefix("lax ")  # type: ignore[attr-defined]
+            path = self.constant_text(args[1], scope).removeprefix("lax ")
             text = f"json_extract({text}, {errors.literal(path)})"
         alias = self.context.fresh("j")
         if not source.schema:
@@ -344,7 +342,7 @@ class SourceCompiler:
             )
             picked = s.Case(pivot.line, None, [(test, argument)], None)
             call = s.Call(pivot.line, (), pivot.aggregate.name, [picked])
-            value = self.value(call, scope)  # type: ignore[attr-defined]
+            value = self.value(call, scope)
             items.append(f'{value.sql} AS "c{index}"')
             found.append(SourceColumn(text, value.type, f'{alias}."c{index}"', value.nullable, value.trimmed))
         group = f" GROUP BY {', '.join(column.sql for column in kept)}" if kept else ""

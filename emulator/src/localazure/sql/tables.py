@@ -113,11 +113,11 @@ def _create_table_as(session: Session, statement: s.CreateTableAs, frame: Frame)
         columns.append(TableColumn(name, column.type, column.nullable))
     table = new_table(session, statement.name, columns, statement.options, line)
     values = []
-    for index, column in enumerate(table.columns):
+    for index, made in enumerate(table.columns):
         value = compiled.value(index, '"q"')
         if compiled.columns[index].null:
-            value = replace(value, sql=f"CAST({value.sql} AS {duck(column.type)})")
-        values.append(stored(value, column, line))
+            value = replace(value, sql=f"CAST({value.sql} AS {duck(made.type)})")
+        values.append(stored(value, made, line))
     insert = f'INSERT INTO {table.physical} SELECT {", ".join(values)} FROM ({compiled.sql}) AS "q"'
     parameters = session.values(frozenset(compiler.context.parameters), frame)
     with session.attached(compiler.context.attachments), session.pool.catalog.change(session.cursor) as change:
@@ -222,7 +222,7 @@ def _drop(session: Session, statement: s.Drop, frame: Frame) -> Result:
         elif statement.kind == "DATABASE":
             raise errors.not_implemented("DROP DATABASE", statement.line)
         else:
-            kind = "MASTER KEY" if statement.kind == "MASTER KEY" else statement.kind
+            kind = statement.kind.removeprefix("EXTERNAL ")
             drop_setting(session, kind, ".".join(parts), statement.if_exists, statement.line)
     return RowsAffected(None)
 

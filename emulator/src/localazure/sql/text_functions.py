@@ -193,7 +193,15 @@ def _patindex(i: Invocation) -> Value:
 def _quotename(i: Invocation) -> Value:
     value = i.text(0).sql
     mark = i.compiler.constant_text(i.call.args[1], i.scope) if len(i.args) > 1 else "["
-    pairs = {"[": "[]", "]": "[]", "'": "''", '"': '""', "(": "()", "<": "<>", "{": "{}"}
+    pairs = {
+        "[": ("[", "]"),
+        "]": ("[", "]"),
+        "'": ("'", "'"),
+        '"': ('"', '"'),
+        "(": ("(", ")"),
+        "<": ("<", ">"),
+        "{": ("{", "}"),
+    }
     if mark not in pairs:
         return Value("CAST(NULL AS VARCHAR)", SqlType("nvarchar", 258))
     first, last = pairs[mark]
