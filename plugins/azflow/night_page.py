@@ -61,7 +61,7 @@ def wall_seconds(report: Mapping[str, Any]) -> float:
 
 
 def rows_written(report: Mapping[str, Any]) -> int | None:
-    """Predictions in the table for this partition: what the script's last SELECT counted, else what its load wrote."""
+    """Predictions of this partition: what the script's last SELECT counted, else what its first statement loaded."""
     left = _left(report, "write_back.table")
     columns = [str(column).lower() for column in left.get("columns") or ()]
     for name in ("rows", "row_count", "predictions", "n", "count"):
@@ -69,7 +69,7 @@ def rows_written(report: Mapping[str, Any]) -> int | None:
             at = columns.index(name)
             return sum(int(row[at] or 0) for row in left["rows"])
     counts = [count for batch in left.get("batches") or () for count in batch["counts"]]
-    return max((count["affected"] for count in counts if "affected" in count), default=None)
+    return next((count["affected"] for count in counts if "affected" in count), None)
 
 
 def _left(report: Mapping[str, Any], task: str) -> Mapping[str, Any]:

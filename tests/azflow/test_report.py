@@ -172,7 +172,14 @@ def test_a_person_may_say_no() -> None:
     ("left", "rows"),
     [
         ({"columns": ["model_version", "Rows"], "rows": [["1", 700], ["2", 64]]}, 764),
-        ({"columns": [], "rows": [], "batches": [{"counts": [{"affected": 12}, {"rows": 99}]}, {"counts": []}]}, 12),
+        (
+            {
+                "columns": [],
+                "rows": [],
+                "batches": [{"counts": [{"affected": 12}, {"rows": 99}]}, {"counts": [{"affected": 40}]}],
+            },
+            12,
+        ),
         ({}, None),
     ],
 )
