@@ -86,6 +86,9 @@ class Driver:
 
         encrypt = self._options.get("encrypt", "yes")
         text = f"Server={self._given['sql_server']};Database={database};Encrypt={encrypt};TrustServerCertificate=no;"
+        if self._options.get("service_principal"):
+            principal = f"UID={self._given['client_id']};PWD={{{self._given['client_secret']}}}"
+            return mssql_python.connect(f"{text}{principal};Authentication=ActiveDirectoryServicePrincipal")
         token = self._options.get("token")
         if token is None:
             return mssql_python.connect(text + f"UID={login};PWD={{{password}}}")

@@ -264,6 +264,12 @@ def test_an_access_token_logs_in(kind: str, localazure: Any) -> None:
         assert client.query("SELECT 1 AS a") == [(1,)]
 
 
+def test_a_service_principal_gets_its_own_token(localazure: dict[str, Any]) -> None:
+    # The ODBC provider asks the authority too, but trusts only what the operating system trusts.
+    for client in clients("mssql-python-rust", localazure, service_principal=True):
+        assert len(client.query("SELECT SUSER_SNAME() AS who")[0][0]) == 36
+
+
 @pytest.mark.parametrize("kind", MSSQL_PYTHON)
 def test_a_token_for_another_audience_is_refused(kind: str, localazure: Any) -> None:
     _require(kind)
