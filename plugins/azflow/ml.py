@@ -17,13 +17,14 @@ from azflow.connection import AzureConnection
 from azflow.errors import AzflowError, ConfigurationError
 from azflow.evaluation import verdict_text
 from azflow.guardrails import PromotionRules, judge_challenger
-from azflow.ml_jobs import SERVICE, content_digest, git_commit, override, read_job, tag
+from azflow.ml_jobs import SERVICE, content_digest, git_commit, keep_expressions, override, read_job, tag
 from azflow.ml_workspace import Workspace
 from azflow.registry import ModelRegistry
 from azflow.runs import AZURE_ML_JOB, Alphabet, AzflowOperator, RemoteRunOperator, RunsReference, airflow_edge
 from azflow.specs import INCLUDE
 
 if TYPE_CHECKING:
+    import jinja2
     from airflow.sdk import Context
 
     from azflow.remote import RunIdentity
@@ -67,6 +68,12 @@ class AzureMLJobOperator(RemoteRunOperator):
         self.outputs = dict(outputs or {})
         self.settings = dict(settings or {})
         self._stamp: dict[str, str] = {}
+
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """As the base class; Azure ML's own expressions (``${{inputs.x}}``) are no templates of Airflow's."""
+        self.inputs, self.outputs = keep_expressions(self.inputs), keep_expressions(self.outputs)
+        self.settings = keep_expressions(self.settings)
+        super().render_template_fields(context, jinja_env)
 
     def remote_runs(self) -> RunsReference:
         """The workspace's jobs."""

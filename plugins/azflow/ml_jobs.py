@@ -73,8 +73,7 @@ def read_job(job: str, values: Mapping[str, Any], include: Path = INCLUDE) -> di
         text = path.read_text(encoding="utf-8")
     except OSError as problem:
         raise SpecError(shown, "", f"can't be read: {problem.strerror}") from None
-    # Azure ML's expressions have Jinja's braces inside of them.
-    text = _EXPRESSION.sub(lambda found: "{% raw %}" + found[0] + "{% endraw %}", text)
+    text = keep_expressions(text)
     environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     try:
         rendered = environment.from_string(text).render(**values)
@@ -93,6 +92,17 @@ def read_job(job: str, values: Mapping[str, Any], include: Path = INCLUDE) -> di
     if not isinstance(content, dict):
         raise SpecError(shown, "", "must be a mapping of keys")
     return content
+
+
+def keep_expressions(value: Any) -> Any:
+    """Template text (in plain values of any depth) in which Azure ML's ``${{...}}``, which has Jinja's braces, is kept."""
+    if isinstance(value, str):
+        return _EXPRESSION.sub(lambda found: "{% raw %}" + found[0] + "{% endraw %}", value)
+    if isinstance(value, Mapping):
+        return {key: keep_expressions(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [keep_expressions(each) for each in value]
+    return value
 
 
 def override(

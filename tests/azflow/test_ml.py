@@ -318,7 +318,10 @@ def test_a_jobs_payload_is_the_same_for_every_try_and_is_stamped(
 
     def made() -> Any:
         operator = AzureMLJobOperator(
-            task_id="t", job="jobs/j.yml", inputs={"a": "{{ ti.xcom_pull('data')['id'] }}", "b": "{{ params.who }}"}
+            task_id="t",
+            job="jobs/j.yml",
+            inputs={"a": "{{ ti.xcom_pull('data')['id'] }}", "b": "{{ params.who }}"},
+            settings={"command": "echo ${{inputs.b}} {{ params.who }}"},
         )
         context = context_of(operator, {"data": {"id": "azureml:d:9"}}, who="me")
         return operator, operator.payload(context)
@@ -326,6 +329,7 @@ def test_a_jobs_payload_is_the_same_for_every_try_and_is_stamped(
     operator, payload = made()
     assert made()[1] == payload
     assert payload["content"]["inputs"] == {"a": {"type": "uri_folder", "path": "azureml:d:9"}, "b": "me"}
+    assert payload["content"]["command"] == "echo ${{inputs.b}} me"
     tags = operator._tags(RunIdentity("nightly", "manual__1", "t", -1, 0), "digest")
     assert tags[DIGEST_TAG] == "digest"
     assert (tags["git_commit"], tags["partition"], tags["azflow.input.a"]) == ("abc123", "2013-03-08", "azureml:d:9")
