@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -235,3 +236,23 @@ def _request_file(rows: list[dict[str, Any]]) -> str:
     with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
         json.dump({"data": rows}, file)
     return file.name
+
+
+def test_endpoints_survive_down_and_up(
+    localazure: Any, client: MLClient, endpoint: KubernetesOnlineEndpoint, model: Model
+) -> None:
+    name = endpoint.name
+    client.online_deployments.begin_create_or_update(deployment(name, "blue", model)).result()
+    found = client.online_endpoints.get(name)
+    found.traffic = {"blue": 100}
+    client.online_endpoints.begin_create_or_update(found).result()
+    before = score(client, name)
+    key = client.online_endpoints.get_keys(name).primary_key
+    localazure.run("down")
+    localazure.run("up")
+    end = time.monotonic() + 120
+    while (answer := score(client, name)).status_code == 503 and time.monotonic() < end:
+        time.sleep(0.5)
+    assert answer.json() == before.json()
+    assert client.online_endpoints.get_keys(name).primary_key == key
+    assert client.online_deployments.get("blue", name).provisioning_state == "Succeeded"

@@ -46,7 +46,8 @@ def init() -> None:
     _schema = signature_of(described)
     _model = load(folder, described)
     classes = [str(value).lower() for value in getattr(_model, "classes_", [0, 1])]
-    if len(classes) != 2 or not hasattr(_model, "predict_proba"):
+    binary = len(classes) == len((False, True))
+    if not binary or not hasattr(_model, "predict_proba"):
         raise ValueError(f"{folder} holds no binary classifier with predict_proba (classes: {classes})")
     _positive = next((i for i, value in enumerate(classes) if value in {"1", "1.0", "true"}), 1)
     _threshold = float(os.environ.get("LATE_THRESHOLD", "0.5"))
