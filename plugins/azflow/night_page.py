@@ -245,28 +245,30 @@ def _quality(report: Mapping[str, Any]) -> Html:
     parts: list[str] = []
     for summary in report["quality"]:
         failing = [result for result in summary["results"] if not result["success"]]
+        passing = [result for result in summary["results"] if result["success"]]
         verdict = badge("passed", "good") if summary["success"] else badge("stopped the run", "bad")
         counted = f"{summary['failed']} failed, {summary['warned']} warned"
         head = f"{summary['checked']} expectations on {summary['table']}: {counted}"
-        page = f" · {link('all of them', summary['report'])}" if summary.get("report") else ""
-        parts.append(f"<p>{verdict} {text(head)}{page}</p>")
+        parts.append(f"<p>{verdict} {text(head)}</p>")
         if failing:
             failing.sort(key=lambda result: result["severity"] != "block")
-            parts.append(
-                table(
-                    ["", "Column", "Expectation", "Found"],
-                    [
-                        (
-                            badge("failed", "bad") if result["severity"] == "block" else badge("warning", "warn"),
-                            code(result["column"]) if result["column"] else "",
-                            result["says"],
-                            result.get("found"),
-                        )
-                        for result in failing
-                    ],
-                )
-            )
+            parts.append(_expectations(failing))
+        if passing:
+            parts.append(pages.fold(f"The {len(passing)} that hold", _expectations(passing)))
     return section("Data quality", "Great Expectations, as SQL in the pool, before training.", *parts)
+
+
+def _expectations(results: Iterable[Mapping[str, Any]]) -> Html:
+    def outcome(result: Mapping[str, Any]) -> Html:
+        if result["success"]:
+            return badge("ok", "good")
+        return badge("failed", "bad") if result["severity"] == "block" else badge("warning", "warn")
+
+    rows = [
+        (outcome(result), code(result["column"]) if result["column"] else "", result["says"], result.get("found"))
+        for result in results
+    ]
+    return table(["", "Column", "Expectation", "Found"], rows)
 
 
 def _rollout(report: Mapping[str, Any]) -> Html:

@@ -63,6 +63,7 @@ svg .soft { fill: var(--soft); } svg .grid { stroke: var(--line); } svg .axis { 
 svg .bar { fill: var(--accent); } svg .bar.soft { fill: var(--muted); } svg .good { fill: var(--good); }
 svg .bad { fill: var(--bad); } svg .warn { fill: var(--warn); } svg .accent { fill: var(--accent); }
 svg .wait { fill: var(--accent-soft); }
+details { margin-top: 10px; } summary { cursor: pointer; color: var(--accent); font-size: 14px; }
 footer { color: var(--soft); font-size: 13px; margin-top: 28px; }
 """
 
@@ -119,6 +120,11 @@ def section(title: str, intro: object, *parts: str) -> Html:
     """A card with a heading."""
     lead = f'<p class="soft small">{text(intro)}</p>' if intro else ""
     return Html(f"<section><h2>{escape(title)}</h2>{lead}{''.join(parts)}</section>")
+
+
+def fold(title: str, *parts: str) -> Html:
+    """Parts that the reader opens."""
+    return Html(f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>")
 
 
 def facts(pairs: Iterable[tuple[object, str]]) -> Html:

@@ -202,14 +202,18 @@ class Runner:
 
         # A daemon: should the driver never come back, the process can still end.
         threading.Thread(target=work, name="azflow-sql", daemon=True).start()
-        while not done.wait(0.2):
-            late = deadline is not None and time.monotonic() >= deadline
-            if not (self._stop.is_set() or late):
-                continue
-            how = self._cancel(done)
-            if "result" in box:
-                break  # it finished before the cancellation arrived
-            raise Cancelled(how, deadline=late and not self._stop.is_set())
+        try:
+            while not done.wait(0.2):
+                late = deadline is not None and time.monotonic() >= deadline
+                if not (self._stop.is_set() or late):
+                    continue
+                how = self._cancel(done)
+                if "result" in box:
+                    break  # it finished before the cancellation arrived
+                raise Cancelled(how, deadline=late and not self._stop.is_set())
+        finally:
+            if not done.is_set() and not self._broken:
+                self._cancel(done)  # something else ended the wait: a time-out raised by a signal handler, say
         if "error" in box:
             raise box["error"]
         result: BatchResult = box["result"]

@@ -261,6 +261,23 @@ def _merge_non_hash(script: Script) -> Iterator[tuple[int, str]]:
             )
 
 
+THROW_NUMBERS = range(100_000, 150_001)
+
+
+@rule(
+    "throw-number",
+    "error",
+    "THROW with a number outside 100000 to 150000",
+    "https://learn.microsoft.com/en-us/sql/t-sql/language-elements/throw-transact-sql",
+    "dedicated",
+)
+def _throw_number(script: Script) -> Iterator[tuple[int, str]]:
+    for statement in script.of("throw"):
+        number = statement.tokens[1] if len(statement.tokens) > 1 else None
+        if number is not None and number.kind == "number" and int(float(number.text)) not in THROW_NUMBERS:
+            yield statement.line, f"a pool throws numbers from 100000 to 150000 only, not {number.text}"
+
+
 # errors: what a serverless pool refuses
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -275,6 +276,33 @@ def test_on_kill_cancels_the_running_statement(include: Path, database: FakeData
         operator.execute(found)  # type: ignore[arg-type]
     assert database._cursors[-1].cancelled.is_set()
     assert time.monotonic() - started < 5
+
+
+class TimedOut(BaseException):
+    """As Airflow raises it for execution_timeout, from a signal handler."""
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_signal_handlers_run_while_a_statement_does(include: Path, database: FakeDatabase, raises: bool) -> None:
+    (include / "sql/a.sql").write_text("DELETE FROM t WHERE x = 1")
+    database.answers = [[hang]]
+    operator = SynapseSqlOperator(task_id="x", sql="a.sql")
+    found = rendered(operator)
+
+    def handler(number: int, frame: object) -> None:
+        if raises:
+            raise TimedOut
+        operator.on_kill()
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(TimedOut if raises else AirflowException):
+            operator.execute(found)  # type: ignore[arg-type]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert database._cursors[-1].cancelled.is_set()
 
 
 def test_the_deadline_cancels_the_running_statement(include: Path, database: FakeDatabase) -> None:

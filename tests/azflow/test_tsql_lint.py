@@ -166,6 +166,11 @@ DEDICATED = [
         "CREATE PROC p @a int = 1 AS SELECT 1",
         "CREATE PROC p @a int AS SELECT b FROM c WHERE b = @a",
     ),
+    (
+        "throw-number",
+        "THROW 50001, 'x', 1",
+        "BEGIN TRY SELECT 1 END TRY BEGIN CATCH THROW END CATCH THROW 100001, 'x', 1",
+    ),
     ("refused-construct", "SELECT ERROR_LINE()", "SELECT ERROR_NUMBER()"),
     (
         "merge-non-hash",
