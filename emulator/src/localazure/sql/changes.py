@@ -95,7 +95,7 @@ class ChangeCompiler(QueryCompiler):
     def target(self, parts: s.Parts, line: int) -> Table:
         table = self.context.table(parts, line)
         if table.external is not None:
-            raise SqlError(46519, "DML Operations are not supported with external tables.", line=line)
+            raise _outside(line)
         return table
 
     def _insert_columns(self, insert: s.Insert, table: Table) -> list[TableColumn]:
@@ -225,6 +225,8 @@ class ChangeCompiler(QueryCompiler):
                 "field.",
                 line=line,
             )
+        if target.table.external is not None:
+            raise _outside(line)
         return target.table
 
     def delete(self, delete: s.Delete) -> CompiledChange:
@@ -291,6 +293,10 @@ class ChangeCompiler(QueryCompiler):
         values += [self.default(column, table, branch.line) for column in missing]
         names = ", ".join(quote(column.name) for column in [*columns, *missing])
         return f"INSERT ({names}) VALUES ({', '.join(values)})"
+
+
+def _outside(line: int) -> SqlError:
+    return SqlError(46519, "DML Operations are not supported with external tables.", line=line)
 
 
 def _target_among(sources: list[RowSource], target: s.Parts, alias: str | None) -> RowSource | None:

@@ -174,7 +174,7 @@ def _strict(value: Value, tried: str, target: SqlType, attempt: bool, *, message
     else:
         text = errors.literal(message)
     return (
-        f"CASE WHEN ({tried}) IS NULL AND ({value.sql}) IS NOT NULL THEN {errors.raise_sql(number, f'({text})')} "
+        f"CASE WHEN ({tried}) IS NULL AND ({value.sql}) IS NOT NULL THEN {errors.raise_sql(number, f'({text})', duck(target))} "
         f"ELSE ({tried}) END"
     )
 
@@ -297,7 +297,9 @@ def _to_string(
                 text = f"CASE WHEN length({text}) > {length} THEN '*' ELSE {text} END"
             elif source.name in EXACT:
                 overflow = errors.raise_sql(
-                    8115, errors.literal("Arithmetic overflow error converting numeric to data type varchar.")
+                    8115,
+                    errors.literal("Arithmetic overflow error converting numeric to data type varchar."),
+                    "VARCHAR",
                 )
                 text = f"CASE WHEN length({text}) > {length} THEN {'NULL' if attempt else overflow} ELSE {text} END"
             else:
@@ -313,7 +315,7 @@ def shortened(text: str, length: int) -> str:
     """``text`` for a column of ``length``: blanks beyond are dropped, anything else is error 8152."""
     message = errors.literal("String or binary data would be truncated.")
     return (
-        f"CASE WHEN length(rtrim({text}, ' ')) > {length} THEN {errors.raise_sql(8152, message)} ELSE "
+        f"CASE WHEN length(rtrim({text}, ' ')) > {length} THEN {errors.raise_sql(8152, message, 'VARCHAR')} ELSE "
         f"left({text}, {length}) END"
     )
 

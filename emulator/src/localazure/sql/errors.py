@@ -72,9 +72,16 @@ def argument_count(name: str, wanted: str, line: int) -> SqlError:
     return SqlError(174, f"The {name.lower()} function requires {wanted} argument(s).", severity=15, line=line)
 
 
-def raise_sql(number: int, message: str) -> str:
-    """A DuckDB expression that raises this error when it is evaluated; ``message`` is a SQL string expression."""
-    return f"error('{MARK}:{number}:' || {message})"
+def raise_sql(number: int, message: str, duck_type: str = "INTEGER") -> str:
+    """A DuckDB expression of ``duck_type`` that raises this error when evaluated; ``message`` is a string expression.
+
+    A cast that must fail, not DuckDB's error(): that one is volatile, so GROUP BY and TRY refuse what contains it.
+    """
+    text = f"('{MARK}:{number}:' || {message} || ':{MARK}')"
+    if duck_type in {"VARCHAR", "BLOB"}:  # any text casts to these
+        inner = f"CAST(CAST({text} AS INTEGER) AS VARCHAR)"
+        return inner if duck_type == "VARCHAR" else f"CAST({inner} AS BLOB)"
+    return f"CAST({text} AS {duck_type})"
 
 
 def literal(text: str) -> str:
@@ -82,7 +89,7 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-_MARKED = re.compile(rf"{MARK}:(\d+):(.*)", re.DOTALL)
+_MARKED = re.compile(rf"{MARK}:(\d+):(.*?):{MARK}", re.DOTALL)
 _NOT_NULL = re.compile(r"NOT NULL constraint failed: ([^\s.]+)\.(\S+)")
 _CONVERT = re.compile(r"Could not convert (?:string|\w+) '(.*?)' to (\w+)", re.DOTALL)
 _GROUP = re.compile(r'[Cc]olumn "?([^"]+?)"? must appear in the GROUP BY')
@@ -108,7 +115,7 @@ def from_duckdb(error: duckdb.Error, line: int, verb: str = "INSERT") -> SqlErro
     text = str(error)
     marked = _MARKED.search(text)
     if marked:
-        return SqlError(int(marked.group(1)), marked.group(2).split("\n\nLINE")[0].split("\nLINE")[0], line=line)
+        return SqlError(int(marked.group(1)), marked.group(2), line=line)
     if isinstance(error, duckdb.InterruptException):
         return SqlError(3617, "Operation cancelled by user.", severity=11, line=line)
     if "ivision by zero" in text:

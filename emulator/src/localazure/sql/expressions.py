@@ -230,7 +230,7 @@ class ExpressionCompiler:
         if op in {"+", "-", "*"}:
             return Value(f"({first} {op} {second})", kind, nullable)
         if op == "/":
-            return Value(f"({first} / {_nonzero(second)})", kind, nullable)
+            return Value(f"({first} / {_nonzero(second, duck(kind))})", kind, nullable)
         raise errors.bad_operator(op, left.type, right.type, line)
 
     def _decimal(self, op: str, left: Value, right: Value, nullable: bool) -> Value:
@@ -240,7 +240,7 @@ class ExpressionCompiler:
         first = f"CAST({left.sql} AS INTEGER)" if left.type.name == "bit" else left.sql
         second = f"CAST({right.sql} AS INTEGER)" if right.type.name == "bit" else right.sql
         if op == "%":
-            second = _nonzero(second)
+            second = _nonzero(second, duck(_counted(right)))
         return Value(f"CAST({first} {op} {second} AS {duck(kind)})", kind, nullable)
 
     def exact_quotient(self, left: Value, right: Value, kind: SqlType, nullable: bool) -> Value:
@@ -483,10 +483,10 @@ def _counted(value: Value) -> SqlType:
     return value.type
 
 
-def _nonzero(sql: str) -> str:
+def _nonzero(sql: str, duck_type: str) -> str:
     """A divisor that raises when it is zero: DuckDB divides doubles to infinity."""
     return (
-        f"CASE WHEN {sql} = 0 THEN {errors.raise_sql(8134, errors.literal('Divide by zero error encountered.'))} "
+        f"CASE WHEN {sql} = 0 THEN {errors.raise_sql(8134, errors.literal('Divide by zero error encountered.'), duck_type)} "
         f"ELSE {sql} END"
     )
 

@@ -210,18 +210,16 @@ def _load(
     with session.attached({"loaded$rows": renamed}):
         if tests and statement.options.get("FILE_TYPE", "CSV").upper() != "PARQUET":
             condition = " OR ".join(tests)
-            found = session.cursor.execute(f'SELECT count(*) FROM "loaded$rows" AS d WHERE {condition}').fetchone()
-            bad = int(found[0]) if found else 0
+            found = session.cursor.execute(f'SELECT count(*) FROM "loaded$rows" AS d WHERE {condition}').fetchall()
+            bad = int(found[0][0])
             if bad > allowed:
                 _explain(session, columns, tests, table, bad=bad, allowed=allowed, line=line)
             if bad:
                 where = f" WHERE NOT coalesce({condition}, false)"
         sql = f'INSERT INTO {table.physical} ({names}) SELECT {", ".join(values)} FROM "loaded$rows" AS d{where}'
         parameters = session.values(frozenset(compiler.context.parameters), _frame())
-        done = (
-            session.cursor.execute(sql, parameters).fetchone() if parameters else session.cursor.execute(sql).fetchone()
-        )
-    return (int(done[0]) if done else 0), bad
+        done = session.cursor.execute(sql, parameters or None).fetchall()
+    return (int(done[0][0]) if done else 0), bad
 
 
 def _field(
@@ -265,7 +263,7 @@ def _explain(
         test = next((test for test in tests if source in test), None)
         if test is None:
             continue
-        found = session.cursor.execute(f'SELECT {source} FROM "loaded$rows" AS d WHERE {test} LIMIT 1').fetchone()
+        found = session.cursor.execute(f'SELECT {source} FROM "loaded$rows" AS d WHERE {test} LIMIT 1').fetchall()
         if found:
             raise SqlError(
                 107090,
@@ -274,7 +272,7 @@ def _explain(
                 f"{table.schema}.{table.name}: {bad} rows were rejected, MAXERRORS is {max(allowed, 0)}. Column "
                 f"ordinal: {field - 1}, column "
                 f"'{column.name}', expected data type: {str(column.type).upper()}. Offending value: "
-                f"{str(found[0])[:100]}",
+                f"{str(found[0][0])[:100]}",
                 line=line,
             )
 

@@ -45,8 +45,8 @@ _MACROS = {
     "float_text(x)": "CASE WHEN x = 0 THEN '0' WHEN abs(x) >= 1e6 OR abs(x) < 1e-4 THEN "
     "regexp_replace(regexp_replace(printf('%.5e', x), '\\.?0*e', 'e'), 'e([+-])([0-9]{2})$', 'e\\1' || '0' || '\\2') "
     "ELSE regexp_replace(printf('%.6g', x), '(\\.[0-9]*?)0+$', '\\1') END",
-    "like_dynamic(x, p)": "CASE WHEN contains(p, '[') THEN error('TSQL:40517:LIKE with a character class in a computed "
-    "pattern is not implemented by localazure.') ELSE x ILIKE p END",
+    "like_dynamic(x, p)": "CASE WHEN contains(p, '[') THEN CAST('TSQL:40517:LIKE with a character class in a computed "
+    "pattern is not implemented by localazure.:TSQL' AS BOOLEAN) ELSE x ILIKE p END",
     # DATEDIFF counts boundaries crossed; weeks start on Sunday whatever DATEFIRST says
     # https://learn.microsoft.com/en-us/sql/t-sql/functions/datediff-transact-sql
     "diff_week(a, b)": "datediff('day', date_trunc('week', CAST(a AS TIMESTAMP) + INTERVAL 1 DAY), "
@@ -56,12 +56,12 @@ _MACROS = {
     "hex_text(x)": "hex(x)",
     "stuff(x, start, len, y)": "CASE WHEN start < 1 OR len < 0 OR start > length(x) THEN NULL ELSE "
     "substr(x, 1, start - 1) || coalesce(y, '') || substr(x, start + len) END",
-    "substring(x, start, len)": "CASE WHEN len < 0 THEN error('TSQL:537:Invalid length parameter passed to the LEFT or "
-    "SUBSTRING function.') WHEN start < 1 THEN substr(x, 1, greatest(start + len - 1, 0)) ELSE substr(x, start, "
+    "substring(x, start, len)": "CASE WHEN len < 0 THEN CAST(CAST('TSQL:537:Invalid length parameter passed to the LEFT or "
+    "SUBSTRING function.:TSQL' AS INTEGER) AS VARCHAR) WHEN start < 1 THEN substr(x, 1, greatest(start + len - 1, 0)) ELSE substr(x, start, "
     "len) END",
-    "left_of(x, n)": "CASE WHEN n < 0 THEN error('TSQL:536:Invalid length parameter passed to the left function.') "
+    "left_of(x, n)": "CASE WHEN n < 0 THEN CAST(CAST('TSQL:536:Invalid length parameter passed to the left function.:TSQL' AS INTEGER) AS VARCHAR) "
     "ELSE substr(x, 1, n) END",
-    "right_of(x, n)": "CASE WHEN n < 0 THEN error('TSQL:536:Invalid length parameter passed to the right function.') "
+    "right_of(x, n)": "CASE WHEN n < 0 THEN CAST(CAST('TSQL:536:Invalid length parameter passed to the right function.:TSQL' AS INTEGER) AS VARCHAR) "
     "WHEN n = 0 THEN '' ELSE substr(x, greatest(length(x) - n + 1, 1)) END",
     "charindex(p, x, start)": "CASE WHEN strpos(substr(lower(x), greatest(start, 1)), lower(p)) = 0 OR p = '' THEN 0 "
     "ELSE strpos(substr(lower(x), greatest(start, 1)), lower(p)) + greatest(start, 1) - 1 END",

@@ -140,7 +140,7 @@ for _name, _duck in {
 }.items():
     _float_function(_name, _duck)
 
-_DOMAIN = errors.raise_sql(3623, errors.literal("An invalid floating point operation occurred."))
+_DOMAIN = errors.raise_sql(3623, errors.literal("An invalid floating point operation occurred."), "DOUBLE")
 
 
 @function("SQRT", args=1)

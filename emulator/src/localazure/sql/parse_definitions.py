@@ -536,7 +536,7 @@ class DefinitionParser(QueryParser):
         line = self.line
         column = s.CopyColumn(line, self.identifier(), None, None)
         if self.take("DEFAULT"):
-            column.default = self._primary()
+            column.default = self.value()
         if self.token.kind == "int":
             column.ordinal = self.integer()
         return column

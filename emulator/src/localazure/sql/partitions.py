@@ -16,6 +16,7 @@ from localazure.sql.catalog import Partitioning, Table, TableColumn, now, quote
 from localazure.sql.changes import stored
 from localazure.sql.parse_expressions import ExpressionParser
 from localazure.sql.results import SqlError
+from localazure.sql.sqltypes import duck
 
 if TYPE_CHECKING:
     from localazure.sql.pool import Session
@@ -33,7 +34,9 @@ def boundary_sql(session: Session, text: str, column: TableColumn, line: int) ->
     from localazure.sql.table_parts import frame_of
 
     compiler = session.compiler(frame_of())
-    return stored(compiler.value(ExpressionParser(text).value(), Scope()), replace(column, nullable=True), line)
+    sql = stored(compiler.value(ExpressionParser(text).value(), Scope()), replace(column, nullable=True), line)
+    found = session.scratch.execute(f"SELECT CAST({sql} AS VARCHAR)").fetchall()[0][0]
+    return f"CAST({'NULL' if found is None else errors.literal(found)} AS {duck(column.type)})"
 
 
 def sorted_boundaries(session: Session, table: Table, options: s.TableOptions) -> tuple[str, ...]:

@@ -176,10 +176,8 @@ class Running:
         with self.attached(attachments):
             for attempt in range(_ATTEMPTS):
                 try:
-                    found = (
-                        self.cursor.execute(sql, values).fetchone() if values else self.cursor.execute(sql).fetchone()
-                    )
-                    return int(found[0]) if found else 0
+                    found = self.cursor.execute(sql, values or None).fetchall()
+                    return int(found[0][0]) if found else 0
                 except duckdb.TransactionException as error:
                     if self.transaction_count or attempt == _ATTEMPTS - 1 or "onflict" not in str(error):
                         raise self._failed(error, line, verb) from error

@@ -101,7 +101,7 @@ def _dbcc(session: Session, statement: s.Administration) -> Iterator[Result]:
                 raise errors.invalid_object(statement.options["0"], statement.line)
             tables = [found]
         count = sum(
-            session.cursor.execute(f"SELECT count(*) FROM {table.physical}").fetchone()[0]  # type: ignore[index]
+            session.cursor.execute(f"SELECT count(*) FROM {table.physical}").fetchall()[0][0]
             for table in tables
             if table.external is None
         )

@@ -96,9 +96,10 @@ class SourceCompiler(ExpressionCompiler):
         if found.external is not None:
             table = self.context.external_rows(found)
             declared = tuple((column.name, column.type) for column in found.columns)
-            return self._attached(
-                SystemRows(declared, table), source.alias or found.name, () if source.alias else source.parts
-            )
+            exposed, parts = source.alias or found.name, () if source.alias else source.parts
+            sql, sources = self._attached(SystemRows(declared, table), exposed, parts)
+            sources[0].table = found
+            return sql, sources
         return self._stored(found, source)
 
     def _stored(self, table: Table, source: s.TableSource) -> tuple[str, Sources]:

@@ -123,13 +123,9 @@ def _create_table_as(session: Session, statement: s.CreateTableAs, frame: Frame)
     with session.attached(compiler.context.attachments), session.pool.catalog.change(session.cursor) as change:
         for sql in create_sql(table):
             change.run(sql)
-        found = (
-            session.cursor.execute(insert, parameters).fetchone()
-            if parameters
-            else session.cursor.execute(insert).fetchone()
-        )
+        found = session.cursor.execute(insert, parameters or None).fetchall()
         keep(session, change, table)
-    return RowsAffected(int(found[0]) if found else 0)
+    return RowsAffected(int(found[0][0]) if found else 0)
 
 
 # ---- views, procedures, schemas --------
