@@ -7,7 +7,7 @@ Request (JSON), one of
 
 Response: `{"predictions": [{"probability": 0.31, "late": false}, ...]}`, in the order of the rows. What can't be
 understood is answered with 400 and a message that names the column. Features that the model doesn't know are ignored;
-a missing one is an error; null is a missing value.
+one that was never missing in training must be there; null is a missing value.
 
 Contract of init() and run(): https://learn.microsoft.com/azure/machine-learning/how-to-deploy-online-endpoints
 """
@@ -30,6 +30,7 @@ logger = logging.getLogger("score")
 
 _model: Any = None
 _schema: dict[str, str] = {}  # column -> MLflow type; empty if the model was saved without a signature
+_required: frozenset[str] = frozenset()
 _positive = 1  # position of the positive class in predict_proba
 _threshold = 0.5
 
@@ -40,16 +41,19 @@ class BadRequest(Exception):
 
 def init() -> None:
     """Load the model once, when the server starts. An exception here fails the deployment."""
-    global _model, _schema, _positive, _threshold  # the contract of a scoring script
+    global _model, _schema, _required, _positive, _threshold  # the contract of a scoring script
     folder = model_folder(Path(os.environ["AZUREML_MODEL_DIR"]))
     described = yaml.safe_load((folder / "MLmodel").read_text())
-    _schema = signature_of(described)
+    columns = signature_of(described)
+    _schema = {column["name"]: str(column.get("type", "string")) for column in columns}
+    _required = frozenset(column["name"] for column in columns if column.get("required", True))
     _model = load(folder, described)
     classes = [str(value).lower() for value in getattr(_model, "classes_", [0, 1])]
     binary = len(classes) == len((False, True))
     if not binary or not hasattr(_model, "predict_proba"):
         raise ValueError(f"{folder} holds no binary classifier with predict_proba (classes: {classes})")
     _positive = next((i for i, value in enumerate(classes) if value in {"1", "1.0", "true"}), 1)
+    one_thread(_model)
     _threshold = float(os.environ.get("LATE_THRESHOLD", "0.5"))
     # The first prediction builds caches and starts thread pools: let it not be a caller's.
     if _schema:
@@ -77,11 +81,10 @@ def model_folder(root: Path) -> Path:
     return found[0].parent
 
 
-def signature_of(described: dict[str, Any]) -> dict[str, str]:
-    """The model's input columns and their MLflow types, in order: https://mlflow.org/docs/latest/ml/model/signatures"""
+def signature_of(described: dict[str, Any]) -> list[dict[str, Any]]:
+    """The model's input columns (name, type, required), in order: https://mlflow.org/docs/latest/ml/model/signatures"""
     inputs = (described.get("signature") or {}).get("inputs")
-    columns = json.loads(inputs) if inputs else []
-    return {column["name"]: str(column.get("type", "string")) for column in columns if "name" in column}
+    return [column for column in json.loads(inputs or "[]") if "name" in column]
 
 
 def load(folder: Path, described: dict[str, Any]) -> Any:
@@ -108,6 +111,12 @@ def load(folder: Path, described: dict[str, Any]) -> Any:
     # AutoML's wrappers keep the estimator, which has the probabilities that predict() drops.
     raw = loaded.get_raw_model() if hasattr(loaded, "get_raw_model") else loaded.unwrap_python_model()
     return raw
+
+
+def one_thread(model: Any) -> None:
+    """Let every step of a scikit-learn model predict on one thread: starting a pool costs more than a few rows do."""
+    if hasattr(model, "get_params"):
+        model.set_params(**{name: 1 for name in model.get_params() if name.rpartition("__")[2] == "n_jobs"})
 
 
 def rows_of(body: str) -> list[dict[str, Any]]:
@@ -151,9 +160,9 @@ def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     if not _schema:
         return pd.DataFrame(rows)
     for position, row in enumerate(rows):
-        if missing := [name for name in _schema if name not in row]:
+        if missing := [name for name in _schema if name in _required and name not in row]:
             raise BadRequest(f"row {position}: no value for {', '.join(missing)} (null stands for a missing value)")
-    frame = pd.DataFrame({name: [row[name] for row in rows] for name in _schema})
+    frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in _schema})
     for name, kind in _schema.items():
         try:
             frame[name] = typed(frame[name], kind)
