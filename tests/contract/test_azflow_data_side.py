@@ -191,6 +191,11 @@ def test_a_stopped_task_ends_its_statement_on_the_server(by_token: AzureConnecti
     ):
         operator.execute(made)  # type: ignore[arg-type]
     assert time.monotonic() - started < 10
+    until = time.monotonic() + 5
+    running = "SELECT [label] FROM sys.dm_pdw_exec_requests WHERE [label] = 'azflow:d:t:r' AND status = 'Running'"
+    while execute(by_token, running) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert execute(by_token, running) == []
     # Nothing of it keeps the pool busy: the next statement is answered at once.
     started = time.monotonic()
     assert execute(by_token, "SELECT 1 AS x") == [[1]]
