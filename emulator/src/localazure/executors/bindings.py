@@ -7,6 +7,7 @@ https://learn.microsoft.com/azure/machine-learning/reference-yaml-core-syntax#ex
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -91,12 +92,18 @@ def _place(source: Path, folder: Path, kind: str, mode: str | None, uri: str) ->
         raise JobFailed(f"The input is declared as mlflow_model, but '{uri}' holds no file MLmodel.")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / source.name
-    if mode in _COPIED_MODES:
-        shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
-    else:
-        # The mirror's copy is never changed; a job that writes to a read-only mount fails on Azure as well.
-        target.symlink_to(source)
+    # A mount is read-only on Azure, so that its files may be the mirror's own; but it is a folder of its own: MLflow, for
+    # one, refuses a model whose folder is a link to elsewhere.
+    copy = shutil.copyfile if mode in _COPIED_MODES else _link
+    shutil.copytree(source, target, copy_function=copy) if source.is_dir() else copy(source, target)
     return target
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
 
 
 def place_table(source: Path, folder: Path, assets: AssetSource, uri: str) -> Path:
