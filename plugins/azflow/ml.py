@@ -6,6 +6,7 @@ include/ml. `azflow.ml_jobs` runs it, `azflow.registry` knows which model versio
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -150,9 +151,9 @@ class DataAssetOperator(AzflowOperator):
             night = context["night"]  # type: ignore[typeddict-item]
             export = exports.inspect(connection, self.path)
             version = f"{night.partition}-{night.key}"
-            path = f"{self._datastore_url(connection)}/paths/{export.folder}/"
+            data = path = f"{self._datastore_url(connection)}/paths/{export.folder}/"
             if self.type == "mltable":
-                folder = exports.write_mltable(connection, export, path)
+                folder = exports.write_mltable(connection, export, data)
                 path = f"{self._datastore_url(connection)}/paths/{folder}/"
             tags = {
                 **_stamp(context),
@@ -162,7 +163,8 @@ class DataAssetOperator(AzflowOperator):
                 "suite_result": _suite_result(context),
                 **{key: tag(value) for key, value in self.tags.items()},
             }
-            self._register(connection, version, path, tags)
+            with contextlib.closing(Workspace(connection)) as workspace:
+                workspace.register_data(self.name, version, path, self.type, tags, (data,))
         self.log.info("azureml:%s:%s points at %s: %d rows.", self.name, version, export.folder, export.rows)
         return {
             "id": f"azureml:{self.name}:{version}",
@@ -182,13 +184,6 @@ class DataAssetOperator(AzflowOperator):
             f"azureml://subscriptions/{connection.subscription_id}/resourcegroups/{connection.resource_group}"
             f"/workspaces/{connection.workspace}/datastores/{self.datastore}"
         )
-
-    def _register(self, connection: AzureConnection, version: str, path: str, tags: dict[str, str]) -> None:
-        from azure.ai.ml.entities import Data
-
-        # skip_validation: the SDK would download the MLTable and ask the internet for its JSON schema.
-        asset = Data(name=self.name, version=version, path=path, type=self.type, tags=tags, skip_validation=True)
-        connection.ml_client().data.create_or_update(asset)
 
 
 class EvaluationGate(AzflowOperator):

@@ -60,6 +60,20 @@ class Workspace:
         """POST .../jobs/{name}/cancel: asks, and doesn't wait for the end."""
         self._call("POST", self._job_url(name, "/cancel"))
 
+    def register_data(
+        self, name: str, version: str, uri: str, data_type: str, tags: Mapping[str, str], referenced: tuple[str, ...] = ()
+    ) -> None:
+        """PUT .../data/{name}/versions/{version}: a pointer to `uri`; the same again changes nothing.
+
+        The SDK would download an MLTable first, and ask the internet for its JSON schema.
+
+        :param referenced: what an MLTable's paths lead to.
+        """
+        properties: dict[str, Any] = {"dataType": data_type, "dataUri": uri, "tags": dict(tags), "isAnonymous": False}
+        if data_type == "mltable":
+            properties["referencedUris"] = list(referenced)
+        self._call("PUT", self._arm(f"/data/{quote(name)}/versions/{quote(version)}"), {"properties": properties})
+
     def datastore(self, name: str) -> dict[str, Any]:
         """The properties of a datastore (``accountName``, ``containerName``, ...)."""
         found = self._get(self._arm(f"/datastores/{quote(name)}"), missing_ok=True)

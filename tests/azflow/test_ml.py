@@ -389,13 +389,8 @@ def test_a_bad_export_is_named(edge: Edge, blobs: dict[str, bytes], said: str) -
         exports.inspect(connection(), "e")
 
 
-def test_a_data_asset_is_a_pointer_with_what_it_points_at(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    registered: list[Any] = []
-    monkeypatch.setattr(
-        AzureConnection,
-        "ml_client",
-        lambda self: SimpleNamespace(data=SimpleNamespace(create_or_update=registered.append)),
-    )
+def test_a_data_asset_is_a_pointer_with_what_it_points_at(edge: Edge) -> None:
+    edge.on("PUT", "/data/m_train/versions/", lambda match, body: (201, body))
     edge.blobs = {"lake/e/train/a.parquet": parquet(3)}
 
     def run() -> Any:
@@ -406,10 +401,12 @@ def test_a_data_asset_is_a_pointer_with_what_it_points_at(edge: Edge, monkeypatc
     result = run()
     version = f"2013-03-08-{NIGHT.key}"
     assert result["id"] == f"azureml:m_train:{version}"
-    (asset,) = registered
-    assert (asset.name, asset.version, asset.type) == ("m_train", version, "mltable")
-    assert asset.path.endswith("/datastores/lake/paths/e/train.mltable/")
-    assert {key: asset.tags[key] for key in ("row_count", "watermark", "suite_result", "x")} == {
+    ((url, asset),) = [(url, body["properties"]) for method, url, body in edge.asked if "/data/" in url]
+    assert url.endswith(f"/data/m_train/versions/{version}")
+    assert asset["dataType"] == "mltable"
+    assert asset["dataUri"].endswith("/datastores/lake/paths/e/train.mltable/")
+    assert asset["referencedUris"][0].endswith("/datastores/lake/paths/e/train/")
+    assert {key: asset["tags"][key] for key in ("row_count", "watermark", "suite_result", "x")} == {
         "row_count": "3",
         "watermark": "2013-03-08",
         "suite_result": "none",
