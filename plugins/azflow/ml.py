@@ -164,7 +164,7 @@ class DataAssetOperator(AzflowOperator):
                 **{key: tag(value) for key, value in self.tags.items()},
             }
             with contextlib.closing(Workspace(connection)) as workspace:
-                workspace.register_data(self.name, version, path, self.type, tags, (data,))
+                workspace.register_data(self.name, version, path, data_type=self.type, tags=tags, referenced=[data])
         self.log.info("azureml:%s:%s points at %s: %d rows.", self.name, version, export.folder, export.rows)
         return {
             "id": f"azureml:{self.name}:{version}",

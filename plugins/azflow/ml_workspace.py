@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -61,7 +61,14 @@ class Workspace:
         self._call("POST", self._job_url(name, "/cancel"))
 
     def register_data(
-        self, name: str, version: str, uri: str, data_type: str, tags: Mapping[str, str], referenced: tuple[str, ...] = ()
+        self,
+        name: str,
+        version: str,
+        uri: str,
+        *,
+        data_type: str,
+        tags: Mapping[str, str],
+        referenced: Sequence[str] = (),
     ) -> None:
         """PUT .../data/{name}/versions/{version}: a pointer to `uri`; the same again changes nothing.
 
