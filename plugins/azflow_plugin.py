@@ -11,4 +11,4 @@ class AzflowPlugin(AirflowPlugin):
     """azflow."""
 
     name = "azflow"
-    operator_extra_links = (RunLink(),)
+    operator_extra_links = [RunLink()]  # noqa: RUF012 - as Airflow declares it

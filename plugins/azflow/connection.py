@@ -22,11 +22,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
+from azflow.credentials import NamedAsyncCredential, NamedCredential
 from azflow.errors import AccessDenied, ConfigurationError, first_line
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
-    from azure.core.credentials import AccessToken, AccessTokenInfo, TokenCredential, TokenRequestOptions
+    from azure.core.credentials import TokenCredential
     from azure.core.credentials_async import AsyncTokenCredential
     from azure.storage.blob import BlobServiceClient
     from azure.synapse.artifacts import ArtifactsClient
@@ -247,22 +248,22 @@ class AzureConnection:
         from azure.identity import ClientSecretCredential, DefaultAzureCredential
 
         if self.client_secret:
-            return _NamedCredential(
+            return NamedCredential(
                 ClientSecretCredential(self.tenant_id, self.client_id, self.client_secret, **self._identity_arguments),
                 self.id,
             )
-        return _NamedCredential(DefaultAzureCredential(**self._identity_arguments), self.id)
+        return NamedCredential(DefaultAzureCredential(**self._identity_arguments), self.id)
 
     def async_credential(self) -> AsyncTokenCredential:
         """As `credential`, for asyncio. The caller closes it."""
         from azure.identity.aio import ClientSecretCredential, DefaultAzureCredential
 
         if self.client_secret:
-            return _NamedAsyncCredential(
+            return NamedAsyncCredential(
                 ClientSecretCredential(self.tenant_id, self.client_id, self.client_secret, **self._identity_arguments),
                 self.id,
             )
-        return _NamedAsyncCredential(DefaultAzureCredential(**self._identity_arguments), self.id)
+        return NamedAsyncCredential(DefaultAzureCredential(**self._identity_arguments), self.id)
 
     @property
     def _identity_arguments(self) -> dict[str, Any]:
@@ -499,78 +500,6 @@ def _calm_loggers() -> None:
     for name in _NOISY:
         if (logger := logging.getLogger(name)).level == logging.NOTSET:
             logger.setLevel(logging.WARNING)
-
-
-class _NamedCredential:
-    """A token credential whose refusals name the Airflow connection."""
-
-    def __init__(self, inner: Any, connection_id: str) -> None:
-        self._inner = inner
-        self._connection_id = connection_id
-
-    def get_token(self, *scopes: str, **arguments: Any) -> AccessToken:
-        """As ``azure.core.credentials.TokenCredential.get_token``."""
-        from azure.core.exceptions import ClientAuthenticationError
-
-        try:
-            return self._inner.get_token(*scopes, **arguments)  # type: ignore[no-any-return]
-        except ClientAuthenticationError as problem:
-            raise AccessDenied(self._connection_id, first_line(problem)) from None
-
-    def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
-        """As ``azure.core.credentials.SupportsTokenInfo.get_token_info``."""
-        from azure.core.exceptions import ClientAuthenticationError
-
-        try:
-            return self._inner.get_token_info(*scopes, options=options)  # type: ignore[no-any-return]
-        except ClientAuthenticationError as problem:
-            raise AccessDenied(self._connection_id, first_line(problem)) from None
-
-    def close(self) -> None:
-        """Release the credential's connections."""
-        self._inner.close()
-
-    def __enter__(self) -> _NamedCredential:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-class _NamedAsyncCredential:
-    """As `_NamedCredential`, for asyncio."""
-
-    def __init__(self, inner: Any, connection_id: str) -> None:
-        self._inner = inner
-        self._connection_id = connection_id
-
-    async def get_token(self, *scopes: str, **arguments: Any) -> AccessToken:
-        """As ``azure.core.credentials_async.AsyncTokenCredential.get_token``."""
-        from azure.core.exceptions import ClientAuthenticationError
-
-        try:
-            return await self._inner.get_token(*scopes, **arguments)  # type: ignore[no-any-return]
-        except ClientAuthenticationError as problem:
-            raise AccessDenied(self._connection_id, first_line(problem)) from None
-
-    async def get_token_info(self, *scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
-        """As ``azure.core.credentials_async.AsyncSupportsTokenInfo.get_token_info``."""
-        from azure.core.exceptions import ClientAuthenticationError
-
-        try:
-            return await self._inner.get_token_info(*scopes, options=options)  # type: ignore[no-any-return]
-        except ClientAuthenticationError as problem:
-            raise AccessDenied(self._connection_id, first_line(problem)) from None
-
-    async def close(self) -> None:
-        """Release the credential's connections."""
-        await self._inner.close()
-
-    async def __aenter__(self) -> _NamedAsyncCredential:
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self.close()
 
 
 def _no_such_connection(conn_id: str) -> ConfigurationError:

@@ -24,6 +24,7 @@ from azflow.specs import Approve, ModelSpec, NotebookStep, SqlStep, Step
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, BaseOperator, TaskGroup
+    from airflow.sdk.definitions.param import ParamsDict
 
 STAGES = (
     "arrival",
@@ -362,15 +363,16 @@ def retry_policy() -> Any:
     )
 
 
-def form(spec: ModelSpec) -> dict[str, Any]:
+def form(spec: ModelSpec) -> ParamsDict:
     """The parameters a person may set when starting a night by hand; Airflow shows them as a form.
 
     Set them when the DAG has its tasks: Airflow copies the parameters a DAG has deeply into every task it is given, and
     reads the DAG's at run time all the same. With a hundred models that is a third of the parsing time.
     """
     from airflow.sdk import Param
+    from airflow.sdk.definitions.param import ParamsDict
 
-    return {
+    fields = {
         "partition": Param(
             None,
             type=["null", "string"],
@@ -401,6 +403,7 @@ def form(spec: ModelSpec) -> dict[str, Any]:
             description="Percentages of traffic the new deployment gets, stage by stage; growing, the last 100.",
         ),
     }
+    return ParamsDict(fields)
 
 
 def documentation(planned: Plan) -> str:

@@ -1,4 +1,4 @@
-"""A remote service in memory for the tests of the waiting loop. It keeps its promises as Azure ML does: one run a name."""
+"""A remote service in memory for the tests of the waiting loop. It keeps Azure ML's promise: one run a name."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ LOOP = {azflow.runs.__file__, azflow.remote.__file__, memory_runs.__file__}
 
 
 def killed_at(step: int, **arguments: Any) -> bool:
-    """Runs a try and kills it at the `step`-th line executed inside the loop or the service; whether it got that far."""
+    """Runs a try and kills it at the `step`-th line inside the loop or the service; whether it got that far."""
     left = step
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
