@@ -223,7 +223,8 @@ def test_procedures(session: Session) -> None:
     run(session, "CREATE TABLE dbo.t (a int)")
     run(
         session,
-        "CREATE PROC dbo.fill @from int, @n int OUTPUT AS BEGIN INSERT INTO dbo.t SELECT @from; SET @n = @@ROWCOUNT END",
+        "CREATE PROC dbo.fill @from int, @n int OUTPUT AS BEGIN INSERT INTO dbo.t SELECT @from; SET @n = @@ROWCOUNT "
+        "END",
     )
     assert rows(
         session, "DECLARE @x int; EXEC dbo.fill @from = 5, @n = @x OUTPUT; SELECT @x, (SELECT MAX(a) FROM dbo.t)"
@@ -238,7 +239,10 @@ def test_procedures(session: Session) -> None:
 
 
 def test_dynamic_sql(session: Session) -> None:
-    batch = "DECLARE @n int; EXEC sp_executesql N'SELECT @out = @a + 1', N'@a int, @out int OUTPUT', @a = 4, @out = @n OUTPUT; SELECT @n"
+    batch = (
+        "DECLARE @n int; EXEC sp_executesql N'SELECT @out = @a + 1', N'@a int, @out int OUTPUT', @a = 4, @out = "
+        "@n OUTPUT; SELECT @n"
+    )
     assert rows(session, batch) == [(5,)]
     assert rows(session, "DECLARE @t varchar(10) = 'sys.types'; EXEC('SELECT COUNT(*) FROM ' + @t)")[0][0] > 20
 

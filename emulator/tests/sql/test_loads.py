@@ -28,7 +28,8 @@ def write(lake: Path, name: str, text: str) -> None:
 def flights(session: Session, lake: Path) -> Session:
     run(
         session,
-        "CREATE TABLE dbo.f (d date, carrier char(2), tail varchar(6), delay int, speed float, ok bit, at datetime2(0))",
+        "CREATE TABLE dbo.f (d date, carrier char(2), tail varchar(6), delay int, speed float, ok bit, at "
+        "datetime2(0))",
     )
     return session
 
@@ -42,7 +43,8 @@ def test_copy_csv_from_several_files(flights: Session, lake: Path) -> None:
     )
     done = run(
         flights,
-        f"COPY INTO dbo.f FROM '{LAKE}/l/2013-01-01/f.csv', '{LAKE}/l/2013-01-02/f.csv' WITH (FILE_TYPE = 'CSV', FIRSTROW = 2, "
+        f"COPY INTO dbo.f FROM '{LAKE}/l/2013-01-01/f.csv', '{LAKE}/l/2013-01-02/f.csv' WITH (FILE_TYPE = 'CSV', "
+        "FIRSTROW = 2, "
         f"FIELDTERMINATOR = ',', ROWTERMINATOR = '0x0A', {MANAGED}) OPTION (LABEL = 'load')",
     )
     assert done == [RowsAffected(3)]
@@ -141,8 +143,10 @@ def test_cetas_writes_parquet_that_an_external_table_reads(session: Session, lak
     done = run(
         session,
         "CREATE EXTERNAL TABLE dbo.x WITH (LOCATION = '/export/1/', DATA_SOURCE = lake, FILE_FORMAT = parquet) AS "
-        "SELECT CAST(1 AS bigint) AS id, CAST(1.5 AS decimal(9,2)) AS amt, CAST('2013-01-01' AS date) AS d, CAST('a' AS varchar(3)) AS s, "
-        "CAST(1 AS bit) AS late, CAST('2013-01-01 10:00' AS datetime2(6)) AS at UNION ALL SELECT 2, NULL, NULL, 'b', CAST(0 AS bit), NULL",
+        "SELECT CAST(1 AS bigint) AS id, CAST(1.5 AS decimal(9,2)) AS amt, CAST('2013-01-01' AS date) AS d, "
+        "CAST('a' AS varchar(3)) AS s, "
+        "CAST(1 AS bit) AS late, CAST('2013-01-01 10:00' AS datetime2(6)) AS at UNION ALL SELECT 2, NULL, NULL, "
+        "'b', CAST(0 AS bit), NULL",
     )
     assert done == [RowsAffected(2)]
     files = list((lake / "export" / "1").iterdir())
@@ -160,7 +164,8 @@ def test_cetas_as_text(session: Session, lake: Path) -> None:
     run(session, SOURCES)
     run(
         session,
-        "CREATE EXTERNAL TABLE dbo.x WITH (LOCATION = 't', DATA_SOURCE = lake, FILE_FORMAT = csv) AS SELECT 1 AS a, 'x;y' AS b",
+        "CREATE EXTERNAL TABLE dbo.x WITH (LOCATION = 't', DATA_SOURCE = lake, FILE_FORMAT = csv) AS SELECT 1 AS a, "
+        "'x;y' AS b",
     )
     assert next((lake / "t").iterdir()).read_text().strip() == '"1";"x;y"'
     assert rows(session, "SELECT a + 1, b FROM dbo.x") == [(2, "x;y")]
@@ -171,7 +176,8 @@ def test_an_external_table_over_files(session: Session, lake: Path) -> None:
     write(lake, "ext/a.csv", '1;"x"\n2;\n')
     run(
         session,
-        "CREATE EXTERNAL TABLE dbo.e (a int, b varchar(5)) WITH (LOCATION = '/ext', DATA_SOURCE = lake, FILE_FORMAT = csv)",
+        "CREATE EXTERNAL TABLE dbo.e (a int, b varchar(5)) WITH (LOCATION = '/ext', DATA_SOURCE = lake, FILE_FORMAT "
+        "= csv)",
     )
     assert rows(session, "SELECT a, b FROM dbo.e ORDER BY a") == [(1, "x"), (2, None)]
     with pytest.raises(SqlError, match="external"):
@@ -215,11 +221,13 @@ def test_switch_moves_the_rows_of_one_partition(session: Session) -> None:
         ("(id int NOT NULL, d date, v varchar(5)) WITH (DISTRIBUTION = HASH(id))", 4988),
         ("(id int NOT NULL, d date NOT NULL, v varchar(5)) WITH (DISTRIBUTION = ROUND_ROBIN)", 35350),
         (
-            "(id int NOT NULL, d date NOT NULL, v varchar(5)) WITH (DISTRIBUTION = HASH(id), PARTITION (d RANGE RIGHT FOR VALUES ('2013-01-02')))",
+            "(id int NOT NULL, d date NOT NULL, v varchar(5)) WITH (DISTRIBUTION = HASH(id), PARTITION (d RANGE "
+            "RIGHT FOR VALUES ('2013-01-02')))",
             4972,
         ),
         (
-            "(id int NOT NULL, d date NOT NULL, v varchar(5)) WITH (DISTRIBUTION = HASH(id), PARTITION (d RANGE LEFT FOR VALUES ('2013-01-01', '2013-02-01')))",
+            "(id int NOT NULL, d date NOT NULL, v varchar(5)) WITH (DISTRIBUTION = HASH(id), PARTITION (d RANGE "
+            "LEFT FOR VALUES ('2013-01-01', '2013-02-01')))",
             4947,
         ),
     ],
@@ -249,7 +257,8 @@ def test_a_pool_opened_again_has_everything(session: Session, pool: Pool, tmp_pa
     run(session, PARTITIONED + SOURCES)
     run(
         session,
-        "CREATE SCHEMA ml; CREATE TABLE ml.i (id int IDENTITY(5,2), s nvarchar(9) DEFAULT N'x'); INSERT INTO ml.i (s) VALUES (N'a')",
+        "CREATE SCHEMA ml; CREATE TABLE ml.i (id int IDENTITY(5,2), s nvarchar(9) DEFAULT N'x'); INSERT INTO ml.i "
+        "(s) VALUES (N'a')",
     )
     run(session, "CREATE VIEW ml.v AS SELECT id FROM ml.i")
     session.close()

@@ -174,7 +174,8 @@ def _strict(value: Value, tried: str, target: SqlType, attempt: bool, *, message
     else:
         text = errors.literal(message)
     return (
-        f"CASE WHEN ({tried}) IS NULL AND ({value.sql}) IS NOT NULL THEN {errors.raise_sql(number, f'({text})', duck(target))} "
+        f"CASE WHEN ({tried}) IS NULL AND ({value.sql}) IS NOT NULL THEN "
+        f"{errors.raise_sql(number, f'({text})', duck(target))} "
         f"ELSE ({tried}) END"
     )
 

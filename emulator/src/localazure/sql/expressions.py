@@ -486,7 +486,8 @@ def _counted(value: Value) -> SqlType:
 def _nonzero(sql: str, duck_type: str) -> str:
     """A divisor that raises when it is zero: DuckDB divides doubles to infinity."""
     return (
-        f"CASE WHEN {sql} = 0 THEN {errors.raise_sql(8134, errors.literal('Divide by zero error encountered.'), duck_type)} "
+        f"CASE WHEN {sql} = 0 THEN "
+        f"{errors.raise_sql(8134, errors.literal('Divide by zero error encountered.'), duck_type)} "
         f"ELSE {sql} END"
     )
 

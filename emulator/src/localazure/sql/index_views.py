@@ -195,7 +195,10 @@ def partitions(session: Session) -> tuple[Spec, Rows]:
         if table.external is not None:
             continue
         numbers = len(table.partitioning.boundaries) + 1 if table.partitioning else 1
-        sql = f"SELECT n, count(*) FROM (SELECT {ranges.number_sql(session, table)} AS n FROM {table.physical}) GROUP BY n"
+        sql = (
+            f"SELECT n, count(*) FROM (SELECT {ranges.number_sql(session, table)} AS n FROM {table.physical}) "
+            "GROUP BY n"
+        )
         counts = dict(session.cursor.execute(sql).fetchall()) if not session.doomed else {}
         first = index_rows(table)[0][0]
         for number in range(1, numbers + 1):

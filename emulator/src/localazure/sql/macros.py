@@ -56,12 +56,16 @@ _MACROS = {
     "hex_text(x)": "hex(x)",
     "stuff(x, start, len, y)": "CASE WHEN start < 1 OR len < 0 OR start > length(x) THEN NULL ELSE "
     "substr(x, 1, start - 1) || coalesce(y, '') || substr(x, start + len) END",
-    "substring(x, start, len)": "CASE WHEN len < 0 THEN CAST(CAST('TSQL:537:Invalid length parameter passed to the LEFT or "
-    "SUBSTRING function.:TSQL' AS INTEGER) AS VARCHAR) WHEN start < 1 THEN substr(x, 1, greatest(start + len - 1, 0)) ELSE substr(x, start, "
+    "substring(x, start, len)": "CASE WHEN len < 0 THEN CAST(CAST('TSQL:537:Invalid length parameter passed to the "
+    "LEFT or "
+    "SUBSTRING function.:TSQL' AS INTEGER) AS VARCHAR) WHEN start < 1 THEN substr(x, 1, greatest(start + len - 1, "
+    "0)) ELSE substr(x, start, "
     "len) END",
-    "left_of(x, n)": "CASE WHEN n < 0 THEN CAST(CAST('TSQL:536:Invalid length parameter passed to the left function.:TSQL' AS INTEGER) AS VARCHAR) "
+    "left_of(x, n)": "CASE WHEN n < 0 THEN CAST(CAST('TSQL:536:Invalid length parameter passed to the left "
+    "function.:TSQL' AS INTEGER) AS VARCHAR) "
     "ELSE substr(x, 1, n) END",
-    "right_of(x, n)": "CASE WHEN n < 0 THEN CAST(CAST('TSQL:536:Invalid length parameter passed to the right function.:TSQL' AS INTEGER) AS VARCHAR) "
+    "right_of(x, n)": "CASE WHEN n < 0 THEN CAST(CAST('TSQL:536:Invalid length parameter passed to the right "
+    "function.:TSQL' AS INTEGER) AS VARCHAR) "
     "WHEN n = 0 THEN '' ELSE substr(x, greatest(length(x) - n + 1, 1)) END",
     "charindex(p, x, start)": "CASE WHEN strpos(substr(lower(x), greatest(start, 1)), lower(p)) = 0 OR p = '' THEN 0 "
     "ELSE strpos(substr(lower(x), greatest(start, 1)), lower(p)) + greatest(start, 1) - 1 END",
