@@ -366,16 +366,16 @@ def _stamp(context: Context) -> dict[str, str]:
 
 
 def _suite_result(context: Context) -> str:
-    """What the quality gates before this task said: ``passed``, ``warned``, or ``none`` if there are no gates."""
+    """What the quality gates before this task said: ``passed``, ``warned``, ``failed``; ``none`` without gates."""
     ti = context["ti"]
     tasks = [task_id for task_id in ti.task.dag.task_ids if task_id.startswith("quality.")]
     results = [ti.xcom_pull(task_ids=task_id) for task_id in tasks]
     found = [result for result in results if isinstance(result, Mapping)]
     if not found:
         return "none"
-    if all(result.get("success", result.get("passed", False)) for result in found):
-        return "passed"
-    return "warned"
+    if not all(result.get("success") for result in found):
+        return "failed"
+    return "warned" if any(result.get("warned") for result in found) else "passed"
 
 
 def _shown(evidence: Mapping[str, Any]) -> dict[str, Any]:

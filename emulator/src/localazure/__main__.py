@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(stack.coverage(stack.compose(Settings.load(Path(folder)))))
         return 0
     if options.command == "settings":
-        _table(("setting", "meaning", "variable"), [(row.name, row.help, row.variable or "") for row in SETTINGS])
+        print(settings_table()) if options.markdown else _table(_SETTINGS_HEAD, _settings_rows())
         return 0
     overrides = {} if options.port_base is None else {"port_base": options.port_base}
     try:
@@ -74,6 +74,19 @@ def _addresses(settings: Settings) -> list[tuple[str, str]]:
     ]
 
 
+_SETTINGS_HEAD = ("setting", "default", "what it is", "variable")
+
+
+def _settings_rows() -> list[tuple[str, ...]]:
+    return [(row.name, row.shown_default(), row.help, row.variable or "") for row in SETTINGS]
+
+
+def settings_table() -> str:
+    """The rows of settings.json as a Markdown table, for the README."""
+    rows = [_SETTINGS_HEAD, ("---",) * len(_SETTINGS_HEAD), *_settings_rows()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="localazure", description="A private Azure on one machine.")
     parser.add_argument("--home", type=Path, help="the folder that holds everything (default: var/localazure)")
@@ -88,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     connection = commands.add_parser("connection", help="the file that tells clients where and who (holds secrets)")
     connection.add_argument("--json", action="store_true", help="print its content instead of its path")
     commands.add_parser("coverage", help="every operation that is implemented, as a Markdown table")
-    commands.add_parser("settings", help="the rows of settings.json")
+    settings = commands.add_parser("settings", help="the rows of settings.json")
+    settings.add_argument("--markdown", action="store_true", help="as the table in the README")
     commands.add_parser("api", help="(internal) the API process")
     commands.add_parser("supervise", help="(internal) the supervisor")
     return parser

@@ -62,6 +62,12 @@ class Setting:
     generated: bool = False
     variable: str | None = None
 
+    def shown_default(self) -> str:
+        """The default in words: the value, or where it comes from."""
+        if self.generated:
+            return "generated"
+        return "found" if callable(self.default) else str(self.default)
+
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("port_base", 18400, "first of the ports: API, TDS, blobs, router, MLflow, Caddy's admin, ...",

@@ -290,7 +290,8 @@ def _start(settings: Settings, program: Program) -> processes.Process:
     with path.open("a") as file:
         file.write(f"{_LOG_MARK}{program.name} starts {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
     try:
-        return processes.start(argv, env=environment, cwd=settings.home, log=path)
+        # Nothing of ours may go on, on our ports, after a supervisor that was killed.
+        return processes.start(argv, env=environment, cwd=settings.home, log=path, dies_with_parent=True)
     except OSError as error:
         raise StackError(f"{program.name} can't be started: {error}") from None
 

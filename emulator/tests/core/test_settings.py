@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from localazure.__main__ import settings_table
 from localazure.settings import LOCAL_SECRET_PREFIX, SETTINGS, Settings
 
 
@@ -52,6 +53,12 @@ def test_the_connection_file_holds_what_a_client_needs_and_is_private(settings: 
     assert content["sql_server"] == "localhost,18401"
     assert content["storage_account_url"] == "https://localhost:18402/azflowlake"
     assert all(content.values())
+
+
+def test_the_readme_has_the_settings_as_they_are() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = readme.partition("--markdown` -->\n")[2].partition("\n<!-- end of settings")[0]
+    assert table == settings_table(), "put the output of `localazure settings --markdown` there"
 
 
 def test_every_setting_has_a_help_line() -> None:

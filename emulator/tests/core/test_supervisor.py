@@ -102,6 +102,13 @@ def test_down_ends_jobs_even_of_an_api_that_crashed(running: Settings) -> None:
     assert not supervisor.down(running)
 
 
+def test_a_killed_supervisor_leaves_nothing(running: Settings) -> None:
+    pids = [pid_of(running, name) for name in ("api", "other")]
+    os.kill(supervisor._state(running)["supervisor"], signal.SIGKILL)
+    wait_for(lambda: not supervisor.running(running))
+    wait_for(lambda: not any(alive(pid) for pid in pids))
+
+
 def test_there_is_one_supervisor_a_home(running: Settings) -> None:
     with pytest.raises(StackError, match="another supervisor runs"):
         supervisor.supervise(running)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _POLL_SECONDS = 0.1
+_C_LIBRARY = ctypes.CDLL(None)
 
 
 class Process:
@@ -72,10 +75,13 @@ class Process:
             os.killpg(self.pid, number)
 
 
-def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> Process:
+def start(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, dies_with_parent: bool = False
+) -> Process:
     """Start a program with exactly this environment. Its output and errors are appended to `log`.
 
-    Raises FileNotFoundError or PermissionError, naming the program, if it can't be started.
+    `dies_with_parent`: it gets SIGTERM should this process be killed (Linux only; for parents without threads that start
+    it from their main thread). Raises FileNotFoundError or PermissionError, naming the program, if it can't be started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -87,8 +93,14 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) 
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_die_with_parent if dies_with_parent and sys.platform == "linux" else None,  # noqa: PLW1509
         )
     return Process(popen)
+
+
+def _die_with_parent() -> None:
+    # prctl(2), PR_SET_PDEATHSIG. Runs in the child, between fork and exec.
+    _C_LIBRARY.prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
 def tail(log: Path, lines: int) -> list[str]:
