@@ -95,7 +95,7 @@ class Client:
             headers={"Authorization": f"Bearer {token}"},
         )
         trust = ssl.create_default_context(cafile=str(settings.ca_bundle))
-        self.edge = httpx.AsyncClient(verify=trust, trust_env=False, timeout=30)
+        self.edge = httpx.AsyncClient(verify=trust, trust_env=False, timeout=90)
         self.root = settings.workspace_id + "/onlineEndpoints"
 
     async def ended(self, response: httpx.Response) -> dict[str, Any]:
@@ -206,6 +206,9 @@ def test_from_nothing_to_an_answer(settings: Settings, assets: Folders) -> None:
             logs = await client.arm.post(f"{client.root}/fresh/deployments/blue/getLogs", json={"tail": 50})
             assert "hello from vanilla" in logs.json()["content"]
             assert "ValueError: no" in logs.json()["content"]
+            page = await client.arm.get("/endpoints/realtime/fresh/detail", headers={"Authorization": ""})
+            assert "<td>100 %</td>" in page.text
+            assert (await client.arm.get("/endpoints/realtime/nobody/detail")).status_code == 404
 
     asyncio.run(scenario())
 
@@ -298,7 +301,7 @@ def test_an_instance_that_dies_is_started_again(settings: Settings, assets: Fold
     async def scenario() -> None:
         async with running(settings, assets) as client:
             await client.endpoint("tough")
-            await client.deploy("tough", "blue", "vanilla")
+            await client.deploy("tough", "blue", "vanilla", requestSettings={"requestTimeout": "PT60S"})
             await client.endpoint("tough", {"blue": 100})
             instance = client.service._running["tough/blue"].instances[0]
             process = instance._process

@@ -72,6 +72,11 @@ def swagger_path(endpoint: str) -> str:
     return f"/api/v1/endpoint/{endpoint}/swagger.json"
 
 
+def access_log(site: Site, endpoint: str) -> Path:
+    """The file of an endpoint's requests: a JSON object a line, with the deployment that answered."""
+    return site.logs / f"scoring-{endpoint}.log"
+
+
 def front(site: Site) -> Json:
     """The configuration of the Caddy that clients talk to: TLS, and everything passed on."""
     unreachable = _error(503, "ServiceUnavailable", "The router is starting; try again.")
@@ -123,7 +128,7 @@ def configuration(site: Site, endpoints: Iterable[EndpointRoute], draining: Iter
         logs[f"scoring-{endpoint.name}"] = {
             "writer": {
                 "output": "file",
-                "filename": str(site.logs / f"scoring-{endpoint.name}.log"),
+                "filename": str(access_log(site, endpoint.name)),
                 "mode": "0600",
                 "roll_size_mb": 20,
                 "roll_keep": 2,

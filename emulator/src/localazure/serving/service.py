@@ -17,17 +17,24 @@ from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from localazure.core.auth import Identity
 from localazure.core.errors import AzureError, BadRequest, Conflict, NotFound
 from localazure.core.registry import Handler, Operation
 from localazure.core.service import ServiceContext
 from localazure.executors import processes
-from localazure.serving import files, resources
+from localazure.serving import files, pages, resources
 from localazure.serving.resources import Document
 from localazure.serving.router import Router, RouterError
-from localazure.serving.routing import DeploymentRoute, EndpointRoute, configuration, scoring_path, swagger_path
+from localazure.serving.routing import (
+    DeploymentRoute,
+    EndpointRoute,
+    access_log,
+    configuration,
+    scoring_path,
+    swagger_path,
+)
 from localazure.serving.servers import Instance, Servers, Spec, StartFailed
 
 log = logging.getLogger(__name__)
@@ -45,6 +52,7 @@ _STARTS_AT_ONCE = 2
 _WATCH_SECONDS = 2.0
 _DRAIN_POLL_SECONDS = 0.2
 _MOST_LOG_LINES = 5000
+_PAGE_LOG_LINES = 2000
 
 
 @dataclass
@@ -100,7 +108,9 @@ class ServingService:
             ("OnlineDeployments_Delete", "DELETE", deployment, self._delete_deployment),
             ("OnlineDeployments_GetLogs", "POST", deployment + "/getLogs", self._get_logs),
         ]
-        return [Operation(name, method, path, handler, "arm") for name, method, path, handler in rows]
+        # Where links lead: Azure has Azure ML studio for it. A browser brings no token.
+        page = Operation("OnlineEndpoints_Page", "GET", "/endpoints/realtime/{endpoint}/detail", self._page, None)
+        return [*(Operation(name, method, path, handler, "arm") for name, method, path, handler in rows), page]
 
     async def start(self) -> None:
         """Route at once (503 until ready), and start every deployment again in the background."""
@@ -218,6 +228,16 @@ class ServingService:
     async def _token(self, request: Request, identity: Identity) -> Response:
         document = self._endpoint(request)
         raise BadRequest(f"Endpoint '{document['name']}' has authMode Key; list its keys instead.", "authMode")
+
+    async def _page(self, request: Request, identity: Identity) -> Response:
+        name = request.path_params["endpoint"]
+        document = self._store.get(_ENDPOINT, name)
+        if document is None:
+            raise NotFound(f"Online endpoint '{name}' was not found.", code="ResourceNotFound")
+        log_file = access_log(self._router.site, name)
+        lines = await asyncio.to_thread(processes.tail, log_file, _PAGE_LOG_LINES)
+        deployments = self._store.list(_DEPLOYMENT, f"{name}/")
+        return HTMLResponse(pages.endpoint_page(document, deployments, pages.usage(lines)))
 
     # Deployments.
 
