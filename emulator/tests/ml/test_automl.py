@@ -68,6 +68,8 @@ def test_limits_metrics_algorithms_and_the_time_split_are_taken_over() -> None:
         ({"limitSettings": {"maxTrials": 1, "maxConcurrentTrials": 2}}, 400, "more than max_trials"),
         ({"nCrossValidations": {"mode": "Custom", "value": 1}}, 400, "2 or more"),
         ({"validationDataSize": 1.5}, 400, "between 0 and 1"),
+        ({"testData": {"uri": "azureml:t:1"}}, 501, "testData"),
+        ({"featurizationSettings": {"mode": "off"}}, 501, "featurization.mode off"),
         ({"featurizationSettings": {"columnNameAndTypes": {"a": "Text"}}}, 501, "purpose Text"),
     ],
 )

@@ -104,6 +104,8 @@ class Job:
         )
         self._say(f"searching: {', '.join(algorithms)}; {metric}; {how}; {search.n_jobs} thread(s) a trial")
         best = search.run()
+        if plan.get("explanations_wanted"):
+            self._say("enable_model_explainability: localazure computes no explanations")
         self._say(f"best: {self._child(best)} ({best.algorithm}), {metric} {best.metrics[metric]:.4f}")
         pipeline = self._final(search, best, frame, target, columns)
         facts = {

@@ -94,7 +94,7 @@ class AutoMLRunner:
         """Brings the tables."""
         plan = _plan(job.properties)
         details = job.properties["taskDetails"]
-        for role in ("trainingData", "validationData", "testData"):
+        for role in ("trainingData", "validationData"):
             entry = details.get(role)
             if entry:
                 table = {**entry, "jobInputType": "mltable"}
@@ -227,7 +227,7 @@ def _plan(properties: dict[str, Any]) -> dict[str, Any]:
         raise BadRequest("An AutoML job needs target_column_name.", "targetColumnName", "UserError")
     if not (details.get("trainingData") or {}).get("uri"):
         raise BadRequest("An AutoML job needs training_data.", "trainingData", "UserError")
-    for name in ("cvSplitColumnNames", "weightColumnName", "testDataSize"):
+    for name in ("cvSplitColumnNames", "weightColumnName", "testData", "testDataSize", "positiveLabel"):
         if details.get(name):
             raise NotImplementedOperation(f"Jobs_CreateOrUpdate of an AutoML job with {name}")
     split, time_column = _split(properties)
@@ -236,9 +236,9 @@ def _plan(properties: dict[str, Any]) -> dict[str, Any]:
         "target": details["targetColumnName"],
         "primary_metric": _metric(task, details),
         "algorithms": _algorithms(task, details.get("trainingSettings") or {}),
-        "positive_label": details.get("positiveLabel"),
         **_limits(details.get("limitSettings") or {}),
         **_validation(details),
+        "explanations_wanted": bool((details.get("trainingSettings") or {}).get("enableModelExplainability")),
         "split_type": split,
         "time_column_name": time_column,
         "featurization": _featurization(details.get("featurizationSettings") or {}),
@@ -339,15 +339,17 @@ def _split(properties: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _featurization(settings: dict[str, Any]) -> dict[str, Any]:
-    mode = settings.get("mode") or "Auto"
-    for name in ("transformerParams", "blockedTransformers"):
+    mode = str(settings.get("mode") or "auto").lower()
+    if mode not in ("auto", "custom"):
+        raise NotImplementedOperation(f"Jobs_CreateOrUpdate of an AutoML job with featurization.mode {mode}")
+    for name in ("transformerParams", "blockedTransformers", "datasetLanguage"):
         if settings.get(name):
             raise NotImplementedOperation(f"Jobs_CreateOrUpdate of an AutoML job with featurization.{name}")
     kinds = settings.get("columnNameAndTypes") or {}
     for column, kind in kinds.items():
         if kind not in ("Numeric", "Categorical", "DateTime", "Ignore"):
             raise NotImplementedOperation(f"An AutoML job with the column purpose {kind} (column {column})")
-    return {"mode": mode, "columns": kinds}
+    return {"columns": kinds}
 
 
 def _snake(name: str) -> str:

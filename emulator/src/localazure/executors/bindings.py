@@ -92,8 +92,8 @@ def _place(source: Path, folder: Path, kind: str, mode: str | None, uri: str) ->
         raise JobFailed(f"The input is declared as mlflow_model, but '{uri}' holds no file MLmodel.")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / source.name
-    # A mount is read-only on Azure, so that its files may be the mirror's own; but it is a folder of its own: MLflow, for
-    # one, refuses a model whose folder is a link to elsewhere.
+    # A mount is read-only on Azure, so that its files may be the mirror's own; but it is a folder of its own: MLflow,
+    # for one, refuses a model whose folder is a link to elsewhere.
     copy = shutil.copyfile if mode in _COPIED_MODES else _link
     shutil.copytree(source, target, copy_function=copy) if source.is_dir() else copy(source, target)
     return target
