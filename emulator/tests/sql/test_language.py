@@ -189,6 +189,16 @@ def test_transactions(pool: Pool, session: Session) -> None:
     assert rows(session, "SELECT COUNT(*), @@TRANCOUNT FROM dbo.t") == [(1, 0)]
 
 
+def test_a_transaction_that_only_reads_sees_what_others_commit(pool: Pool, session: Session) -> None:
+    run(session, "CREATE TABLE dbo.t (a int)")
+    other = pool.session("other")
+    run(session, "BEGIN TRAN")
+    assert rows(session, "SELECT COUNT(*) FROM dbo.t") == [(0,)]
+    run(other, "INSERT INTO dbo.t VALUES (1)")
+    assert rows(session, "SELECT COUNT(*) FROM dbo.t") == [(1,)]
+    run(session, "COMMIT")
+
+
 def test_an_error_dooms_a_transaction_until_it_is_rolled_back(session: Session) -> None:
     run(session, "CREATE TABLE dbo.t (a int NOT NULL); INSERT INTO dbo.t VALUES (1)")
     run(session, "BEGIN TRAN; DELETE FROM dbo.t")

@@ -185,7 +185,7 @@ class ExpressionCompiler:
             first, second = self._as(left, kind), self._as(right, kind)
             sql = f"xor({first}, {second})" if op == "^" else f"({first} {op} {second})"
             return Value(sql, kind, nullable)
-        if "decimal" in {a.name, b.name} or ("money" in {a.name, b.name} and op in {"*", "/"} and a.name != b.name):
+        if "decimal" in {a.name, b.name}:
             return self._decimal(op, left, right, nullable)
         if "money" in {a.name, b.name}:
             return replace(convert(self._decimal(op, left, right, nullable), MONEY, line), name="")

@@ -119,6 +119,7 @@ class Session(Running):
         self.temporary: dict[str, Table] = {}
         self.transaction_count = 0
         self.doomed = False
+        self.changing = False
         self.row_count = 0
         self.error: SqlError | None = None
         self.last_error_number = 0
@@ -177,9 +178,12 @@ class Session(Running):
     # ---- transactions --------
 
     def begin(self) -> None:
+        """Open a transaction; DuckDB's begins with the first change, so that reads before it see what others committed.
+
+        A dedicated pool reads uncommitted rows; DuckDB reads a snapshot from its own BEGIN on.
+        """
         if self.transaction_count:
             raise errors.refused("nested transaction", 1)
-        self.cursor.execute("BEGIN TRANSACTION")
         self.transaction_count = 1
 
     def commit(self) -> None:
@@ -189,20 +193,23 @@ class Session(Running):
                 111233, "The current transaction has aborted, and any pending changes have been rolled back."
             )
         try:
-            self.cursor.execute("COMMIT")
+            if self.changing:
+                self.cursor.execute("COMMIT")
         except duckdb.Error as error:
             raise errors.from_duckdb(error, 1) from error
         finally:
             self.transaction_count = 0
+            self.changing = False
 
     def rollback(self) -> None:
         try:
-            self.cursor.execute("ROLLBACK")
+            if self.changing:
+                self.cursor.execute("ROLLBACK")
         except duckdb.TransactionException:
             pass  # DuckDB has no transaction any more: that is what was asked for
         finally:
             self.transaction_count = 0
-            self.doomed = False
+            self.changing = self.doomed = False
 
     def close(self) -> None:
         """Roll back what is open and drop the temporary tables. May be called twice."""

@@ -55,6 +55,7 @@ class Running:
     host: str
     transaction_count: int
     doomed: bool
+    changing: bool
     row_count: int
     error: SqlError | None
     last_error_number: int
@@ -173,6 +174,9 @@ class Running:
     def run(self, sql: str, values: dict[str, Any], attachments: dict[str, pa.Table], line: int, verb: str) -> int:
         """Run a change and return how many rows it touched; a conflict outside a transaction is tried again."""
         self._usable(line)
+        if self.transaction_count and not self.changing:
+            self.cursor.execute("BEGIN TRANSACTION")
+            self.changing = True
         with self.attached(attachments):
             for attempt in range(_ATTEMPTS):
                 try:

@@ -279,7 +279,8 @@ def _format(i: Invocation) -> Value:
         number = f"CAST({value.sql} AS DECIMAL(38,{places}))"
         if letter == "D":
             return Value(
-                f"lpad(CAST({value.sql} AS VARCHAR), greatest({places}, length(CAST({value.sql} AS VARCHAR))), '0')",
+                f"lpad(CAST({value.sql} AS VARCHAR), CAST(greatest({places}, length(CAST({value.sql} AS VARCHAR))) "
+                "AS INTEGER), '0')",
                 kind,
                 value.nullable,
             )
@@ -383,7 +384,9 @@ def _str(i: Invocation) -> Value:
     length = int(i.compiler.constant_int(i.call.args[1], i.scope)) if len(i.args) > 1 else 10
     places = int(i.compiler.constant_int(i.call.args[2], i.scope)) if len(i.args) > 2 else 0  # noqa: PLR2004
     text = f"format('{{:.{places}f}}', CAST({convert(i.args[0], SqlType('float'), i.line).sql} AS DOUBLE))"
-    return _string(f"lpad({text}, greatest({length}, length({text})), ' ')", SqlType("varchar"), length)
+    return _string(
+        f"lpad({text}, CAST(greatest({length}, length({text})) AS INTEGER), ' ')", SqlType("varchar"), length
+    )
 
 
 @function("STRING_AGG", args=2, raw=True, windowed=True)
