@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 from airflow.sdk import DAG
 
 from azflow import exports, ml_jobs
@@ -152,6 +153,10 @@ def test_a_job_runs_and_yields_outputs_and_metrics(
     evidence = lake_folder(connection, result["outputs"]["evidence"]).read_json("evidence.json")
     assert evidence["rows"] == 5000
     assert json.loads(json.dumps(result)) == result
+    # The link that Airflow shows leads a person to the run.
+    answer = requests.get(result["url"], verify=connection.verify, timeout=10, allow_redirects=False)
+    assert answer.status_code == 307
+    assert name in answer.headers["Location"]
 
 
 async def _astate(jobs: AzureMLJobs, name: str) -> Any:

@@ -80,8 +80,9 @@ def start(
 ) -> Process:
     """Start a program with exactly this environment. Its output and errors are appended to `log`.
 
-    `dies_with_parent`: it gets SIGTERM should this process be killed (Linux only; for parents without threads that start
-    it from their main thread). Raises FileNotFoundError or PermissionError, naming the program, if it can't be started.
+    `dies_with_parent`: it gets SIGTERM should this process be killed (Linux only; for parents without threads that
+    start it from their main thread). Raises FileNotFoundError or PermissionError, naming the program, if it can't be
+    started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from localazure.core.auth import Identity
 from localazure.core.errors import AzureError, BadRequest, NotFound, NotImplementedOperation
@@ -78,17 +78,24 @@ class JobsService:
         self._waiting: set[asyncio.Task[None]] = set()
 
     def operations(self) -> list[Operation]:
-        """Jobs_List, _Get, _CreateOrUpdate, _Cancel."""
+        """Jobs_List, _Get, _CreateOrUpdate, _Cancel, and the studio's address of a job."""
         rows = (
             ("Jobs_List", "GET", "/jobs", self._list),
             ("Jobs_Get", "GET", "/jobs/{name}", self._get),
             ("Jobs_CreateOrUpdate", "PUT", "/jobs/{name}", self._put),
             ("Jobs_Cancel", "POST", "/jobs/{name}/cancel", self._cancel),
         )
-        return [
+        found = [
             Operation(name, method, WORKSPACE + path, in_workspace(self._settings, handler), "arm")
             for name, method, path, handler in rows
         ]
+        # Where links to Azure ML studio lead (https://ml.azure.com/runs/<job>?wsid=...). A browser brings no token.
+        return [*found, Operation("Studio_GetRun", "GET", "/runs/{name}", self._studio, None)]
+
+    async def _studio(self, request: Request, identity: Identity) -> Answer:
+        """The studio's place is taken by MLflow's user interface."""
+        job = self._find(request.path_params["name"])
+        return RedirectResponse(job["resource"]["properties"]["services"]["Studio"]["endpoint"])
 
     async def _get(self, request: Request, identity: Identity) -> Answer:
         resource_: dict[str, Any] = self._find(request.path_params["name"])["resource"]
