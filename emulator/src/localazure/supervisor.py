@@ -136,9 +136,10 @@ def up(settings: Settings, timeout: float = 180) -> None:
     for folder in ("azurite", "mlflow", "logs"):
         (settings.home / folder).mkdir(exist_ok=True)
     settings.write_connection()
+    launched = None
     if not running(settings):
         _check_ports(settings)
-        _launch(settings)
+        launched = _launch(settings)
     end = time.monotonic() + timeout
     waiting = [program for program in programs(settings) if program.awaited]
     while True:
@@ -150,7 +151,7 @@ def up(settings: Settings, timeout: float = 180) -> None:
         # Only processes of ours may pass for healthy: another home's could answer on the same port.
         if state["supervisor"] is not None and state["processes"]:
             waiting = [program for program in waiting if not program.healthy()]
-        elif not running(settings) and time.monotonic() > end - timeout + 10:
+        elif launched and launched.poll() is not None and not running(settings):
             raise _failed(settings, "supervisor", "ended")
         if not waiting:
             return
@@ -285,15 +286,19 @@ def _start(settings: Settings, program: Program) -> processes.Process:
         environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     environment |= {"LOCALAZURE_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"} | program.environment
     path = settings.logs / f"{program.name}.log"
-    if path.exists() and path.stat().st_size > _LOG_KEPT_BYTES:
-        path.replace(path.with_suffix(".log.1"))
-    with path.open("a") as file:
-        file.write(f"{_LOG_MARK}{program.name} starts {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
+    _begin_log(path, program.name)
     try:
         # Nothing of ours may go on, on our ports, after a supervisor that was killed.
         return processes.start(argv, env=environment, cwd=settings.home, log=path, dies_with_parent=True)
     except OSError as error:
         raise StackError(f"{program.name} can't be started: {error}") from None
+
+
+def _begin_log(path: Path, name: str) -> None:
+    if path.exists() and path.stat().st_size > _LOG_KEPT_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    with path.open("a") as file:
+        file.write(f"{_LOG_MARK}{name} starts {time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
 
 
 def _stop(children: dict[str, processes.Process]) -> None:
@@ -313,12 +318,14 @@ def _stop(children: dict[str, processes.Process]) -> None:
         _kill(pid)
 
 
-def _launch(settings: Settings) -> None:
+def _launch(settings: Settings) -> processes.Process:
     command = [sys.executable, "-m", "localazure", "--home", str(settings.home), "supervise"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "PYTHONUNBUFFERED": "1"}
     (settings.home / "pids.json").unlink(missing_ok=True)
     # The compute interpreter and Azurite may come from this shell's environment; it is inherited.
-    processes.start(command, env=environment, cwd=settings.home, log=settings.logs / "supervisor.log")
+    path = settings.logs / "supervisor.log"
+    _begin_log(path, "supervisor")
+    return processes.start(command, env=environment, cwd=settings.home, log=path)
 
 
 def _check_ports(settings: Settings) -> None:

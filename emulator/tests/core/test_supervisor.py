@@ -140,6 +140,18 @@ def test_a_taken_port_is_named_before_anything_starts(certified: Settings) -> No
     assert not supervisor.running(settings)
 
 
+def test_a_program_that_is_not_there_is_named_at_once(
+    certified: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCALAZURE_AZURITE", "no-such-azurite")
+    monkeypatch.setenv("LOCALAZURE_PORT_BASE", "20300")
+    began = time.monotonic()
+    with pytest.raises(StackError, match="azurite can't be started.*no-such-azurite"):
+        supervisor.up(Settings.load(certified.home), timeout=60)
+    assert time.monotonic() - began < 20
+    assert not supervisor.running(certified)
+
+
 def test_what_a_program_said_before_it_ended_is_shown_of_its_last_start_only(settings: Settings) -> None:
     settings.logs.mkdir(parents=True)
     (settings.logs / "tds.log").write_text("--- tds starts 1\nold trouble\n--- tds starts 2\nTraceback\nnew trouble\n")
