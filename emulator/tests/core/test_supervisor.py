@@ -146,7 +146,7 @@ def test_a_program_that_is_not_there_is_named_at_once(
     monkeypatch.setenv("LOCALAZURE_AZURITE", "no-such-azurite")
     monkeypatch.setenv("LOCALAZURE_PORT_BASE", "20300")
     began = time.monotonic()
-    with pytest.raises(StackError, match="azurite can't be started.*no-such-azurite"):
+    with pytest.raises(StackError, match=r"azurite can't be started.*no-such-azurite"):
         supervisor.up(Settings.load(certified.home), timeout=60)
     assert time.monotonic() - began < 20
     assert not supervisor.running(certified)
