@@ -63,8 +63,11 @@ class BreakLoop(Exception):
 
 @dataclass
 class Variable:
+    """``declared`` identifies the DECLARE that made it; 0 for a parameter."""
+
     type: SqlType
     value: Any = None
+    declared: int = 0
 
 
 @dataclass
@@ -200,9 +203,11 @@ class Interpreter:
     # ---- variables and flow --------
 
     def _declare(self, statement: s.Declare) -> Iterator[Result]:
+        """A declaration may be run again by its loop: without a value the variable keeps what it holds."""
         for name, kind, value in statement.items:
             key = name.lower()
-            if key in self.frame.variables and self.frame.variables[key].value is not None and value is None:
+            known = self.frame.variables.get(key)
+            if known is not None and known.declared != id(statement):
                 raise SqlError(
                     134,
                     f"The variable name '{name}' has already been declared. Variable names must be unique within a "
@@ -211,7 +216,8 @@ class Interpreter:
                     severity=15,
                     line=statement.line,
                 )
-            self.frame.variables[key] = Variable(with_length(kind, 1))
+            if known is None:
+                self.frame.variables[key] = Variable(with_length(kind, 1), declared=id(statement))
             if value is not None:
                 self._evaluate_into(name, value, statement.line)
         yield from ()
