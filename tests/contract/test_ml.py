@@ -6,6 +6,7 @@ The jobs really run: their code in the compute environment, their outputs in the
 from __future__ import annotations
 
 import asyncio
+import importlib
 import io
 import json
 import textwrap
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 import requests
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from azflow import exports, ml_jobs
 from azflow.connection import AzureConnection
@@ -224,6 +226,11 @@ class TaskInstance:
 
 def run(operator: Any, xcoms: dict[str, Any] | None = None) -> Any:
     """Render and execute an operator as Airflow would."""
+    return operator.execute(rendered(operator, xcoms))
+
+
+def rendered(operator: Any, xcoms: dict[str, Any] | None = None) -> Any:
+    """The context, after the operator's fields were rendered with it."""
     operator.retries = 1
     operator.dag = DAG(f"d{uuid.uuid4().hex[:6]}", schedule=None)
     ti = TaskInstance(operator, xcoms)
@@ -232,7 +239,61 @@ def run(operator: Any, xcoms: dict[str, Any] | None = None) -> Any:
     )
     context: Any = {"ti": ti, "dag_run": dag_run, "params": {"partition": "2013-03-08"}, "task": operator}
     operator.render_template_fields(context)
-    return operator.execute(context)
+    return context
+
+
+def wait_in_triggerer(trigger: Any) -> dict[str, Any]:
+    """What the trigger fires, built anew from its serialisation as a triggerer does."""
+    path, arguments = trigger.serialize()
+    module, _, name = path.rpartition(".")
+
+    async def first() -> Any:
+        async for event in getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments))).run():
+            return event.payload
+
+    payload: dict[str, Any] = asyncio.run(first())
+    return payload
+
+
+def deferring(include: Path, word: str, monkeypatch: pytest.MonkeyPatch, **more: Any) -> tuple[Any, Any, Any]:
+    monkeypatch.setattr(AzureMLJobOperator, "include", include)
+    operator = AzureMLJobOperator(
+        task_id=f"t{uuid.uuid4().hex[:8]}", job="jobs/job.yml", inputs={"word": word}, grace_seconds=0, **more
+    )
+    context = rendered(operator)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    return operator, context, deferred.value.trigger
+
+
+def test_a_long_job_is_waited_for_in_the_triggerer(
+    connection: AzureConnection, include: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, context, trigger = deferring(include, "hello", monkeypatch)
+    link = context["ti"].pushed["azflow_run"]["url"]
+    event = wait_in_triggerer(trigger)
+    assert (event["outcome"], event["state"]) == ("over", "Completed")
+    result = operator.resume(context, event)
+    assert (result["name"], result["url"], result["metrics"]) == (event["run_id"], link, {"answer": 42.5})
+
+
+def test_a_deadline_cancels_the_job(
+    connection: AzureConnection, jobs: AzureMLJobs, include: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, context, trigger = deferring(include, "sleep", monkeypatch, timeout_minutes=0.1)
+    event = wait_in_triggerer(trigger)
+    assert event["outcome"] == "timed_out"
+    assert ended(jobs, event["run_id"]).phase == "cancelled"
+    with pytest.raises(AirflowFailException, match=r"passed its deadline of 0\.1 minutes and was cancelled"):
+        operator.resume(context, event)
+
+
+def test_a_failed_job_fails_the_task_with_its_last_lines(
+    connection: AzureConnection, include: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, context, trigger = deferring(include, "fail", monkeypatch)
+    with pytest.raises(AirflowFailException, match=r"(?s)ended as Failed.*Last lines of its log:.*a wrong word"):
+        operator.resume(context, wait_in_triggerer(trigger))
 
 
 @pytest.fixture
