@@ -50,7 +50,7 @@ def endpoint_page(
     facts = {
         "Scoring URI": properties["scoringUri"],
         "State": properties["provisioningState"],
-        "Compute": properties.get("compute") or "managed",
+        "Compute": str(properties.get("compute") or "managed").rpartition("/")[2],
         "Description": properties.get("description"),
     }
     rows = "".join(
