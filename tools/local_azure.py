@@ -18,24 +18,35 @@ HOME = ROOT / "var" / "localazure"
 def environment(home: Path = HOME, port_base: int | None = None) -> dict[str, str]:
     """What localazure's processes need to know of this checkout; `port_base` moves all its ports (default 18400)."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
-    return inherited | {
-        "LOCALAZURE_HOME": str(home),
-        "LOCALAZURE_COMPUTE_PYTHON": str(COMPUTE.python),
-        "LOCALAZURE_AZURITE": shlex.join(azurite()),
-        "PYTHONPATH": str(ROOT / "emulator" / "src"),
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    } | ({} if port_base is None else {"LOCALAZURE_PORT_BASE": str(port_base)})
+    return (
+        inherited
+        | {
+            "LOCALAZURE_HOME": str(home),
+            "LOCALAZURE_COMPUTE_PYTHON": str(COMPUTE.python),
+            "LOCALAZURE_AZURITE": shlex.join(azurite()),
+            "PYTHONPATH": str(ROOT / "emulator" / "src"),
+            "DO_NOT_TRACK": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        | ({} if port_base is None else {"LOCALAZURE_PORT_BASE": str(port_base)})
+    )
 
 
 def command(*arguments: str, home: Path = HOME, port_base: int | None = None, quiet: bool = False) -> None:
     """Runs `localazure ARGUMENTS`; a failure raises with its words."""
     done = subprocess.run(
-        [str(LOCALAZURE.python), "-m", "localazure", *arguments], env=environment(home, port_base), cwd=ROOT, check=False,
-        stdout=subprocess.PIPE if quiet else None, stderr=subprocess.STDOUT if quiet else None, text=True,
+        [str(LOCALAZURE.python), "-m", "localazure", *arguments],
+        env=environment(home, port_base),
+        cwd=ROOT,
+        check=False,
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None,
+        text=True,
     )
     if done.returncode:
-        raise SetUpError(f"`localazure {' '.join(arguments)}` failed (exit {done.returncode}){': ' + done.stdout if quiet else ''}")
+        raise SetUpError(
+            f"`localazure {' '.join(arguments)}` failed (exit {done.returncode}){': ' + done.stdout if quiet else ''}"
+        )
 
 
 def connection(home: Path = HOME) -> dict[str, Any]:
