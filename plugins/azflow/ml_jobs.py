@@ -95,7 +95,7 @@ def read_job(job: str, values: Mapping[str, Any], include: Path = INCLUDE) -> di
 
 
 def keep_expressions(value: Any) -> Any:
-    """Template text (in plain values of any depth) in which Azure ML's ``${{...}}``, which has Jinja's braces, is kept."""
+    """Template text, in plain values of any depth, that keeps Azure ML's ``${{...}}``: it has Jinja's braces too."""
     if isinstance(value, str):
         return _EXPRESSION.sub(lambda found: "{% raw %}" + found[0] + "{% endraw %}", value)
     if isinstance(value, Mapping):

@@ -70,8 +70,12 @@ class Setting:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("port_base", 18400, "first of the ports: API, TDS, blobs, router, MLflow, Caddy's admin, ...",
-            variable="LOCALAZURE_PORT_BASE"),
+    Setting(
+        "port_base",
+        18400,
+        "first of the ports: API, TDS, blobs, router, MLflow, Caddy's admin, ...",
+        variable="LOCALAZURE_PORT_BASE",
+    ),
     Setting("tenant_id", "10ca1000-0000-4000-8000-000000000001", "the only tenant"),
     Setting("client_id", "10ca1000-0000-4000-8000-000000000002", "the only application (service principal)"),
     Setting("client_secret", _secret, "the application's secret", generated=True),
@@ -86,8 +90,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("sql_login", "sqladmin", "the SQL administrator"),
     Setting("sql_password", _sql_password, "the SQL administrator's password", generated=True),
     Setting("spark_pool", "sparkpool", "the Spark pool"),
-    Setting("compute_python", _compute_python, "the interpreter that runs jobs, notebooks and scoring",
-            variable="LOCALAZURE_COMPUTE_PYTHON"),
+    Setting(
+        "compute_python",
+        _compute_python,
+        "the interpreter that runs jobs, notebooks and scoring",
+        variable="LOCALAZURE_COMPUTE_PYTHON",
+    ),
     Setting("azurite", _azurite, "the command that starts Azurite's blob service", variable="LOCALAZURE_AZURITE"),
 )
 

@@ -370,9 +370,7 @@ def _state(settings: Settings) -> dict[str, Any]:
 def _write_state(settings: Settings, children: dict[str, processes.Process], ended: dict[str, int]) -> None:
     state = {
         "supervisor": os.getpid(),
-        "processes": {
-            name: {"pid": child.pid, "exit_code": ended.get(name)} for name, child in children.items()
-        },
+        "processes": {name: {"pid": child.pid, "exit_code": ended.get(name)} for name, child in children.items()},
     }
     draft = settings.home / "pids.json.new"
     draft.write_text(json.dumps(state, indent=2))

@@ -140,9 +140,7 @@ def test_a_taken_port_is_named_before_anything_starts(certified: Settings) -> No
     assert not supervisor.running(settings)
 
 
-def test_a_program_that_is_not_there_is_named_at_once(
-    certified: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_that_is_not_there_is_named_at_once(certified: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCALAZURE_AZURITE", "no-such-azurite")
     monkeypatch.setenv("LOCALAZURE_PORT_BASE", "20300")
     began = time.monotonic()

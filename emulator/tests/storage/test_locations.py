@@ -6,9 +6,7 @@ from localazure.core.errors import AzureError, BadRequest, NotFound
 from localazure.settings import Settings
 from localazure.storage.locations import Location, parse
 
-WORKSPACE = (
-    "azureml://subscriptions/10ca1000-0000-4000-8000-000000000003/resourcegroups/rg-azflow/workspaces/ml-azflow"
-)
+WORKSPACE = "azureml://subscriptions/10ca1000-0000-4000-8000-000000000003/resourcegroups/rg-azflow/workspaces/ml-azflow"
 
 
 @pytest.mark.parametrize(

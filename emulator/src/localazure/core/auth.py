@@ -50,7 +50,9 @@ class Tokens:
         self._audiences = {
             # Azure ML's data plane (run history, MLflow) takes Resource Manager's tokens and its own.
             "arm": _with_and_without_slash(
-                settings.api_url, "https://management.azure.com", "https://management.core.windows.net",
+                settings.api_url,
+                "https://management.azure.com",
+                "https://management.core.windows.net",
                 "https://ml.azure.com",
             ),
             "synapse": _with_and_without_slash("https://dev.azuresynapse.net", settings.api_url),

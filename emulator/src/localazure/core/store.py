@@ -49,9 +49,11 @@ class Store:
 
     def get(self, kind: str, key: str) -> Document | None:
         """The document, or None."""
-        row = self._connection().execute(
-            "SELECT document FROM documents WHERE kind = ? AND key = ?", (kind, key)
-        ).fetchone()
+        row = (
+            self._connection()
+            .execute("SELECT document FROM documents WHERE kind = ? AND key = ?", (kind, key))
+            .fetchone()
+        )
         return None if row is None else _document(row[0])
 
     def list(self, kind: str, prefix: str = "") -> Documents:

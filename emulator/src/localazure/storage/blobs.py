@@ -71,9 +71,7 @@ class BlobStore:
 
     def container_exists(self, container: str) -> bool:
         """Whether there is such a container."""
-        response = self._send(
-            "GET", container, query={"restype": "container"}, accept=(HTTPStatus.NOT_FOUND,)
-        )
+        response = self._send("GET", container, query={"restype": "container"}, accept=(HTTPStatus.NOT_FOUND,))
         return response.status_code == HTTPStatus.OK
 
     def list(self, container: str, prefix: str = "") -> Blobs:
