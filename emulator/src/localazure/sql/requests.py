@@ -6,6 +6,7 @@ https://learn.microsoft.com/en-us/sql/relational-databases/system-dynamic-manage
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 
 _KEPT = 10_000
 _COMMAND_LENGTH = 4000
+_SECRET = re.compile(r"((?:SECRET|PASSWORD)\s*=\s*)N?'(?:[^']|'')*'", re.IGNORECASE)
 
 
 @dataclass
@@ -43,7 +45,8 @@ class RequestLog:
     @contextmanager
     def running(self, spid: int, command: str, label: str | None) -> Iterator[Request]:
         """Log a statement while it runs and how it ended."""
-        request = Request(f"QID{next(self._ids)}", f"SID{spid}", "Running", _now(), label, command[:_COMMAND_LENGTH])
+        shown = _SECRET.sub(r"\1'***'", command)[:_COMMAND_LENGTH]
+        request = Request(f"QID{next(self._ids)}", f"SID{spid}", "Running", _now(), label, shown)
         with self._lock:
             self._requests.append(request)
         try:
