@@ -16,7 +16,10 @@ from localazure.sql.results import SqlError
 from .conftest import rows, run
 
 DIGITS = "CREATE TABLE dbo.d (n int); INSERT INTO dbo.d VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9)"
-SLOW = "SELECT COUNT(*) FROM dbo.d a, dbo.d b, dbo.d c, dbo.d d, dbo.d e, dbo.d f, dbo.d g, dbo.d h, dbo.d i WHERE a.n + b.n * c.n + i.n > d.n + e.n"
+SLOW = (
+    "SELECT COUNT(*) FROM dbo.d a, dbo.d b, dbo.d c, dbo.d d, dbo.d e, dbo.d f, dbo.d g, dbo.d h, dbo.d i WHERE "
+    "a.n + b.n * c.n + i.n > d.n + e.n"
+)
 
 
 @pytest.mark.parametrize("batch", [SLOW, "DECLARE @i int = 0; WHILE 1 = 1 SET @i = @i % 7 + 1"])
@@ -92,7 +95,11 @@ def test_temporary_tables_belong_to_a_session(pool: Pool, session: Session) -> N
 
 
 def test_bulk_load_converts_and_checks(session: Session) -> None:
-    run(session, "CREATE TABLE ml_b (id int NOT NULL IDENTITY, a int NOT NULL, s varchar(3), d date DEFAULT '2024-01-01', m decimal(9,2))")
+    run(
+        session,
+        "CREATE TABLE ml_b (id int NOT NULL IDENTITY, a int NOT NULL, s varchar(3), d date DEFAULT "
+        "'2024-01-01', m decimal(9,2))",
+    )
     data = pa.table({"a": pa.array([1, 2], pa.int64()), "s": ["x ", None], "m": pa.array([Decimal("1.5"), None])})
     assert session.bulk_load("[dbo].[ml_b]", ["a", "s", "m"], data) == 2
     assert rows(session, "SELECT * FROM dbo.ml_b ORDER BY id") == [
@@ -114,13 +121,20 @@ def test_the_request_log_has_labels_and_outcomes(session: Session) -> None:
     run(session, "INSERT INTO dbo.t SELECT 1 UNION ALL SELECT 2 OPTION (LABEL = 'load : t')")
     with pytest.raises(SqlError):
         run(session, "SELECT 1 / 0 FROM dbo.t OPTION (LABEL = 'load : bad')")
-    found = rows(session, "SELECT [label], status, row_count, command FROM sys.dm_pdw_exec_requests WHERE [label] LIKE 'load%' ORDER BY [label]")
+    found = rows(
+        session,
+        "SELECT [label], status, row_count, command FROM sys.dm_pdw_exec_requests WHERE [label] "
+        "LIKE 'load%' ORDER BY [label]",
+    )
     assert [row[:3] for row in found] == [("load : bad", "Failed", None), ("load : t", "Completed", 2)]
     assert found[1][3].startswith("INSERT INTO dbo.t SELECT 1")
 
 
 def test_secrets_are_not_kept(session: Session) -> None:
-    run(session, "CREATE DATABASE SCOPED CREDENTIAL c WITH IDENTITY = 'SHARED ACCESS SIGNATURE', SECRET = 'hidden-value'")
+    run(
+        session,
+        "CREATE DATABASE SCOPED CREDENTIAL c WITH IDENTITY = 'SHARED ACCESS SIGNATURE', SECRET = 'hidden-value'",
+    )
     run(session, "CREATE MASTER KEY ENCRYPTION BY PASSWORD = 'hidden-value'")
     run(session, "CREATE TABLE dbo.t (a int)")
     with pytest.raises(SqlError) as caught:
@@ -130,7 +144,11 @@ def test_secrets_are_not_kept(session: Session) -> None:
             "'Shared Access Signature', SECRET = 'hidden-value''s'))",
         )
     assert "hidden-value" not in str(caught.value)
-    kept = session.pool.connection.execute('SELECT string_agg(document, \' \') FROM "$catalog".entries').fetchall()[0][0]
+    kept = session.pool.connection.execute("SELECT string_agg(document, ' ') FROM \"$catalog\".entries").fetchall()[0][
+        0
+    ]
     assert "hidden-value" not in kept
-    assert rows(session, "SELECT credential_identity FROM sys.database_scoped_credentials") == [("SHARED ACCESS SIGNATURE",)]
+    assert rows(session, "SELECT credential_identity FROM sys.database_scoped_credentials") == [
+        ("SHARED ACCESS SIGNATURE",)
+    ]
     assert not any("hidden-value" in row[0] for row in rows(session, "SELECT command FROM sys.dm_pdw_exec_requests"))

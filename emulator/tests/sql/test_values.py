@@ -94,6 +94,12 @@ CASES: list[tuple[str, Any, str]] = [
     ("STR(3.14159, 6, 2)", "  3.14", "varchar(6)"),
     ("ISNUMERIC('1.5e3')", 1, "int"),
     ("ISNUMERIC('x')", 0, "int"),
+    ("HASHBYTES('MD5', N'a')", bytes.fromhex("4144e195f46de78a3623da7364d04f11"), "varbinary(16)"),
+    ("HASHBYTES('SHA1', 'abc')", bytes.fromhex("a9993e364706816aba3e25717850c26c9cd0d89d"), "varbinary(20)"),
+    ("DATALENGTH(HASHBYTES('SHA2_512', s))", 64, "int"),
+    ("SOUNDEX('Robert')", "R163", "varchar(5)"),
+    ("DIFFERENCE('Smith', 'Smythe')", 4, "int"),
+    ("PARSENAME('[my db].dbo.t', 3)", "my db", "nvarchar(128)"),
     ("UPPER(n)", "NÉ", "nvarchar(10)"),
     ("TRIM('  a ')", "a", "varchar(4)"),
     # conversions
@@ -184,6 +190,10 @@ AGGREGATES: list[tuple[str, list[tuple[Any, ...]], list[str]]] = [
     ("SELECT SUM(CASE WHEN i IS NULL THEN 1 ELSE 0 END) FROM dbo.t", [(1,)], ["int"]),
     ("SELECT MIN(s), MAX(dt) FROM dbo.t", [("Ab", dt.date(2024, 2, 29))], ["varchar(10)", "date"]),
     ("SELECT x, COUNT(*) FROM (VALUES ('a'),('A'),('b')) v(x) GROUP BY x ORDER BY 2 DESC", [("a", 2), ("b", 1)], ["varchar(1)", "int"]),
+    ("SELECT x, COUNT(*) FROM (VALUES ('a'),('A '),('b')) v(x) GROUP BY x HAVING x <> 'B' ORDER BY x", [("a", 2)], []),
+    ("SELECT DISTINCT x FROM (VALUES ('a '),('a')) v(x)", [("a",)], []),
+    ("SELECT 'a' AS x UNION SELECT 'A  '", [("a",)], []),
+    ("SELECT x + '|', COUNT(*) OVER (PARTITION BY x) FROM (VALUES ('a '),('a')) v(x) ORDER BY 1", [("a |", 2), ("a|", 2)], []),
     ("SELECT COUNT(DISTINCT x) FROM (VALUES ('a'),('A'),('b')) v(x)", [(2,)], ["int"]),
     ("SELECT CAST(x AS int), COUNT(*) FROM (VALUES ('1'),('1'),('2')) v(x) GROUP BY CAST(x AS int) ORDER BY "
      "1", [(1, 2), (2, 1)], ["int", "int"]),

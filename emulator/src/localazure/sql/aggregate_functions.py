@@ -40,7 +40,10 @@ def over(i: Invocation, *, ordered: bool = False) -> str:
         raise SqlError(10759, "Use of DISTINCT is not allowed with the OVER clause.", severity=15, line=i.line)
     parts: list[str] = []
     if window.partition:
-        parts.append("PARTITION BY " + ", ".join(i.compiler.value(expr, i.scope).sql for expr in window.partition))
+        parts.append(
+            "PARTITION BY "
+            + ", ".join(i.compiler.distinguished(i.compiler.value(expr, i.scope)) for expr in window.partition)
+        )
     if window.order:
         parts.append("ORDER BY " + i.compiler.order_sql(window.order, i.scope))
     if window.frame is not None:
@@ -81,14 +84,20 @@ def _distinct(i: Invocation) -> str:
 @function("COUNT", "COUNT_BIG", args=1, raw=True, windowed=True)
 def _count(i: Invocation) -> Value:
     kind = INT if i.call.name == "COUNT" else BIGINT
-    inner = "*" if isinstance(i.call.args[0], s.Star) else _distinct(i) + i.compiler.value(i.call.args[0], i.scope).sql
+    inner = (
+        "*"
+        if isinstance(i.call.args[0], s.Star)
+        else _distinct(i) + i.compiler.distinguished(i.compiler.value(i.call.args[0], i.scope))
+    )
     return Value(f"CAST(count({inner}){over(i)} AS {duck(kind)})", kind, False, aggregate=True)
 
 
 @function("APPROX_COUNT_DISTINCT", args=1, raw=True, windowed=True)
 def _approx(i: Invocation) -> Value:
     """Answered exactly: within the vendor's error bound of 2 %."""
-    return Value(f"CAST(count(DISTINCT {_operand(i).sql}) AS BIGINT)", BIGINT, False, aggregate=True)
+    return Value(
+        f"CAST(count(DISTINCT {i.compiler.distinguished(_operand(i))}) AS BIGINT)", BIGINT, False, aggregate=True
+    )
 
 
 @function("SUM", args=1, raw=True, windowed=True)

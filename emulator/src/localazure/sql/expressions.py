@@ -48,6 +48,8 @@ class ExpressionCompiler:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        # what a grouped text stands as in the rest of its SELECT: GROUP BY ignores trailing blanks
+        self.grouped: dict[str, str] = {}
 
     def query(self, query: s.Query, scope: Scope | None, line: int = 0) -> CompiledQuery:
         """Supplied by QueryCompiler; declared here because a subquery is an expression."""
@@ -60,6 +62,17 @@ class ExpressionCompiler:
     # ---- values --------
 
     def value(self, expr: s.Expr, scope: Scope) -> Value:
+        """A value with its type; SqlError for a predicate, a bad name or types that don't go together."""
+        value = self._value(expr, scope)
+        if value.sql in self.grouped:
+            return replace(value, sql=self.grouped[value.sql], trimmed=True)
+        return value
+
+    def distinguished(self, value: Value) -> str:
+        """The value as DISTINCT, GROUP BY and PARTITION BY tell rows apart: without trailing blanks."""
+        return stripped(value) if value.type.name in {"varchar", "nvarchar"} and not value.null else value.sql
+
+    def _value(self, expr: s.Expr, scope: Scope) -> Value:
         match expr:
             case s.Literal():
                 return self.literal(expr)

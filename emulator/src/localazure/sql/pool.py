@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 
-from localazure.sql import errors, macros
+from localazure.sql import errors, macros, python_functions
 from localazure.sql.catalog import Catalog, Table
 from localazure.sql.interpreter import BreakLoop, Frame, Interpreter
 from localazure.sql.requests import RequestLog
@@ -57,6 +57,7 @@ class Pool:
         )
         self.connection.execute("SET GLOBAL TimeZone = 'UTC'")
         macros.install(self.connection)
+        python_functions.install(self.connection)
         self.catalog = Catalog(self.connection)
         self.connection.execute("SET lock_configuration = true")
         self.requests = RequestLog()

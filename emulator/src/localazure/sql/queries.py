@@ -125,15 +125,19 @@ class QueryCompiler(SourceCompiler):
                 line=body.line,
             )
         kinds = [_united(a, b) for a, b in zip(left.columns, right.columns, strict=True)]
-        left, right = self._cast_all(left, kinds, body.line), self._cast_all(right, kinds, body.line)
+        told_apart = body.op != "UNION ALL"
+        left = self._cast_all(left, kinds, body.line, told_apart)
+        right = self._cast_all(right, kinds, body.line, told_apart)
         columns = tuple(
             OutputColumn(a.name, kind, a.nullable or b.nullable, a.trimmed and b.trimmed, a.null and b.null)
             for a, b, kind in zip(left.columns, right.columns, kinds, strict=True)
         )
         return CompiledQuery(f"({left.sql}) {body.op} ({right.sql})", columns)
 
-    def _cast_all(self, query: CompiledQuery, kinds: list[SqlType], line: int) -> CompiledQuery:
-        if all(column.type == kind for column, kind in zip(query.columns, kinds, strict=True)):
+    def _cast_all(self, query: CompiledQuery, kinds: list[SqlType], line: int, told_apart: bool) -> CompiledQuery:
+        """``query`` with its columns as ``kinds``; told_apart: rows are compared, so trailing blanks go."""
+        blank = told_apart and any(c.type.name in {"varchar", "nvarchar"} and not c.trimmed for c in query.columns)
+        if not blank and all(column.type == kind for column, kind in zip(query.columns, kinds, strict=True)):
             return query
         alias = self.context.fresh("u")
         items, columns = [], []
@@ -141,6 +145,8 @@ class QueryCompiler(SourceCompiler):
             value = query.value(index, alias)
             if column.type != kind:
                 value = convert(replace(value, null=column.null), kind, line)
+            if told_apart:
+                value = replace(value, sql=self.distinguished(value))
             items.append(f'{value.sql} AS "c{index + 1}"')
             columns.append(replace(column, type=kind, trimmed=value.trimmed or column.null))
         return CompiledQuery(f"SELECT {', '.join(items)} FROM ({query.sql}) AS {alias}", tuple(columns))
@@ -169,15 +175,29 @@ class QueryCompiler(SourceCompiler):
         source_sql = ""
         if select.source is not None:
             source_sql, scope.sources = self.source(select.source, parent)
+        outer, self.grouped = self.grouped, {}
+        try:
+            return self._grouped_select(select, scope, source_sql, order)
+        finally:
+            self.grouped = outer
+
+    def _grouped_select(
+        self, select: s.Select, scope: Scope, source_sql: str, order: list[s.OrderItem]
+    ) -> CompiledQuery:
+        """The clauses of a SELECT in the order of their meaning: GROUP BY before the items that it groups."""
+        where = f"WHERE {self.condition(select.where, scope)}" if select.where is not None else ""
+        groups = ", ".join(self._grouping(group, scope) for group in select.groups)
         items = self._items(select, scope)
+        if select.distinct:
+            items = [(name, replace(value, sql=self.distinguished(value))) for name, value in items]
         parts = ["SELECT DISTINCT" if select.distinct else "SELECT"]
         parts.append(", ".join(f'{value.sql} AS "c{index}"' for index, (_, value) in enumerate(items, 1)))
         if source_sql:
             parts.append(f"FROM {source_sql}")
-        if select.where is not None:
-            parts.append(f"WHERE {self.condition(select.where, scope)}")
-        if select.groups:
-            parts.append("GROUP BY " + ", ".join(self._grouping(group, scope) for group in select.groups))
+        if where:
+            parts.append(where)
+        if groups:
+            parts.append(f"GROUP BY {groups}")
         if select.having is not None:
             parts.append(f"HAVING {self.condition(select.having, scope)}")
         ordering = [self._order(item, items, scope, select.distinct) for item in order]
@@ -240,7 +260,11 @@ class QueryCompiler(SourceCompiler):
                 "Each GROUP BY expression must contain at least one column that is not an outer reference.",
                 line=expr.line,
             )
-        return self.value(expr, scope).sql
+        value = self.value(expr, scope)
+        key = self.distinguished(value)
+        if key != value.sql:
+            self.grouped[value.sql] = key
+        return key
 
     def _order(
         self, item: s.OrderItem, items: list[tuple[str, Value]], scope: Scope, distinct: bool

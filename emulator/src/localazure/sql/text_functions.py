@@ -9,6 +9,7 @@ from localazure.sql.conversions import Value, convert, stripped
 from localazure.sql.function_table import MANY, Invocation, function
 from localazure.sql.macros import call
 from localazure.sql.patterns import patindex_regex
+from localazure.sql.python_functions import HASHES, hash_name
 from localazure.sql.results import SqlError, SqlType
 from localazure.sql.sqltypes import BIGINT, BINARY, CHARACTER, INT, MOMENT, NUMERIC
 
@@ -229,32 +230,54 @@ def _ascii(i: Invocation) -> Value:
     return Value(f"CASE WHEN {value} <> '' THEN CAST(ord({value}) AS INTEGER) END", INT)
 
 
-@function("SOUNDEX", "DIFFERENCE", "STRING_ESCAPE", "TRANSLATE", args=(1, 3))
-def _missing(i: Invocation) -> Value:
-    if i.call.name == "TRANSLATE":
-        value = i.text(0)
-        return _string(f"translate({value.sql}, {i.text(1).sql}, {i.text(2).sql})", value.type, None)
-    raise errors.not_implemented(i.call.name, i.line)
+@function("SOUNDEX", args=1)
+def _soundex(i: Invocation) -> Value:
+    return Value(f"tsql_soundex({i.text(0).sql})", SqlType("varchar", 5), i.nullable(), trimmed=True)
 
 
-_HASHES = {"MD5": ("md5", 16), "SHA1": ("sha1", 20), "SHA": ("sha1", 20), "SHA2_256": ("sha256", 32)}
+@function("DIFFERENCE", args=2)
+def _difference(i: Invocation) -> Value:
+    """How many of the four characters of two SOUNDEX codes agree."""
+    first, second = (f"tsql_soundex({i.text(index).sql})" for index in (0, 1))
+    same = " + ".join(f"CAST({first}[{place}] = {second}[{place}] AS INTEGER)" for place in range(1, 5))
+    return Value(f"({same})", INT, i.nullable())
+
+
+@function("PARSENAME", args=2)
+def _parsename(i: Invocation) -> Value:
+    return Value(f"tsql_parsename({i.text(0).sql})[{i.number(1, INT)}]", SqlType("nvarchar", 128), True, trimmed=True)
+
+
+@function("TRANSLATE", args=3)
+def _translate(i: Invocation) -> Value:
+    value = i.text(0)
+    return _string(f"translate({value.sql}, {i.text(1).sql}, {i.text(2).sql})", value.type, None)
+
+
+_WIDTHS = {"MD5": 16, "SHA1": 20, "SHA": 20, "SHA2_256": 32, "SHA2_512": 64}
+_BUILT_IN = {"MD5": "md5", "SHA1": "sha1", "SHA": "sha1", "SHA2_256": "sha256"}
 
 
 @function("HASHBYTES", args=2)
 def _hashbytes(i: Invocation) -> Value:
-    """MD5, SHA1, SHA2_256 of the bytes; nvarchar hashes its UTF-16 bytes, which DuckDB can't make."""
+    """MD5, SHA1, SHA2_256, SHA2_512 of the bytes: UTF-16 for nvarchar."""
     name = i.compiler.constant_text(i.call.args[0], i.scope).upper()
-    if name not in _HASHES:
-        raise errors.not_implemented(f"HASHBYTES '{name}'", i.line)
+    if name not in HASHES:
+        raise errors.refused(f"HASHBYTES '{name}'", i.line)
     value = i.args[1]
-    if value.type.name in {"nchar", "nvarchar"} and not value.null:
-        raise errors.not_implemented("HASHBYTES of nvarchar (cast it to varchar)", i.line)
-    if value.type.name not in CHARACTER | BINARY:
+    if value.null:
+        value = convert(value, SqlType("varchar", 1), i.line)
+    kind = SqlType("varbinary", _WIDTHS[name])
+    if value.type.name in BINARY or (value.type.name in {"char", "varchar"} and name in _BUILT_IN):
+        if name not in _BUILT_IN:
+            raise errors.not_implemented(f"HASHBYTES '{name}' of binary", i.line)
+        return Value(f"unhex({_BUILT_IN[name]}({value.sql}))", kind, value.nullable)
+    if value.type.name not in CHARACTER:
         raise SqlError(
             8116, f"Argument data type {value.type.name} is invalid for argument 2 of hashbytes function.", line=i.line
         )
-    duck_name, width = _HASHES[name]
-    return Value(f"unhex({duck_name}({value.sql}))", SqlType("varbinary", width), value.nullable)
+    algorithm = "SHA1" if name == "SHA" else name
+    return Value(f"{hash_name(algorithm, value.type.name in {'nchar', 'nvarchar'})}({value.sql})", kind, value.nullable)
 
 
 @function("FORMAT", args=(2, 3))

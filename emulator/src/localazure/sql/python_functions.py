@@ -1,0 +1,90 @@
+"""Functions that DuckDB lacks, in Python over Arrow columns: hashes of UTF-16 text and SHA-512, SOUNDEX, PARSENAME.
+
+https://learn.microsoft.com/en-us/sql/t-sql/functions/hashbytes-transact-sql
+Difference: varchar is hashed as UTF-8, the vendor's default code page is 1252; ASCII text gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from localazure.sql.lexer import tokens
+from localazure.sql.results import SqlError
+
+HASHES = {"MD5": "md5", "SHA1": "sha1", "SHA": "sha1", "SHA2_256": "sha256", "SHA2_512": "sha512"}
+
+
+def hash_name(algorithm: str, national: bool) -> str:
+    """The registered function that hashes text by ``algorithm`` (a key of HASHES)."""
+    return f"tsql_{HASHES[algorithm]}_{'utf16' if national else 'utf8'}"
+
+
+def _hasher(name: str, encoding: str) -> Callable[[str], bytes]:
+    return lambda text: hashlib.new(name, text.encode(encoding), usedforsecurity=False).digest()
+
+
+_SOUNDEX = {
+    letter: code for code, letters in enumerate(("BFPV", "CGJKQSXZ", "DT", "L", "MN", "R"), 1) for letter in letters
+}
+
+
+def soundex(text: str) -> str:
+    """https://learn.microsoft.com/en-us/sql/t-sql/functions/soundex-transact-sql"""
+    letters = text.strip().upper()
+    if not letters or not letters[0].isalpha():
+        return "0000"
+    code, previous = letters[0], _SOUNDEX.get(letters[0], 0)
+    for letter in letters[1:]:
+        if not letter.isalpha():
+            break
+        digit = _SOUNDEX.get(letter, 0)
+        if digit and digit != previous:
+            code += str(digit)
+        if letter not in "HW":
+            previous = digit
+    return (code + "000")[:4]
+
+
+def parsename(text: str) -> list[str | None]:
+    """[object, schema, database, server] of a dotted name; empty where the name isn't one."""
+    try:
+        found = tokens(text)
+    except SqlError:
+        return []
+    parts: list[str | None] = [""]
+    for token in found[:-1]:
+        if token.key == ".":
+            parts.append("")
+        elif token.kind in {"word", "quoted"} and parts[-1] == "":
+            parts[-1] = token.text
+        else:
+            return []
+    return [part or None for part in reversed(parts)]
+
+
+def _mapped(rule: Callable[[str], Any], kind: pa.DataType) -> Callable[[pa.ChunkedArray], pa.Array]:
+    def over(column: pa.ChunkedArray) -> pa.Array:
+        return pa.array([None if text is None else rule(text) for text in column.to_pylist()], kind)
+
+    return over
+
+
+def install(connection: duckdb.DuckDBPyConnection) -> None:
+    """Register them; functions live as long as the connection."""
+
+    def register(name: str, rule: Callable[[str], Any], duck_type: str, kind: pa.DataType) -> None:
+        connection.create_function(
+            name, _mapped(rule, kind), ["VARCHAR"], duck_type, type="arrow", null_handling="special"
+        )  # type: ignore[call-overload,unused-ignore]
+
+    for algorithm, name in HASHES.items():
+        if algorithm != "SHA":
+            for national, encoding in ((False, "utf-8"), (True, "utf-16-le")):
+                register(hash_name(algorithm, national), _hasher(name, encoding), "BLOB", pa.binary())
+    register("tsql_soundex", soundex, "VARCHAR", pa.string())
+    register("tsql_parsename", parsename, "VARCHAR[]", pa.list_(pa.string()))
