@@ -1,14 +1,18 @@
-"""Exported Parquet folders of the lake: what is in them, told from their footers, and the MLTable that names them."""
+"""Folders of the lake that T-SQL exports to: emptied before, inspected after, named by an MLTable."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from azflow import tsql
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError
 
@@ -19,6 +23,115 @@ if TYPE_CHECKING:
 _MAGIC = b"PAR1"
 _TRAILER = 8
 _FIRST_LOOK = 64 * 1024
+
+#: More blobs than this below a LOCATION are no export to replace but a wrong LOCATION.
+MOST_BLOBS = 10_000
+#: The data source that is the lake where a script doesn't say what its data sources are.
+LAKE_SOURCE = "lake"
+_DELETERS = 8
+_BLOCKS = frozenset({"if", "while", "else", "begin"})
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one CETAS of a batch writes to.
+
+    :param line: of the batch, 1-based.
+    :param table: the external table, lower case.
+    :param location: its LOCATION, as written.
+    :param source: its DATA_SOURCE, lower case.
+    :param conditional: it hangs on an IF or a loop: whether it will run can't be told from the text.
+    """
+
+    line: int
+    table: str
+    location: str
+    source: str
+    conditional: bool
+
+
+def targets(batch: str) -> tuple[Target, ...]:
+    """Where the CETAS statements of a batch write to. Pure."""
+    found: list[Target] = []
+    before = ""
+    open_blocks = 0
+    for statement in tsql.statements(batch):
+        if statement.kind == "cetas":
+            # CREATE EXTERNAL TABLE name ...
+            table, _ = tsql.object_name(statement.tokens, 3)
+            location, source = tsql.option(statement, "LOCATION"), tsql.option(statement, "DATA_SOURCE")
+            found.append(Target(statement.line, table, location, source.lower(), before in _BLOCKS or open_blocks > 0))
+        open_blocks += {"begin": 1, "end": -1}.get(statement.kind, 0)
+        before = statement.kind
+    return tuple(found)
+
+
+def data_sources(script: str) -> dict[str, str]:
+    """The external data sources that a script creates: location by name, lower case. Pure."""
+    found = {}
+    for batch in tsql.batches(script):
+        for statement in tsql.statements(batch.text):
+            if statement.words()[:4] == ("CREATE", "EXTERNAL", "DATA", "SOURCE"):
+                name, _ = tsql.object_name(statement.tokens, 4)
+                found[name] = tsql.option(statement, "LOCATION")
+    return found
+
+
+def folder(target: Target, sources: dict[str, str], connection: AzureConnection) -> str | None:
+    """The folder of the lake's container that `target` writes to, without slashes at its ends; None: it isn't there.
+
+    :param sources: what `data_sources` found; a source that isn't among them is the lake if it is called `lake`.
+    :raises ConfigurationError: LOCATION is the data source's root, or leads out of it.
+    """
+    parts = [part for part in target.location.split("/") if part]
+    if not parts or {".", ".."} & set(parts):
+        raise ConfigurationError(
+            f"{target.table} would be exported to LOCATION {target.location!r}. Each export needs a folder of its own: "
+            f"what lies in it is replaced."
+        )
+    if target.source not in sources:
+        return "/".join(parts) if target.source == LAKE_SOURCE else None
+    lake, root = connection.lake_abfss_url.rstrip("/"), sources[target.source].rstrip("/")
+    if root != lake and not root.startswith(f"{lake}/"):
+        return None
+    return "/".join([*root[len(lake) :].strip("/").split("/"), *parts]).strip("/")
+
+
+def empty(connection: AzureConnection, folder: str) -> int:
+    """Delete the blobs below a folder of the lake, markers first: nobody takes what is left for whole. How many.
+
+    :raises ConfigurationError: there are more than `MOST_BLOBS`; nothing is deleted then.
+    """
+    with connection.blob_service() as service, service.get_container_client(connection.container) as container:
+        listed = container.list_blobs(name_starts_with=f"{folder}/", include=["metadata"])
+        # A hierarchical namespace lists folders as blobs; they needn't go, nor could they before their files.
+        names = [
+            blob.name
+            for blob in itertools.islice(listed, MOST_BLOBS + 1)
+            if (blob.metadata or {}).get("hdi_isfolder") != "true"
+        ]
+        if len(names) > MOST_BLOBS:
+            raise ConfigurationError(
+                f"{connection.container}/{folder} holds more than {MOST_BLOBS} blobs: that's no earlier export. If the "
+                f"LOCATION is right, empty it by hand."
+            )
+        markers = [name for name in names if name.rpartition("/")[2].startswith("_")]
+        _delete(container, markers)
+        _delete(container, [name for name in names if name not in set(markers)])
+    return len(names)
+
+
+def _delete(container: ContainerClient, names: Sequence[str]) -> None:
+    from azure.core.exceptions import ResourceNotFoundError
+
+    def one(name: str) -> None:
+        try:
+            container.delete_blob(name)
+        except ResourceNotFoundError:
+            return  # gone already, which is what we want
+
+    with ThreadPoolExecutor(_DELETERS) as pool:
+        list(pool.map(one, names))
 
 
 @dataclass(frozen=True)

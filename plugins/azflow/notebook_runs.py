@@ -230,10 +230,10 @@ class SynapseNotebookRuns:
         return RunFailure(cause, trace[-40:], retry_helps=name.rpartition(".")[2] not in _DETERMINISTIC)
 
     def url(self, id: str) -> str:
-        """The run in Synapse Studio; in a private cloud, which has none, the run at the development endpoint."""
+        """The run in Synapse Studio; in a private cloud, which has none, its page at the development endpoint."""
         connection = self._connection
         if connection.cloud is not None:
-            return f"{connection.synapse_endpoint.rstrip('/')}/notebooks/runs/{id}"
+            return f"{connection.synapse_endpoint.rstrip('/')}/notebooks/runs/{id}/view"
         workspace = (urlsplit(connection.synapse_endpoint).hostname or "").split(".")[0]
         resource = (
             f"/subscriptions/{connection.subscription_id}/resourceGroups/{connection.resource_group}"

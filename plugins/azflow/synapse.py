@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-from azflow import notebook_runs, sql_execution, tsql, tsql_lint
+from azflow import exports, notebook_runs, sql_execution, tsql, tsql_lint
 from azflow.connection import DEFAULT_CONNECTION, AzureConnection
 from azflow.errors import AccessDenied, AzflowError, ConfigurationError, ServiceUnavailable, SpecError, SqlFailed
 from azflow.runs import NOTEBOOK_RUN, Alphabet, AzflowOperator, RemoteRunOperator, RunsReference, airflow_edge
@@ -102,6 +102,9 @@ def connect(connection: AzureConnection, log: Any = None) -> Any:
 class SynapseSqlOperator(AzflowOperator):
     """Runs a T-SQL file on a SQL pool.
 
+    A CETAS on a dedicated pool adds its files to what lies at its LOCATION, so an export that is tried again would
+    double its rows: the folder is emptied before, if it lies in the lake.
+
     XCom: ``{"file", "label", "seconds", "rows_affected", "batches": [{"line", "seconds", "counts"}], "columns",
     "rows", "row"}``; the last three are of the last result set (its first rows; ``row`` is the first as a mapping).
 
@@ -159,10 +162,11 @@ class SynapseSqlOperator(AzflowOperator):
         with airflow_edge(self.conn_id):
             script = self._prepared(_label(context))
             connection = AzureConnection.load(self.conn_id)
+            folders = self._exports(connection)
             _, _, port = connection.sql_server.partition(",")
             self._runner = sql_execution.Runner(lambda: connect(connection, self.log), int(port or 1433))
             try:
-                return self._run(script, _label(context))
+                return self._run(script, _label(context), folders, connection)
             finally:
                 self._runner.close()
 
@@ -207,13 +211,52 @@ class SynapseSqlOperator(AzflowOperator):
             raise ConfigurationError(f"{self.sql} is empty after rendering.")
         return prepared
 
-    def _run(self, script: list[tuple[tsql.Batch, str, tuple[object, ...]]], label: str) -> dict[str, Any]:
+    def _exports(self, connection: AzureConnection) -> dict[int, list[str]]:
+        """The folders of the lake that CETAS statements write to, by the line where their batch begins."""
+        if self.sql_pool != "dedicated":
+            return {}  # a serverless pool refuses a LOCATION that isn't empty
+        sources = exports.data_sources(self.script)
+        found: dict[int, list[str]] = {}
+        for batch in tsql.batches(self.script):
+            for target in exports.targets(batch.text):
+                line = batch.line + target.line - 1
+                try:
+                    folder = exports.folder(target, sources, connection)
+                except ConfigurationError as problem:
+                    raise self._failed(line, str(problem)) from None
+                if folder is None or target.conditional:
+                    why = (
+                        "it hangs on a condition"
+                        if folder
+                        else f"data source {target.source!r} isn't {connection.id}'s"
+                    )
+                    self.log.warning(
+                        "%s, line %s: what already lies at %s stays, because %s; a second run would add to it.",
+                        self.sql,
+                        self._line(line),
+                        target.location,
+                        why,
+                    )
+                else:
+                    found.setdefault(batch.line, []).append(folder)
+        return found
+
+    def _run(
+        self,
+        script: list[tuple[tsql.Batch, str, tuple[object, ...]]],
+        label: str,
+        folders: Mapping[int, list[str]],
+        connection: AzureConnection,
+    ) -> dict[str, Any]:
         started = time.monotonic()
         deadline = started + self.timeout_minutes * 60
         done: list[dict[str, Any]] = []
         last = sql_execution.BatchResult()
         for batch, text, values in script:
             for _ in range(batch.times):
+                for folder in folders.get(batch.line, ()):
+                    if count := exports.empty(connection, folder):
+                        self.log.info("emptied %s blobs below %s/%s", count, connection.container, folder)
                 result = self._run_batch(batch, text, values, deadline)
                 line = self._line(batch.line + tsql.statements(batch.text)[0].line - 1)
                 done.append({"line": line, "seconds": result.seconds, "counts": result.counts})

@@ -327,6 +327,19 @@ def object_name(tokens: Sequence[Token], start: int) -> tuple[str, int]:
     return ".".join(parts), index
 
 
+def option(statement: Statement, name: str) -> str:
+    """The value of `name = value` in the WITH (...) of a statement that creates something: a string's content or a name
+    without its quotes; empty if there is none.
+    """
+    index = statement.find(name.upper(), "=", depth=1)
+    if index < 0 or index + 2 >= len(statement.tokens):
+        return ""
+    value = statement.tokens[index + 2]
+    if value.kind == "string":
+        return value.text[value.text.index("'") + 1 : -1].replace("''", "'")
+    return value.identifier
+
+
 # scanning
 
 

@@ -18,8 +18,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 import azflow.synapse
-from azflow import notebook_runs, sql_execution
-from azflow.connection import AzureConnection
+from azflow import exports, notebook_runs, sql_execution
+from azflow.connection import AzureConnection, Cloud
 from azflow.errors import AccessDenied, ConfigurationError, ServiceUnavailable, SpecError, SqlFailed
 from azflow.synapse import SynapseNotebookOperator, SynapseSqlHook, SynapseSqlOperator, connect, render
 
@@ -256,6 +256,120 @@ def test_a_programmers_error_is_not_the_databases() -> None:
         sql_execution.run_batch(FakeDatabase([ZeroDivisionError()]), "SELECT 1")
 
 
+# exports
+
+
+CETAS = """CREATE EXTERNAL DATA SOURCE lake WITH (TYPE = HADOOP, LOCATION = '{{ azure.lake_abfss_url }}');
+GO
+CREATE EXTERNAL TABLE stg.[out] WITH (LOCATION = '/export/{{ night.partition }}/', DATA_SOURCE = lake, FILE_FORMAT = p)
+AS SELECT x FROM t;
+"""
+
+
+class FakeLake:
+    """A container as far as emptying a folder needs it."""
+
+    def __init__(self, *names: str, folders: tuple[str, ...] = ()) -> None:
+        self.names = [*names, *folders]
+        self.folders = folders
+        self.deleted: list[str] = []
+
+    def __enter__(self) -> FakeLake:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def get_container_client(self, name: str) -> FakeLake:
+        return self
+
+    def list_blobs(self, name_starts_with: str, include: list[str]) -> Any:
+        for name in sorted(self.names):
+            if name.startswith(name_starts_with):
+                yield SimpleNamespace(name=name, metadata={"hdi_isfolder": "true"} if name in self.folders else None)
+
+    def delete_blob(self, name: str) -> None:
+        self.deleted.append(name)
+
+
+@pytest.fixture
+def lake(monkeypatch: pytest.MonkeyPatch) -> FakeLake:
+    fake = FakeLake(
+        "export/2013-03-08/QID1.parq",
+        "export/2013-03-08/_SUCCESS",
+        "export/2013-03-08.mltable/MLTable",
+        "export/2013-03-07/QID0.parq",
+        folders=("export/2013-03-08/part",),
+    )
+    monkeypatch.setattr(AzureConnection, "blob_service", lambda self: fake)
+    return fake
+
+
+def test_what_a_cetas_writes_to_is_emptied_before_marker_first(
+    include: Path, database: FakeDatabase, lake: FakeLake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (include / "sql/a.sql").write_text(CETAS)
+    gone_when_it_ran: list[str] = []
+
+    def export(cursor: FakeCursor) -> int:
+        gone_when_it_ran.extend(lake.deleted)
+        return 3
+
+    database.answers = [[-1], [export]]
+    run(SynapseSqlOperator(task_id="x", sql="a.sql"))
+    assert gone_when_it_ran == ["export/2013-03-08/_SUCCESS", "export/2013-03-08/QID1.parq"]
+    assert "emptied 2 blobs below lake/export/2013-03-08" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("location", ["", "/", "//", "./", "../landing", "export/../landing"])
+def test_an_export_needs_a_folder_of_its_own(
+    include: Path, database: FakeDatabase, lake: FakeLake, location: str
+) -> None:
+    (include / "sql/a.sql").write_text(CETAS.replace("/export/{{ night.partition }}/", location))
+    with pytest.raises(AirflowFailException, match=r"a\.sql, line 3: stg\.out would be exported to LOCATION"):
+        run(SynapseSqlOperator(task_id="x", sql="a.sql"))
+    assert (database.executed, lake.deleted) == ([], [])
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        (
+            CETAS.replace("{{ azure.lake_abfss_url }}", "abfss://raw@other.dfs.core.windows.net"),
+            "isn't azure_default's",
+        ),
+        (CETAS.replace("{{ azure.lake_abfss_url }}", "{{ azure.lake_abfss_url }}house"), "isn't azure_default's"),
+        (CETAS[CETAS.index("GO\n") :].replace("= lake", "= raw"), "isn't azure_default's"),
+        (CETAS.replace("CREATE EXTERNAL TABLE", "IF 1 = 2 CREATE EXTERNAL TABLE"), "hangs on a condition"),
+        (CETAS.replace("CREATE EXTERNAL TABLE", "IF 1 = 2 BEGIN PRINT 'x' CREATE EXTERNAL TABLE") + "END", "condition"),
+    ],
+)
+def test_what_may_not_be_ours_to_empty_stays(
+    include: Path, lake: FakeLake, capsys: pytest.CaptureFixture[str], script: str, says: str
+) -> None:
+    (include / "sql/a.sql").write_text(script)
+    run(SynapseSqlOperator(task_id="x", sql="a.sql"))
+    assert lake.deleted == []
+    assert f"{says}; a second run would add to it" in capsys.readouterr().out
+
+
+def test_the_data_source_may_lie_below_the_lakes_root_or_be_there_already() -> None:
+    connection = AzureConnection(id="c", storage_account_url="https://acct.blob.core.windows.net")
+    (below,) = exports.targets("CREATE EXTERNAL TABLE t WITH (LOCATION = N'a/b', DATA_SOURCE = [Raw]) AS SELECT 1 AS x")
+    root = "abfss://lake@acct.dfs.core.windows.net"
+    assert exports.folder(below, {"raw": f"{root}/data/"}, connection) == "data/a/b"
+    (named,) = exports.targets("CREATE EXTERNAL TABLE t WITH (DATA_SOURCE = Lake, LOCATION = 'a') AS SELECT 1 AS x")
+    assert exports.folder(named, {}, connection) == "a"
+
+
+def test_a_folder_of_too_many_blobs_is_no_export(monkeypatch: pytest.MonkeyPatch, lake: FakeLake) -> None:
+    monkeypatch.setattr(exports, "MOST_BLOBS", 1)
+    with pytest.raises(ConfigurationError, match=r"lake/export/2013-03-08 holds more than 1 blobs"):
+        exports.empty(AzureConnection(id="c"), "export/2013-03-08")
+    assert lake.deleted == []
+
+
 # stopping
 
 
@@ -452,7 +566,13 @@ def test_the_payload_is_the_same_for_every_try(include: Path, monkeypatch: pytes
     assert payload["content"]["cells"][0]["outputs"] == []
 
 
-def test_links_lead_to_studio_and_in_a_private_cloud_to_the_endpoint() -> None:
+def test_a_private_clouds_link_leads_to_its_own_page() -> None:
+    cloud = Cloud("p", "https://a", "https://a", "https://a", "core.private", "https://ml")
+    private = AzureConnection(id="p", synapse_endpoint="https://localhost:1/", cloud=cloud)
+    assert notebook_runs.SynapseNotebookRuns(private).url("abc") == "https://localhost:1/notebooks/runs/abc/view"
+
+
+def test_links_lead_to_studio() -> None:
     public = AzureConnection(
         id="p", synapse_endpoint="https://ws1.dev.azuresynapse.net", subscription_id="s", resource_group="g"
     )

@@ -22,7 +22,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 import azflow.quality
 import azflow.synapse
-from azflow import arrival, notebook_runs, quality, sql_execution
+from azflow import arrival, exports, notebook_runs, quality, sql_execution
 from azflow.arrival import BlobArrivalSensor
 from azflow.connection import AzureConnection, Cloud
 from azflow.errors import AccessDenied, QualityFailed, RunExists, SqlFailed
@@ -171,6 +171,32 @@ def test_a_wrong_password_names_the_connection(localazure: Any, by_token: AzureC
 def test_a_wrong_secret_names_the_connection(localazure: Any, by_token: AzureConnection) -> None:
     with pytest.raises(AccessDenied, match=r"'azure_default' was refused.*AADSTS7000215"):
         connect(described(localazure, client_secret="local-only~wrong"))
+
+
+EXPORT = """
+IF NOT EXISTS (SELECT * FROM sys.external_data_sources WHERE name = 'lake_of_{0}')
+    CREATE EXTERNAL DATA SOURCE lake_of_{0} WITH (TYPE = HADOOP, LOCATION = '{{{{ azure.lake_abfss_url }}}}');
+IF NOT EXISTS (SELECT * FROM sys.external_file_formats WHERE name = 'parquet_of_{0}')
+    CREATE EXTERNAL FILE FORMAT parquet_of_{0} WITH (FORMAT_TYPE = PARQUET);
+IF EXISTS (SELECT * FROM sys.external_tables WHERE name = 'out' AND schema_id = SCHEMA_ID('{0}'))
+    DROP EXTERNAL TABLE {0}.out;
+GO
+CREATE EXTERNAL TABLE {0}.out
+WITH (LOCATION = '/export/{0}/', DATA_SOURCE = lake_of_{0}, FILE_FORMAT = parquet_of_{0})
+AS SELECT 1 AS x UNION ALL SELECT 2;
+GO
+SELECT COUNT(*) AS n FROM {0}.out;
+"""
+
+
+def test_an_export_that_is_run_twice_holds_its_rows_once(by_token: AzureConnection, include: Path, schema: str) -> None:
+    for _ in range(2):
+        assert run_sql(include, EXPORT.format(schema))["row"] == {"n": 2}
+    assert exports.inspect(by_token, f"export/{schema}").rows == 2
+    # Without emptying it would hold them twice: the pool itself leaves what is there.
+    again = EXPORT.format(schema).replace("CREATE EXTERNAL TABLE", "IF 1 = 1 CREATE EXTERNAL TABLE")
+    assert run_sql(include, again)["row"] == {"n": 4}
+    execute(by_token, f"DROP EXTERNAL TABLE {schema}.out")
 
 
 SLOW = """SELECT COUNT_BIG(*) AS n FROM {0}.n AS a CROSS JOIN {0}.n AS b CROSS JOIN {0}.n AS c CROSS JOIN {0}.n AS d

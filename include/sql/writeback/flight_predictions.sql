@@ -128,3 +128,9 @@ IF OBJECT_ID('reporting.v_flight_predictions') IS NULL
         p.scored_at
     FROM ml.flight_predictions AS p
     LEFT JOIN ml.flight_features AS f ON f.flight_id = p.flight_id');
+
+-- The night's report shows how much was written, and by which model.
+SELECT COUNT(*) AS [rows], model_name, model_version
+FROM ml.flight_predictions
+WHERE flight_date = '{{ night.partition }}'
+GROUP BY model_name, model_version;
