@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from localazure import stack, supervisor
+from localazure.core import certificates
 from localazure.settings import SETTINGS, Settings
 
 
@@ -35,8 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
     if options.command == "up":
-        supervisor.up(settings, options.timeout)
-        _table(("what", "address"), _addresses(settings))
+        if options.publish:
+            certificates.ensure(settings)
+            settings.write_connection(options.publish)
+        if options.foreground:
+            supervisor.foreground(settings)
+        else:
+            supervisor.up(settings, options.timeout)
+            _table(("what", "address"), _addresses(settings))
     elif options.command == "down":
         print("localazure is down" if supervisor.down(settings) else "localazure wasn't up")
     elif options.command == "reset":
@@ -94,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start everything, and wait until it is healthy")
     up.add_argument("--timeout", type=float, default=180, help="seconds to wait (default: 180)")
+    up.add_argument("--foreground", action="store_true", help="don't detach, don't wait: for containers")
+    up.add_argument("--publish", type=Path, help="another folder to get connection.json and the CA bundle")
     commands.add_parser("down", help="end everything, jobs included; what is stored stays")
     reset = commands.add_parser("reset", help="empty the home; settings, keys and certificates stay")
     reset.add_argument("--force", action="store_true", help="end what is running first")

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -76,6 +77,18 @@ SETTINGS: tuple[Setting, ...] = (
         "first of the ports: API, TDS, blobs, router, MLflow, Caddy's admin, ...",
         variable="LOCALAZURE_PORT_BASE",
     ),
+    Setting(
+        "public_host",
+        "localhost",
+        "the name clients reach it by: in URLs and certificates (a container's name)",
+        variable="LOCALAZURE_PUBLIC_HOST",
+    ),
+    Setting(
+        "bind_host",
+        "127.0.0.1",
+        "the address API, TDS, blobs and router listen on; 0.0.0.0 only inside a container's private network",
+        variable="LOCALAZURE_BIND_HOST",
+    ),
     Setting("tenant_id", "10ca1000-0000-4000-8000-000000000001", "the only tenant"),
     Setting("client_id", "10ca1000-0000-4000-8000-000000000002", "the only application (service principal)"),
     Setting("client_secret", _secret, "the application's secret", generated=True),
@@ -106,6 +119,8 @@ class Settings:
 
     home: Path
     port_base: int
+    public_host: str
+    bind_host: str
     tenant_id: str
     client_id: str
     client_secret: str
@@ -151,6 +166,7 @@ class Settings:
             else:
                 values[row.name] = row.default() if callable(row.default) else row.default
         values["port_base"] = _port(values["port_base"])
+        values["public_host"] = _host_name(values["public_host"])
         # Not resolved: a virtual environment's interpreter is a link, and only by that name it finds its packages.
         values["compute_python"] = Path(values["compute_python"])
         if isinstance(values["azurite"], str):
@@ -164,7 +180,8 @@ class Settings:
         )
         return f"Settings({shown})"
 
-    # Ports and URLs. Everything listens on the loopback interface only.
+    # Ports and URLs. MLflow, the router's administration and the inference servers have no log-in of their own: they
+    # listen on the loopback interface whatever `bind_host` says.
     @property
     def api_port(self) -> int:
         return self.port_base
@@ -196,16 +213,16 @@ class Settings:
 
     @property
     def api_url(self) -> str:
-        return f"https://localhost:{self.api_port}"
+        return f"https://{self.public_host}:{self.api_port}"
 
     @property
     def blob_url(self) -> str:
         """The blob service in path style, with the account: `https://localhost:18402/azflowlake`."""
-        return f"https://localhost:{self.blob_port}/{self.storage_account}"
+        return f"https://{self.public_host}:{self.blob_port}/{self.storage_account}"
 
     @property
     def router_url(self) -> str:
-        return f"https://localhost:{self.router_port}"
+        return f"https://{self.public_host}:{self.router_port}"
 
     @property
     def mlflow_url(self) -> str:
@@ -218,7 +235,7 @@ class Settings:
 
     @property
     def sql_server(self) -> str:
-        return f"localhost,{self.tds_port}"
+        return f"{self.public_host},{self.tds_port}"
 
     @property
     def workspace_id(self) -> str:
@@ -288,10 +305,19 @@ class Settings:
             "mlflow_url": self.mlflow_url,
         }
 
-    def write_connection(self) -> Path:
-        """Write `<home>/connection.json` (readable by its owner only)."""
-        path = self.home / "connection.json"
-        _write_private(path, self.connection())
+    def write_connection(self, folder: Path | None = None) -> Path:
+        """Write connection.json (readable by its owner only) to the home; the file's path.
+
+        To another `folder`, which clients in other containers can see, the CA bundle is copied beside it.
+        """
+        if folder is None:
+            path = self.home / "connection.json"
+            _write_private(path, self.connection())
+            return path
+        folder.mkdir(parents=True, exist_ok=True)
+        path, bundle = folder / "connection.json", folder / self.ca_bundle.name
+        bundle.write_bytes(self.ca_bundle.read_bytes())
+        _write_private(path, self.connection() | {"ca_bundle": str(bundle)})
         return path
 
 
@@ -324,6 +350,13 @@ def _port(value: Any) -> int:
     if port not in _PORTS:
         raise ValueError(f"port_base must be between {_PORTS.start} and {_PORTS.stop - 1}, not {port}")
     return port
+
+
+def _host_name(value: Any) -> str:
+    # A dot would make Azurite read the account out of the name: https://github.com/Azure/Azurite#production-style-url
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", value):
+        raise ValueError(f"public_host must be one lower-case label (letters, digits, hyphens), not {value!r}")
+    return value
 
 
 def _write_private(path: Path, content: dict[str, Any]) -> None:

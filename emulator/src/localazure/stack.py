@@ -97,7 +97,7 @@ def serve(settings: Settings) -> None:
     certificates.ensure(settings)
     uvicorn.run(
         compose(settings).api(),
-        host="127.0.0.1",
+        host=settings.bind_host,
         port=settings.api_port,
         ssl_certfile=str(settings.server_certificate),
         ssl_keyfile=str(settings.server_key),

@@ -43,6 +43,7 @@ _LOG_LINES = 15
 _LOG_MARK = "--- "
 _LOG_KEPT_BYTES = 10 * 1024 * 1024
 _PR_SET_CHILD_SUBREAPER = 36
+_LOOPBACK = "127.0.0.1"
 
 # What `reset` empties. Settings, certificates and keys stay: clients that know the home keep working.
 _STATE = (
@@ -77,7 +78,7 @@ def programs(settings: Settings) -> list[Program]:
             "azurite",
             lambda: [
                 *settings.azurite,
-                "--blobHost", "127.0.0.1", "--blobPort", str(settings.blob_port),
+                "--blobHost", settings.bind_host, "--blobPort", str(settings.blob_port),
                 "--cert", str(settings.server_certificate), "--key", str(settings.server_key),
                 "--oauth", "basic", "--skipApiVersionCheck", "--disableTelemetry",
                 "--location", str(home / "azurite"), "--silent",
@@ -117,7 +118,7 @@ def programs(settings: Settings) -> list[Program]:
             lambda: [*python, "localazure.tds", "--home", str(home)],
             settings.tds_port,
             settings.sql_server,
-            lambda: _listens(settings.tds_port),
+            lambda: _listens(settings.bind_host, settings.tds_port),
         ),
         Program(
             "router",
@@ -125,17 +126,16 @@ def programs(settings: Settings) -> list[Program]:
             lambda: router_command(settings),
             settings.router_port,
             settings.router_url,
-            lambda: _listens(settings.admin_port) and _listens(settings.router_port),
+            lambda: (
+                _listens(_LOOPBACK, settings.admin_port) and _listens(settings.bind_host, settings.router_port)
+            ),
         ),
     ]  # fmt: skip
 
 
 def up(settings: Settings, timeout: float = 180) -> None:
     """Start everything that isn't running and wait until it is healthy. StackError has a process' last lines."""
-    certificates.ensure(settings)
-    for folder in ("azurite", "mlflow", "logs"):
-        (settings.home / folder).mkdir(exist_ok=True)
-    settings.write_connection()
+    _prepare(settings)
     launched = None
     if not running(settings):
         _check_ports(settings)
@@ -159,6 +159,20 @@ def up(settings: Settings, timeout: float = 180) -> None:
             name = waiting[0].name
             raise _failed(settings, name, f"wasn't healthy after {timeout:.0f} s")
         time.sleep(_POLL_SECONDS)
+
+
+def foreground(settings: Settings) -> None:
+    """`up` in this process, until SIGTERM: for containers. That it is healthy is for `status` to say."""
+    _prepare(settings)
+    _check_ports(settings)
+    supervise(settings)
+
+
+def _prepare(settings: Settings) -> None:
+    certificates.ensure(settings)
+    for folder in ("azurite", "mlflow", "logs"):
+        (settings.home / folder).mkdir(exist_ok=True)
+    settings.write_connection()
 
 
 def down(settings: Settings) -> bool:
@@ -335,7 +349,7 @@ def _check_ports(settings: Settings) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((settings.bind_host, port))
             except OSError as error:
                 if running(settings):
                     return  # somebody else started this home at the same moment
@@ -388,9 +402,10 @@ def _answers(settings: Settings, url: str, wanted: int | None = None) -> bool:
     return wanted is None or response.status_code == wanted
 
 
-def _listens(port: int) -> bool:
+def _listens(host: str, port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2):
+        # To connect to 0.0.0.0 is to connect to this machine.
+        with socket.create_connection((host, port), timeout=2):
             return True
     except OSError:
         return False

@@ -66,3 +66,13 @@ def test_another_account_gets_another_server_certificate_of_the_same_authority(s
     certificates.ensure(changed)
     handshake(changed, "other.blob.core.localhost")
     assert settings.ca_certificate.read_bytes() == authority
+
+
+@pytest.mark.parametrize("name", ["localazure", "azflowlake.blob.core.localazure", "localhost"])
+def test_a_public_host_gets_an_authority_that_may_sign_for_it(settings: Settings, name: str) -> None:
+    certificates.ensure(settings)
+    changed = Settings.load(settings.home, public_host="localazure")
+    certificates.ensure(changed)
+    handshake(changed, name)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(changed, "another-container")

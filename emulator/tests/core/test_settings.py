@@ -36,6 +36,30 @@ def test_overrides_are_kept_and_variables_are_not(tmp_path: Path, monkeypatch: p
     assert Settings.load(tmp_path).blob_url == "https://localhost:21502/azflowlake"
 
 
+def test_urls_have_the_public_host_and_what_has_no_login_stays_on_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings.load(tmp_path).bind_host == "127.0.0.1"
+    monkeypatch.setenv("LOCALAZURE_PUBLIC_HOST", "localazure")
+    settings = Settings.load(tmp_path)
+    assert settings.api_url == "https://localazure:18400"
+    assert settings.blob_url == "https://localazure:18402/azflowlake"
+    assert settings.router_url == "https://localazure:18403"
+    assert settings.sql_server == "localazure,18401"
+    assert (settings.mlflow_url, settings.admin_url) == ("http://127.0.0.1:18404", "http://127.0.0.1:18405")
+    monkeypatch.setenv("LOCALAZURE_PUBLIC_HOST", "azure.example.com")
+    with pytest.raises(ValueError, match="public_host must be one lower-case label"):
+        Settings.load(tmp_path)
+
+
+def test_a_published_connection_names_the_bundle_beside_it(certified: Settings, tmp_path: Path) -> None:
+    path = certified.write_connection(tmp_path / "published")
+    bundle = Path(json.loads(path.read_text())["ca_bundle"])
+    assert bundle.parent == path.parent
+    assert bundle.read_bytes() == certified.ca_bundle.read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no setting color"):
         Settings.load(tmp_path, color="red")

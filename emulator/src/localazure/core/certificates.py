@@ -2,8 +2,8 @@
 
 TLS is compulsory: Azure's SDKs refuse to send a bearer token over plain HTTP
 (https://github.com/Azure/azure-sdk-for-python/blob/main/sdk/core/azure-core/azure/core/pipeline/policies/_authentication.py).
-The authority's name constraints (RFC 5280, 4.2.1.10) permit `localhost`, the names below it and loopback addresses
-only, so that its key is worth nothing elsewhere, even where somebody trusts it for good.
+The authority's name constraints (RFC 5280, 4.2.1.10) permit `localhost`, the home's public host, the names below both
+and loopback addresses only, so that its key is worth nothing elsewhere, even where somebody trusts it for good.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def ensure(settings: Settings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     authority = _load(settings.ca_certificate, folder / "ca-key.pem")
-    if authority is None:
-        authority = _authority()
+    if authority is None or not _hosts(settings) <= _permitted(authority[0]):
+        authority = _authority(settings)
         _write(settings.ca_certificate, folder / "ca-key.pem", *authority)
         settings.server_certificate.unlink(missing_ok=True)
     server = _load(settings.server_certificate, settings.server_key)
@@ -51,14 +51,18 @@ def ensure(settings: Settings) -> None:
 def _names(settings: Settings) -> set[str]:
     account = settings.storage_account
     # Clients differ in what they accept of wildcards, so the account's names are there in full as well.
-    return {
-        "localhost",
-        "*.localhost",
-        f"{account}.blob.core.localhost",
-        f"{account}.dfs.core.localhost",
-        "*.blob.core.localhost",
-        "*.dfs.core.localhost",
-    }
+    below = ("*", f"{account}.blob.core", f"{account}.dfs.core", "*.blob.core", "*.dfs.core")
+    return _hosts(settings) | {f"{name}.{host}" for host in _hosts(settings) for name in below}
+
+
+def _hosts(settings: Settings) -> set[str]:
+    return {"localhost", settings.public_host}
+
+
+def _permitted(authority: x509.Certificate) -> set[str]:
+    """The names (and those below them) that an authority may sign for."""
+    constraints = authority.extensions.get_extension_for_class(x509.NameConstraints).value
+    return {name.value for name in constraints.permitted_subtrees or () if isinstance(name, x509.DNSName)}
 
 
 def _present(certificate: x509.Certificate) -> set[str]:
@@ -66,12 +70,12 @@ def _present(certificate: x509.Certificate) -> set[str]:
     return set(names.get_values_for_type(x509.DNSName))
 
 
-def _authority() -> tuple[x509.Certificate, rsa.RSAPrivateKey]:
+def _authority(settings: Settings) -> tuple[x509.Certificate, rsa.RSAPrivateKey]:
     key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
     # A name of its own, so that two homes' authorities can't be taken for each other in a trust store.
     name = _name(f"localazure {secrets.token_hex(4)}")
     permitted: list[x509.GeneralName] = [
-        x509.DNSName("localhost"),
+        *(x509.DNSName(host) for host in sorted(_hosts(settings))),
         x509.IPAddress(IPv4Network("127.0.0.0/8")),
         x509.IPAddress(IPv6Network("::1/128")),
     ]
@@ -92,7 +96,7 @@ def _server(
     names: list[x509.GeneralName] = [x509.DNSName(name) for name in sorted(_names(settings))]
     names += [x509.IPAddress(IPv4Address("127.0.0.1")), x509.IPAddress(IPv6Address("::1"))]
     certificate = (
-        _builder(_name("localhost"), authority.subject, key, _SERVER_DAYS)
+        _builder(_name(settings.public_host), authority.subject, key, _SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

@@ -33,7 +33,7 @@ _DISCOVERED = (
 
 def tracking_uri(settings: Settings, scheme: str = "azureml") -> str:
     """The workspace's MLflow tracking URI; the SDK is given `azureml://`, plain MLflow needs `https://`."""
-    return f"{scheme}://localhost:{settings.api_port}/mlflow/v1.0{settings.workspace_id}"
+    return f"{scheme}://{settings.public_host}:{settings.api_port}/mlflow/v1.0{settings.workspace_id}"
 
 
 class WorkspaceService:
@@ -71,7 +71,7 @@ class WorkspaceService:
                 "datastoreType": "AzureBlob",
                 "accountName": self._settings.storage_account,
                 "containerName": container,
-                "endpoint": f"core.localhost:{self._settings.blob_port}",
+                "endpoint": f"core.{self._settings.public_host}:{self._settings.blob_port}",
                 "protocol": "https",
                 "isDefault": name == BLOBSTORE,
                 "credentials": {"credentialsType": credentials},

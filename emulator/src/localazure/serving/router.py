@@ -39,7 +39,7 @@ def site(settings: Settings) -> Site:
     if not secret.exists():
         _write(secret, f"http://{secrets.token_hex(24)}.invalid")
     return Site(
-        front=f"127.0.0.1:{settings.router_port}",
+        front=f"{settings.bind_host}:{settings.router_port}",
         inner=f"127.0.0.1:{settings.admin_port + 1}",
         admin=f"127.0.0.1:{settings.admin_port}",
         admin_origin=secret.read_text(),

@@ -323,7 +323,7 @@ class BlobStore:
             *(f"{k.lower()}:{query[k]}" for k in sorted(query)),
         ]  # fmt: skip
         sent["authorization"] = f"SharedKey {account}:{self._signature(chr(10).join(lines))}"
-        url = f"https://localhost:{self._settings.blob_port}{path}"
+        url = self._settings.blob_url.removesuffix(f"/{account}") + path
         return (f"{url}?{urlencode(query, quote_via=quote)}" if query else url), sent
 
     def _signature(self, text: str) -> str:

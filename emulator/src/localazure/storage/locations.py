@@ -79,7 +79,7 @@ def parse(uri: str, settings: Settings, more_datastores: Mapping[str, str] | Non
             raise BadRequest(f"'{_shown(uri)}' names no container ({parts.scheme}://container@account...).")
         account, container = host.partition(".")[0], unquote(parts.username)
     elif parts.scheme in {"https", "http"}:
-        if host in _LOOPBACK:
+        if host in _LOOPBACK or host == settings.public_host:
             account, _, path = path.partition("/")
         else:
             account = host.partition(".")[0]

@@ -13,7 +13,7 @@ from localazure.settings import Settings
 from localazure.sql.pool import Pool
 from localazure.storage.blobs import BlobStore
 from localazure.tds.connection import Service
-from localazure.tds.server import HOST, Server, tls_contexts
+from localazure.tds.server import Server, tls_contexts
 
 log = logging.getLogger("localazure.tds")
 
@@ -46,8 +46,8 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        port = await server.start(settings.tds_port)
-        log.info("TDS on %s:%s, database %s", HOST, port, settings.sql_database)
+        port = await server.start(settings.tds_port, settings.bind_host)
+        log.info("TDS on %s:%s, database %s", settings.bind_host, port, settings.sql_database)
         await stop.wait()
     finally:
         await server.close()

@@ -1,4 +1,4 @@
-"""The listener: 127.0.0.1 only, one `Connection` a client."""
+"""The listener, one `Connection` a client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from localazure.tds.rows import warm_up
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 
 
 def tls_contexts(certificate: Path, key: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -40,10 +40,10 @@ class Server:
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
 
-    async def start(self, port: int) -> int:
+    async def start(self, port: int, host: str = LOOPBACK) -> int:
         """Listen; the port (another one than asked for when that was 0)."""
         await asyncio.get_running_loop().run_in_executor(None, warm_up)
-        self._server = await asyncio.start_server(self._accept, HOST, port, backlog=256)
+        self._server = await asyncio.start_server(self._accept, host, port, backlog=256)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
