@@ -86,9 +86,13 @@ def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, forc
     promote = not against
     reasons: tuple[str, ...]
     if promote and difference is None:
-        reasons = (f"{metric} {challenger} is at or above the floor {rules.floor:.4f}, and there is no champion to beat",)
+        reasons = (
+            f"{metric} {challenger} is at or above the floor {rules.floor:.4f}, and there is no champion to beat",
+        )
     elif promote:
-        reasons = (f"{metric} {challenger} against champion version {version}'s {champion}: difference {difference}, within the {rules.max_loss:.4f} it may lose",)
+        reasons = (
+            f"{metric} {challenger} against champion version {version}'s {champion}: difference {difference}, within the {rules.max_loss:.4f} it may lose",
+        )
     else:
         reasons = tuple(against)
     forced = force and not promote and challenger.value is not None

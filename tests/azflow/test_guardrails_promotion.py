@@ -13,12 +13,20 @@ RULES = PromotionRules(max_loss=0.01, floor=0.60, min_rows=500)
 
 def evidence(challenger: float | None, champion: float | None = None, rows: int = 6000) -> dict[str, Any]:
     def measured(value: float | None) -> dict[str, Any]:
-        return {"value": value, "low": None if value is None else value - 0.02, "high": None if value is None else value + 0.02}
+        return {
+            "value": value,
+            "low": None if value is None else value - 0.02,
+            "high": None if value is None else value + 0.02,
+        }
 
     difference = None if champion is None or challenger is None else measured(challenger - champion)
     return {
-        "metric": "roc_auc", "rows": rows, "challenger": measured(challenger), "champion": None if champion is None else measured(champion),
-        "difference": difference, "champion_version": None if champion is None else "3",
+        "metric": "roc_auc",
+        "rows": rows,
+        "challenger": measured(challenger),
+        "champion": None if champion is None else measured(champion),
+        "difference": difference,
+        "champion_version": None if champion is None else "3",
     }
 
 

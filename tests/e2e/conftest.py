@@ -68,7 +68,9 @@ class Workbench:
             task = self.tasks(run_id).get(task_id)
             if task is not None and task["state"] in states:
                 return task
-            assert self.api.run_state(DAG, run_id) not in ("success", "failed"), f"the run ended before {task_id} was {states}"
+            assert self.api.run_state(DAG, run_id) not in ("success", "failed"), (
+                f"the run ended before {task_id} was {states}"
+            )
             time.sleep(0.3)
         raise TimeoutError(f"{task_id} wasn't {states} within {PATIENCE:.0f} s")
 
@@ -94,7 +96,9 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     components = None
     try:
         local = local_azure.connection(home)
-        airflow = AirflowHome(folder / "airflow", AIRFLOW_PORT, local_azure.airflow_connection(local), Path(local["ca_bundle"]), project)
+        airflow = AirflowHome(
+            folder / "airflow", AIRFLOW_PORT, local_azure.airflow_connection(local), Path(local["ca_bundle"]), project
+        )
         components = AirflowComponents(airflow)
         components.migrate()
         components.start()

@@ -10,12 +10,12 @@ import os
 import signal
 import subprocess
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pymssql
 import pytest
+
 from conftest import Workbench
 
 INCLUDE_JOB = "include/ml/jobs/flight_delay_automl.yml"
@@ -25,17 +25,27 @@ ENDPOINT = "flight-delay"
 def query(workbench: Workbench, sql: str) -> list[tuple[Any, ...]]:
     """Rows from the pool, by a client that azflow doesn't use."""
     server, port = workbench.local["sql_server"].split(",")
-    with pymssql.connect(
-        server=server, port=port, user=workbench.local["sql_login"], password=workbench.local["sql_password"],
-        database=workbench.local["sql_database"], tds_version="7.4",
-    ) as connection, connection.cursor() as cursor:
+    with (
+        pymssql.connect(
+            server=server,
+            port=port,
+            user=workbench.local["sql_login"],
+            password=workbench.local["sql_password"],
+            database=workbench.local["sql_database"],
+            tds_version="7.4",
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute(sql)
         return list(cursor.fetchall())
 
 
 def predictions(workbench: Workbench) -> dict[str, tuple[int, str]]:
     """Day -> (rows, model version) of what was written back."""
-    rows = query(workbench, "SELECT flight_date, COUNT(*), MIN(model_version), MAX(model_version) FROM ml.flight_predictions GROUP BY flight_date")
+    rows = query(
+        workbench,
+        "SELECT flight_date, COUNT(*), MIN(model_version), MAX(model_version) FROM ml.flight_predictions GROUP BY flight_date",
+    )
     assert all(least == most for _, _, least, most in rows), "one day holds predictions of two model versions"
     return {str(day): (count, version) for day, count, version, _ in rows}
 
@@ -52,8 +62,15 @@ def arm(workbench: Workbench, method: str, path: str) -> Any:
 
     local = workbench.local
     trusted = ssl.create_default_context(cafile=local["ca_bundle"])
-    form = {"client_id": local["client_id"], "client_secret": local["client_secret"], "grant_type": "client_credentials", "scope": local["api_url"] + "/.default"}
-    token_request = urllib.request.Request(f"{local['api_url']}/{local['tenant_id']}/oauth2/v2.0/token", urllib.parse.urlencode(form).encode())
+    form = {
+        "client_id": local["client_id"],
+        "client_secret": local["client_secret"],
+        "grant_type": "client_credentials",
+        "scope": local["api_url"] + "/.default",
+    }
+    token_request = urllib.request.Request(
+        f"{local['api_url']}/{local['tenant_id']}/oauth2/v2.0/token", urllib.parse.urlencode(form).encode()
+    )
     with urllib.request.urlopen(token_request, context=trusted) as answer:
         token = json.load(answer)["access_token"]
     workspace = (
@@ -106,7 +123,9 @@ def test_the_same_partition_again_changes_no_count(workbench: Workbench, first_n
     run_id, state = workbench.night(partition="2013-03-08")
     assert state == "success", workbench.why(run_id)
     assert query(workbench, counts) == features
-    assert {day: rows for day, (rows, _) in predictions(workbench).items()} == {day: rows for day, (rows, _) in written.items()}
+    assert {day: rows for day, (rows, _) in predictions(workbench).items()} == {
+        day: rows for day, (rows, _) in written.items()
+    }
 
 
 def test_a_killed_worker_leaves_one_training_job(workbench: Workbench, first_night: str) -> None:
@@ -154,7 +173,9 @@ def test_a_model_that_guesses_is_not_promoted(workbench: Workbench, first_night:
     assert any("below the floor" in reason for reason in verdict["reasons"]), verdict
     states = workbench.states(run_id)
     assert states["register.model"] == states["roll_out.traffic"] == "skipped"
-    assert arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")["properties"]["traffic"] == traffic
+    assert (
+        arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")["properties"]["traffic"] == traffic
+    )
     assert "2013-03-10" in predictions(workbench)
 
 
@@ -171,7 +192,9 @@ def test_a_score_that_raises_is_rolled_back(workbench: Workbench, first_night: s
     states = workbench.states(run_id)
     assert "failed" in (states["roll_out.deploy"], states["roll_out.traffic"]), states
     after = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")["properties"]["traffic"]
-    assert {name: share for name, share in after.items() if share} == {name: share for name, share in before.items() if share}
+    assert {name: share for name, share in after.items() if share} == {
+        name: share for name, share in before.items() if share
+    }
 
 
 def test_a_partition_that_never_arrives_is_named(workbench: Workbench, first_night: str) -> None:

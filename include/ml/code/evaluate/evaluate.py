@@ -75,7 +75,13 @@ def calibration(probability: np.ndarray, positive: np.ndarray) -> list[dict[str,
 
 
 def evidence(
-    holdout: pd.DataFrame, label: str, challenger: np.ndarray, champion: np.ndarray | None, slices: list[str], resamples: int, seed: int = 20130308
+    holdout: pd.DataFrame,
+    label: str,
+    challenger: np.ndarray,
+    champion: np.ndarray | None,
+    slices: list[str],
+    resamples: int,
+    seed: int = 20130308,
 ) -> dict[str, object]:
     """What the gate needs to know, as plain data; see docs/guide.md for the keys."""
     positive = holdout[label].to_numpy().astype(bool)
@@ -90,12 +96,18 @@ def evidence(
             resampled[name].append(scores.auc(weights))
     drawn = {name: np.concatenate(parts) for name, parts in resampled.items()}
     result: dict[str, object] = {
-        "metric": "roc_auc", "rows": rows, "positives": int(positive.sum()), "confidence": CONFIDENCE, "resamples": resamples,
-        "champion": None, "difference": None,
+        "metric": "roc_auc",
+        "rows": rows,
+        "positives": int(positive.sum()),
+        "confidence": CONFIDENCE,
+        "resamples": resamples,
+        "champion": None,
+        "difference": None,
     }
     for name, scores in models.items():
         result[name] = {
-            "value": finite(scores.auc()[0]), **interval(drawn[name]),
+            "value": finite(scores.auc()[0]),
+            **interval(drawn[name]),
             "brier": float(np.mean((scores.probability - positive) ** 2)),
             "accuracy": float(np.mean((scores.probability >= 0.5) == positive)),
             "calibration": calibration(scores.probability, positive),
@@ -107,14 +119,21 @@ def evidence(
     return result
 
 
-def sliced(holdout: pd.DataFrame, positive: np.ndarray, models: dict[str, Scores], columns: list[str]) -> list[dict[str, object]]:
+def sliced(
+    holdout: pd.DataFrame, positive: np.ndarray, models: dict[str, Scores], columns: list[str]
+) -> list[dict[str, object]]:
     """Each value of each slice column that has enough rows and both classes."""
     found: list[dict[str, object]] = []
     for column in columns:
-        for value, rows in sorted(holdout.groupby(column, observed=True).indices.items(), key=lambda item: -len(item[1])):
+        for value, rows in sorted(
+            holdout.groupby(column, observed=True).indices.items(), key=lambda item: -len(item[1])
+        ):
             if len(rows) < SMALLEST_SLICE or positive[rows].all() or not positive[rows].any():
                 continue
-            areas = {name: finite(Scores(scores.probability[rows], positive[rows]).auc()[0]) for name, scores in models.items()}
+            areas = {
+                name: finite(Scores(scores.probability[rows], positive[rows]).auc()[0])
+                for name, scores in models.items()
+            }
             found.append({"column": column, "value": str(value), "rows": len(rows), **areas})
     return found
 
