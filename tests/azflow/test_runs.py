@@ -62,7 +62,7 @@ def a_try(
     *, max_tries: int = 2, map_index: int = -1, run_id: str = "r", **arguments: Any
 ) -> tuple[Any, dict[str, Any]]:
     """A fresh process's view of one try of the task: an operator and its context."""
-    settings = {"grace_seconds": 0.5, "poll_seconds": 0.001, "retries": 2} | arguments
+    settings = {"grace_seconds": 60, "poll_seconds": 0.001, "retries": 2} | arguments
     operator = MemoryOperator(task_id="work", **settings)
     ti = TaskInstance(
         dag_id="d",
@@ -391,12 +391,18 @@ def test_a_worker_cancels_only_if_the_task_was_taken_from_it(
 ) -> None:
     service = memory_runs.reset(polls_until_end=10**6)
     monkeypatch.setattr(azflow.runs, "task_state", lambda *_: state)
-    operator, context = a_try(grace_seconds=10)
-    threading.Timer(0.05, operator.on_kill).start()
-    started = time.monotonic()
+    operator, context = a_try()
+    asked = memory_runs.MemoryRuns.state
+
+    def term_during_a_poll(runs: Any, id: str) -> RunState:
+        operator.on_kill()
+        return asked(runs, id)
+
+    monkeypatch.setattr(memory_runs.MemoryRuns, "state", term_during_a_poll)
     with pytest.raises(AirflowException) as raised:
         operator.execute(context)
-    assert time.monotonic() - started < 2
+    (submitted,) = service.runs.values()
+    assert submitted.polls == 1
     assert len(service.cancels) == cancels
     assert isinstance(raised.value, AirflowFailException) == bool(cancels)
 

@@ -123,10 +123,10 @@ def test_a_persons_approval(include: Path) -> None:
 
 def test_a_hundred_specs_are_read_in_no_time(include: Path) -> None:
     path = include / "models" / "flight_delay" / "model.yml"
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(100):
         ModelSpec.load(path)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 # -- night -----------------------------------------------------------------------------------------------------------
