@@ -113,7 +113,7 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
 @pytest.fixture(scope="session")
 def first_night(workbench: Workbench) -> str:
     """The run id of a green first night: 2013-03-08, with the history from 2013-01-01."""
-    land_days(workbench, "2013-01-01", "2013-03-11")
+    land_days(workbench, "2013-01-01", "2013-03-10")
     run_id, state = workbench.night(partition="2013-03-08", backfill_from="2013-01-01")
     assert state == "success", workbench.why(run_id)
     return run_id

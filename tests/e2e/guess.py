@@ -1,4 +1,4 @@
-"""Writes a model that answers at random, as a training job gone wrong would: it predicts nothing, in the right shape."""
+"""Writes a model that answers at random, as a training job gone wrong would: the right shape, and no use."""
 
 import sys
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,8 @@ def predictions(workbench: Workbench) -> dict[str, tuple[int, str]]:
     """Day -> (rows, model version) of what was written back."""
     rows = query(
         workbench,
-        "SELECT flight_date, COUNT(*), MIN(model_version), MAX(model_version) FROM ml.flight_predictions GROUP BY flight_date",
+        "SELECT flight_date, COUNT(*), MIN(model_version), MAX(model_version) "
+        "FROM ml.flight_predictions GROUP BY flight_date",
     )
     assert all(least == most for _, _, least, most in rows), "one day holds predictions of two model versions"
     return {str(day): (count, version) for day, count, version, _ in rows}
@@ -117,20 +120,12 @@ def test_the_endpoint_serves_the_registered_model_alone(workbench: Workbench, fi
     assert deployment["properties"]["model"].endswith(f"/versions/{registered['version']}")
 
 
-def test_the_same_partition_again_changes_no_count(workbench: Workbench, first_night: str) -> None:
+def test_the_same_partition_again_with_a_killed_worker(workbench: Workbench, first_night: str) -> None:
+    """`kill -9` of the worker during training, then Airflow's retry: one AutoML job, and not a row more than before."""
     counts = "SELECT flight_date, COUNT(*) FROM ml.flight_features GROUP BY flight_date ORDER BY flight_date"
     features, written = query(workbench, counts), predictions(workbench)
-    run_id, state = workbench.night(partition="2013-03-08")
-    assert state == "success", workbench.why(run_id)
-    assert query(workbench, counts) == features
-    assert {day: rows for day, (rows, _) in predictions(workbench).items()} == {
-        day: rows for day, (rows, _) in written.items()
-    }
-
-
-def test_a_killed_worker_leaves_one_training_job(workbench: Workbench, first_night: str) -> None:
     before = {job["name"] for job in automl_jobs(workbench)}
-    run_id = workbench.start(partition="2013-03-09")
+    run_id = workbench.start(partition="2013-03-08")
     workbench.wait_for(run_id, "train.job", "running")
     deadline = time.monotonic() + 60
     while not (submitted := {job["name"] for job in automl_jobs(workbench)} - before):
@@ -144,6 +139,10 @@ def test_a_killed_worker_leaves_one_training_job(workbench: Workbench, first_nig
     verdict = workbench.xcom(run_id, "evaluate.verdict")
     assert verdict["champion"]["value"] >= 0.6
     assert verdict["difference"]["low"] <= verdict["difference"]["value"] <= verdict["difference"]["high"]
+    assert query(workbench, counts) == features
+    assert {day: rows for day, (rows, _) in predictions(workbench).items()} == {
+        day: rows for day, (rows, _) in written.items()
+    }
 
 
 def kill_workers_of(task_id: str, run_id: str) -> None:
@@ -155,46 +154,54 @@ def kill_workers_of(task_id: str, run_id: str) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_model_that_guesses_is_not_promoted(workbench: Workbench, first_night: str) -> None:
-    job = workbench.project / INCLUDE_JOB
+@pytest.fixture
+def guessing(workbench: Workbench) -> Iterator[None]:
+    """The training job replaced by one whose model answers at random."""
+    job, folder = workbench.project / INCLUDE_JOB, workbench.project / "include/ml/code/guess"
     kept = job.read_text()
-    traffic = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")["properties"]["traffic"]
-    folder = workbench.project / "include/ml/code/guess"
     folder.mkdir()
     (folder / "guess.py").write_text(Path(__file__).with_name("guess.py").read_text())
     job.write_text(Path(__file__).with_name("guess_job.yml").read_text())
-    try:
-        run_id, state = workbench.night(partition="2013-03-10")
-    finally:
-        job.write_text(kept)
+    yield
+    job.write_text(kept)
+    shutil.rmtree(folder)
+
+
+def traffic_of(workbench: Workbench) -> dict[str, int]:
+    """Deployment -> percent, those with traffic."""
+    endpoint = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")
+    return {name: share for name, share in endpoint["properties"]["traffic"].items() if share}
+
+
+@pytest.mark.usefixtures("guessing")
+def test_a_model_that_guesses_is_not_promoted(workbench: Workbench, first_night: str) -> None:
+    before = traffic_of(workbench)
+    run_id, state = workbench.night(partition="2013-03-09")
     assert state == "success", workbench.why(run_id)
     verdict = workbench.xcom(run_id, "evaluate.verdict")
     assert verdict["promote"] is False
     assert any("below the floor" in reason for reason in verdict["reasons"]), verdict
     states = workbench.states(run_id)
     assert states["register.model"] == states["roll_out.traffic"] == "skipped"
-    assert (
-        arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")["properties"]["traffic"] == traffic
-    )
-    assert "2013-03-10" in predictions(workbench)
+    assert traffic_of(workbench) == before
+    assert "2013-03-09" in predictions(workbench)
 
 
+@pytest.mark.usefixtures("guessing")
 def test_a_score_that_raises_is_rolled_back(workbench: Workbench, first_night: str) -> None:
     score = next((workbench.project / "include/ml/endpoints").rglob("score.py"))
-    kept = score.read_text()
-    before = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")["properties"]["traffic"]
+    kept, before = score.read_text(), traffic_of(workbench)
     score.write_text("def init():\n    pass\n\n\ndef run(data):\n    raise RuntimeError('this model cannot score')\n")
     try:
-        run_id, state = workbench.night(partition="2013-03-11", force_promotion=True)
+        run_id, state = workbench.night(partition="2013-03-10", force_promotion=True)
     finally:
         score.write_text(kept)
     assert state == "failed"
     states = workbench.states(run_id)
-    assert "failed" in (states["roll_out.deploy"], states["roll_out.traffic"]), states
-    after = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")["properties"]["traffic"]
-    assert {name: share for name, share in after.items() if share} == {
-        name: share for name, share in before.items() if share
-    }
+    failed = next(name for name in ("roll_out.deploy", "roll_out.traffic") if states[name] == "failed")
+    assert "this model cannot score" in workbench.log(run_id, failed)
+    assert traffic_of(workbench) == before
+    assert "2013-03-10" not in predictions(workbench)
 
 
 def test_a_partition_that_never_arrives_is_named(workbench: Workbench, first_night: str) -> None:
