@@ -6,12 +6,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from localazure.core.errors import NotFound
+from localazure.settings import Settings
 from localazure.sql.pool import Pool, Session
 from localazure.sql.results import Result, ResultSet
 from localazure.sql.rules import DEDICATED, PoolKind
@@ -51,16 +51,7 @@ class FolderLake:
 
 
 def make_pool(folder: Path, kind: PoolKind = DEDICATED, database: str = "dw") -> Pool:
-    settings: Any = SimpleNamespace(
-        home=folder / "home",
-        sql_database=database,
-        storage_account="acct",
-        container="lake",
-        workspace="ml",
-        resource_group="rg",
-        subscription_id="s",
-        port_base=25000,
-    )
+    settings = Settings.load(folder / "home", sql_database=database, storage_account="acct", container="lake")
     lake: Any = FolderLake(folder / "lake")
     (folder / "lake" / "lake").mkdir(parents=True, exist_ok=True)
     return Pool(settings, lake, kind=kind)
@@ -74,10 +65,31 @@ def lake(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an empty database: copied faster than made."""
+    folder = tmp_path_factory.mktemp("blank")
+    make_pool(folder).close()
+    return folder / "home" / "sql" / "dw.duckdb"
+
+
 @pytest.fixture
-def pool(tmp_path: Path) -> Iterator[Pool]:
+def pool(tmp_path: Path, blank: Path) -> Iterator[Pool]:
+    (tmp_path / "home" / "sql").mkdir(parents=True)
+    shutil.copy(blank, tmp_path / "home" / "sql")
     made = make_pool(tmp_path)
     yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """A session that a module's tests share because they leave nothing behind: refused statements."""
+    made = make_pool(tmp_path_factory.mktemp("steady"))
+    opened = made.session("tester")
+    run(opened, "CREATE TABLE dbo.t (a int NOT NULL, b varchar(3))")
+    yield opened
+    opened.close()
     made.close()
 
 

@@ -57,10 +57,9 @@ from .conftest import rows, run
         ("CREATE TABLE dbo.k (a xml)", 2715, 1),
     ],
 )
-def test_errors_have_the_vendors_number_and_line(session: Session, batch: str, number: int, line: int) -> None:
-    run(session, "CREATE TABLE dbo.t (a int NOT NULL, b varchar(3))")
+def test_errors_have_the_vendors_number_and_line(steady: Session, batch: str, number: int, line: int) -> None:
     with pytest.raises(SqlError) as caught:
-        run(session, batch)
+        run(steady, batch)
     assert (caught.value.number, caught.value.line) == (number, line), str(caught.value)
 
 
@@ -84,10 +83,9 @@ def test_errors_have_the_vendors_number_and_line(session: Session, batch: str, n
         "CREATE TRIGGER x",
     ],
 )
-def test_what_a_dedicated_pool_refuses_is_refused(session: Session, batch: str) -> None:
-    run(session, "CREATE TABLE dbo.t (a int)")
+def test_what_a_dedicated_pool_refuses_is_refused(steady: Session, batch: str) -> None:
     with pytest.raises(SqlError) as caught:
-        run(session, batch)
+        run(steady, batch)
     assert caught.value.number in {103010, 102}, str(caught.value)
 
 
@@ -115,10 +113,10 @@ def test_what_a_dedicated_pool_refuses_is_refused(session: Session, batch: str) 
         "CALL pragma_version()",
     ],
 )
-def test_duckdb_is_out_of_reach(session: Session, batch: str) -> None:
+def test_duckdb_is_out_of_reach(steady: Session, batch: str) -> None:
     """No word of DuckDB's language or catalogue gets through."""
     with pytest.raises(SqlError):
-        run(session, batch)
+        run(steady, batch)
 
 
 def test_files_stay_shut_even_for_duckdb_itself(pool: Pool) -> None:
@@ -271,8 +269,8 @@ PARAMETERS: list[tuple[SqlType, Any, Any]] = [
 
 
 @pytest.mark.parametrize(("kind", "value", "expected"), PARAMETERS)
-def test_parameters_have_their_declared_type(session: Session, kind: SqlType, value: Any, expected: Any) -> None:
-    result = run(session, "SELECT @p AS v", Parameter("@p", kind, value))[0]
+def test_parameters_have_their_declared_type(steady: Session, kind: SqlType, value: Any, expected: Any) -> None:
+    result = run(steady, "SELECT @p AS v", Parameter("@p", kind, value))[0]
     assert result.columns[0].type == kind  # type: ignore[union-attr]
     assert result.table.column(0)[0].as_py() == expected  # type: ignore[union-attr]
 

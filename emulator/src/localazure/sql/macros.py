@@ -6,6 +6,8 @@ refuses TRY() around error(), so the two can't be one.
 
 from __future__ import annotations
 
+import hashlib
+
 import duckdb
 
 SCHEMA = '"$tsql"'
@@ -82,10 +84,17 @@ _MACROS = {
 
 
 def install(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create or replace every macro; run once when a database file is opened."""
+    """Create the macros, unless the database file has them from this very version."""
+    mark = "version_" + hashlib.sha256(repr(sorted(_MACROS.items())).encode()).hexdigest()[:16]
+    known = connection.execute(
+        "SELECT count(*) FROM duckdb_functions() WHERE schema_name = '$tsql' AND function_name = ?", [mark]
+    ).fetchall()
+    if known[0][0]:
+        return
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
     for head, body in _MACROS.items():
         connection.execute(f"CREATE OR REPLACE MACRO {SCHEMA}.{head} AS {body}")
+    connection.execute(f"CREATE OR REPLACE MACRO {SCHEMA}.{mark}() AS 1")
 
 
 def call(name: str, *args: str) -> str:
