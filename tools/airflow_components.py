@@ -1,12 +1,13 @@
 """Airflow on this machine: its configuration, its four components, and a small client of its REST API.
 
-The components (API server, scheduler, DAG processor, triggerer) run in one session of their own, so that ending the session ends
-every worker they started. Standard library only.
+The components (API server, scheduler, DAG processor, triggerer) run in one session of their own, so that ending the
+session ends every worker they started. Standard library only.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -19,6 +20,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ USER = "admin"
 
 @dataclass(frozen=True)
 class AirflowHome:
-    """Where one Airflow lives: its folder, its port, the connection its DAGs use, and the project whose DAGs they are."""
+    """Where one Airflow lives: folder, port, the connection its DAGs use, the project whose DAGs they are."""
 
     folder: Path
     port: int
@@ -157,7 +159,7 @@ class AirflowComponents:
             self._record.write_text(json.dumps(pids))
 
     def wait_until_healthy(self) -> None:
-        """Returns when scheduler, DAG processor and triggerer have all reported; raises with the log of one that ended."""
+        """Returns once scheduler, DAG processor and triggerer have reported; raises with the log of one that ended."""
         deadline = time.monotonic() + HEALTHY_WITHIN
         health: dict[str, Any] = {}
         while time.monotonic() < deadline:
@@ -177,7 +179,8 @@ class AirflowComponents:
                 pass
             time.sleep(0.5)
         raise SetUpError(
-            f"Airflow wasn't healthy within {HEALTHY_WITHIN:.0f} s: {health or 'no answer'}; see {self.log('scheduler').parent}"
+            f"Airflow wasn't healthy within {HEALTHY_WITHIN:.0f} s: {health or 'no answer'}; "
+            f"see {self.log('scheduler').parent}"
         )
 
     def stop(self) -> None:
@@ -209,17 +212,13 @@ def _alive(pid: int, component: str) -> bool:
 
 
 def _reap(pid: int) -> None:
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
 
 
 def _signal_group(pid: int, number: signal.Signals, *, leader_only: bool) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         (os.kill if leader_only else os.killpg)(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _group_alive(pid: int) -> bool:
@@ -270,7 +269,7 @@ class AirflowApi:
                 self.call("GET", f"/dags/{dag_id}")
                 return
             except urllib.error.HTTPError as error:
-                if error.code != 404:
+                if error.code != HTTPStatus.NOT_FOUND:
                     raise
             time.sleep(0.5)
         found = self.call("GET", "/importErrors")["import_errors"]
@@ -301,7 +300,7 @@ class AirflowApi:
                 "GET", f"/dags/{dag_id}/dagRuns/{run}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=false"
             )["value"]
         except urllib.error.HTTPError as error:
-            if error.code == 404:
+            if error.code == HTTPStatus.NOT_FOUND:
                 return None
             raise
 

@@ -1,4 +1,4 @@
-"""`bin/demo` and `bin/up`: one night (or an open workbench) of azflow on this machine, on real data, without an account."""
+"""`bin/demo` and `bin/up`: one night, or an open workbench, of azflow on this machine: real data, no account."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def start_everything(clock: Stopwatch, airflow_port: int) -> tuple[AirflowHome, 
     )
     components = AirflowComponents(home)
     clock.say(
-        f"localazure is up at {local['api_url']}; starting Airflow (API server, scheduler, DAG processor, triggerer) ..."
+        f"localazure is up at {local['api_url']}; "
+        "starting Airflow (API server, scheduler, DAG processor, triggerer) ..."
     )
     if not components.running():
         components.migrate()
@@ -198,13 +199,15 @@ def outcome(api: AirflowApi, home: AirflowHome, run_id: str) -> str:
     """Champion and challenger, traffic, rows and addresses, as the run's own report has them."""
     report = api.xcom(DAG, run_id, "report") or {}
     summary, local = report.get("summary") or {}, local_azure.connection()
+    traffic = ", ".join(f"{name} {share} %" for name, share in (summary.get("traffic") or {}).items())
+    rows, version = summary.get("rows_written"), summary.get("model_version")
     lines = [
         f"verdict     {summary.get('outcome', 'unknown')}",
         f"challenger  {summary.get('metric', 'metric')} {_measured(summary.get('challenger'))}",
         f"champion    {summary.get('metric', 'metric')} {_measured(summary.get('champion'))}",
         f"difference  {_measured(summary.get('difference'))}",
-        f"traffic     {', '.join(f'{name} {share} %' for name, share in (summary.get('traffic') or {}).items()) or 'unchanged'}",
-        f"rows        {summary.get('rows_written')} predictions written back, model version {summary.get('model_version')}",
+        f"traffic     {traffic or 'unchanged'}",
+        f"rows        {rows} predictions written back, model version {version}",
     ]
     if path := report.get("path"):
         lines.append(f"report      {fetch_report(path)}")
@@ -212,7 +215,8 @@ def outcome(api: AirflowApi, home: AirflowHome, run_id: str) -> str:
         f"Airflow     {home.url}  (user {USER}, password {home.password})",
         f"MLflow      {local['mlflow_url']}",
         f"endpoint    {(api.xcom(DAG, run_id, 'roll_out.traffic') or {}).get('scoring_uri', local['router_url'])}",
-        f"SQL pool    {local['sql_server']}, database {local['sql_database']} (log-in in var/localazure/connection.json)",
+        f"SQL pool    {local['sql_server']}, database {local['sql_database']} "
+        "(log-in in var/localazure/connection.json)",
     ]
     return "\n".join(lines)
 
@@ -229,9 +233,12 @@ def fetch_report(path: str) -> Path:
     target = REPORTS / Path(path).name
     REPORTS.mkdir(parents=True, exist_ok=True)
     code = (
-        "import json, sys; from azure.identity import ClientSecretCredential as C; from azure.storage.blob import BlobServiceClient as B\n"
-        "c = json.load(open(sys.argv[1])); i = C(c['tenant_id'], c['client_id'], c['client_secret'], authority=c['api_url'], "
-        "disable_instance_discovery=True)\n"
+        "import json, sys\n"
+        "from azure.identity import ClientSecretCredential as C\n"
+        "from azure.storage.blob import BlobServiceClient as B\n"
+        "c = json.load(open(sys.argv[1]))\n"
+        "i = C(c['tenant_id'], c['client_id'], c['client_secret'], "
+        "authority=c['api_url'], disable_instance_discovery=True)\n"
         "b = B(c['storage_account_url'], credential=i).get_blob_client(c['container'], sys.argv[2])\n"
         "open(sys.argv[3], 'wb').write(b.download_blob().readall())"
     )

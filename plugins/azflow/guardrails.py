@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-# --- promotion ---------------------------------------------------------------------------------------------------------
+# -- promotion -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Measured:
 class PromotionRules:
     """What a challenger must show (model.yml, evaluate.gate).
 
-    `max_loss`: how much of the metric it may lose against the champion on the same rows; `floor`: the least value that is
-    worth serving at all; `min_rows`: the fewest hold-out rows on which a decision is made.
+    `max_loss`: how much of the metric it may lose against the champion on the same rows; `floor`: the least value that
+    is worth serving at all; `min_rows`: the fewest hold-out rows on which a decision is made.
     """
 
     max_loss: float
@@ -62,8 +62,8 @@ class Verdict:
 def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, force: bool = False) -> Verdict:
     """Decides on the evidence an evaluation job wrote (`metric`, `rows`, `challenger`, `champion`, `difference`).
 
-    A first model has no champion to beat: floor and rows alone decide. `force` promotes against the rules and says so; it can't
-    promote a model whose metric is undefined, since nobody knows what it would do.
+    A first model has no champion to beat: floor and rows alone decide. `force` promotes against the rules and says so;
+    it can't promote a model whose metric is undefined, since nobody knows what it would do.
     """
     challenger = Measured.from_evidence(evidence["challenger"])
     champion = Measured.from_evidence(evidence.get("champion"))
@@ -80,8 +80,8 @@ def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, forc
         against.append(f"the challenger's {metric} {challenger.value:.4f} is below the floor {rules.floor:.4f}")
     if difference is not None and difference.value is not None and difference.value < -rules.max_loss:
         against.append(
-            f"on the same {rows} rows the challenger's {metric} is {-difference.value:.4f} below champion version {version} "
-            f"(difference {difference}), more than the {rules.max_loss:.4f} it may lose (max_loss)"
+            f"on the same {rows} rows the challenger's {metric} is {-difference.value:.4f} below champion version "
+            f"{version} (difference {difference}), more than the {rules.max_loss:.4f} it may lose (max_loss)"
         )
     promote = not against
     reasons: tuple[str, ...]
@@ -91,7 +91,8 @@ def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, forc
         )
     elif promote:
         reasons = (
-            f"{metric} {challenger} against champion version {version}'s {champion}: difference {difference}, within the {rules.max_loss:.4f} it may lose",
+            f"{metric} {challenger} against champion version {version}'s {champion}: difference {difference}, within "
+            f"the {rules.max_loss:.4f} it may lose",
         )
     else:
         reasons = tuple(against)
@@ -101,7 +102,7 @@ def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, forc
     return Verdict(promote or forced, forced, reasons, metric, rows, challenger, champion, difference, version)
 
 
-# --- roll-out ----------------------------------------------------------------------------------------------------------
+# -- roll-out --------------------------------------------------------------------------------------------------------
 
 #: So many errors above the limit end a stage before its window is over.
 _EARLY_ERRORS = 3
@@ -111,9 +112,10 @@ _EARLY_ERRORS = 3
 class Sample:
     """What one request to an endpoint told.
 
-    `deployment` is the one that answered ("" if the answer named none), `by_name` whether it was asked for by name or chosen
-    by the traffic split, `milliseconds` what the caller waited, `problem` what was wrong (empty: a valid answer). `rows` were
-    asked, `compared` of them could be compared with the champion's answers and `agreed` of those said the same.
+    `deployment` is the one that answered ("" if the answer named none), `by_name` whether it was asked for by name or
+    chosen by the traffic split, `milliseconds` what the caller waited, `problem` what was wrong (empty: a valid
+    answer). `rows` were asked, `compared` of them could be compared with the champion's answers and `agreed` of those
+    said the same.
     """
 
     deployment: str
@@ -129,8 +131,8 @@ class Sample:
 class RolloutRules:
     """What a deployment must show at every stage (model.yml, deploy).
 
-    `max_error_rate`: share of its requests that may fail; `max_p95_ms`: 95 % of its answers must come within; `min_agreement`:
-    share of rows on which it must say what the champion says; `min_requests`: fewer tell nothing.
+    `max_error_rate`: share of its requests that may fail; `max_p95_ms`: 95 % of its answers must come within;
+    `min_agreement`: share of rows on which it must say what the champion says; `min_requests`: fewer tell nothing.
     """
 
     max_error_rate: float = 0.01
@@ -161,8 +163,8 @@ def judge_stage(
 ) -> StageJudgement:
     """Advance, hold or roll back, from what was seen at this stage so far.
 
-    Before the window is over, several errors above the limit roll back at once; latency and agreement are judged at its end.
-    A window with too few requests is held, so that the caller can go on looking.
+    Before the window is over, several errors above the limit roll back at once; latency and agreement are judged at its
+    end. A window with too few requests is held, so that the caller can go on looking.
     """
     # A failed request that no deployment signed is the endpoint's, and at this moment that means ours.
     ours = [sample for sample in samples if sample.deployment in {challenger, ""}]
@@ -205,8 +207,8 @@ def judge_stage(
 def next_traffic(current: Mapping[str, int], challenger: str, percent: int) -> dict[str, int]:
     """The traffic map with `challenger` at `percent`; the others share the rest as they did before. Sums to 100.
 
-    Where nobody else has traffic, the challenger gets all of it: a map that sums to less is refused by Azure, and one that
-    sums to 0 takes the endpoint down.
+    Where nobody else has traffic, the challenger gets all of it: a map that sums to less is refused by Azure, and one
+    that sums to 0 takes the endpoint down.
     """
     others = {name: share for name, share in current.items() if name != challenger and share > 0}
     idle = {name: 0 for name in current if name != challenger and name not in others}

@@ -1,8 +1,8 @@
 """Scores challenger and champion on the same hold-out and writes the evidence a gate decides on.
 
-Reads Parquet files with the feature columns and a 0/1 label; writes `evidence.json`: each model's AUC with a bootstrap interval,
-the paired difference, slices, calibration. Both models see the same resampled rows, so that the difference has an interval of
-its own (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 16).
+Reads Parquet files with the feature columns and a 0/1 label; writes `evidence.json`: each model's AUC with a bootstrap
+interval, the paired difference, slices, calibration. Both models see the same resampled rows, so that the difference
+has an interval of its own (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 16).
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import pandas as pd
 CONFIDENCE = 0.95
 CALIBRATION_BINS = 10
 SMALLEST_SLICE = 100
+THRESHOLD = 0.5
 
 
 def weighted_auc(order: np.ndarray, new_score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Areas under the ROC curve, one for each row of `weights` (resamples x rows); NaN where a resample has one class only.
+    """Areas under the ROC curve, one for each row of `weights` (resamples x rows); NaN for resamples of one class.
 
     `order` sorts the scores, `new_score` marks in that order where a new score begins: equal scores count one half.
     """
@@ -79,6 +80,7 @@ def evidence(
     label: str,
     challenger: np.ndarray,
     champion: np.ndarray | None,
+    *,
     slices: list[str],
     resamples: int,
     seed: int = 20130308,
@@ -109,7 +111,7 @@ def evidence(
             "value": finite(scores.auc()[0]),
             **interval(drawn[name]),
             "brier": float(np.mean((scores.probability - positive) ** 2)),
-            "accuracy": float(np.mean((scores.probability >= 0.5) == positive)),
+            "accuracy": float(np.mean((scores.probability >= THRESHOLD) == positive)),
             "calibration": calibration(scores.probability, positive),
         }
     if "champion" in models:
@@ -161,7 +163,7 @@ def main() -> None:
     seconds = time.monotonic() - started
     champion = None if arguments.champion_version == "none" else positive_probability(arguments.champion, features)
     slices = [name for name in arguments.slices.split(",") if name]
-    result = evidence(holdout, arguments.label, challenger, champion, slices, arguments.resamples)
+    result = evidence(holdout, arguments.label, challenger, champion, slices=slices, resamples=arguments.resamples)
     result["champion_version"] = None if champion is None else arguments.champion_version
     result["microseconds_per_row"] = 1e6 * seconds / len(holdout)
 
