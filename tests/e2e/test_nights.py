@@ -9,8 +9,11 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,9 +63,6 @@ def automl_jobs(workbench: Workbench) -> list[dict[str, Any]]:
 
 
 def arm(workbench: Workbench, method: str, path: str) -> Any:
-    import ssl
-    import urllib.parse
-
     local = workbench.local
     trusted = ssl.create_default_context(cafile=local["ca_bundle"])
     form = {
