@@ -74,7 +74,7 @@ def test_copy_with_columns_defaults_and_ordinals(flights: Session, lake: Path) -
 
 def test_a_bad_field_fails_the_load_and_names_itself(flights: Session, lake: Path) -> None:
     write(lake, "x.csv", "2013-01-01,UA,N1,5,1,1,\n2013-01-02,UA,N1,many,1,1,\n")
-    with pytest.raises(SqlError, match="column 'delay'.*Offending value: many"):
+    with pytest.raises(SqlError, match=r"column 'delay'.*Offending value: many"):
         run(flights, f"COPY INTO dbo.f FROM '{LAKE}/x.csv'")
     assert rows(flights, "SELECT COUNT(*) FROM dbo.f") == [(0,)]
     assert run(flights, f"COPY INTO dbo.f FROM '{LAKE}/x.csv' WITH (MAXERRORS = 1)") == [RowsAffected(1)]
