@@ -235,7 +235,8 @@ def _trials(report: Mapping[str, Any]) -> Html:
 
 
 def _trial_name(child: Mapping[str, Any], rank: int) -> str:
-    algorithm = str(child.get("algorithm") or child.get("name") or "trial")
+    # Azure ML names the pre-processing first: "StandardScalerWrapper, LightGBM".
+    algorithm = str(child.get("algorithm") or child.get("name") or "trial").rpartition(", ")[2]
     return f"{rank}. {algorithm}"
 
 
