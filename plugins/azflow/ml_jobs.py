@@ -245,9 +245,9 @@ class AzureMLJobs:
                 raise
 
     def result(self, id: str) -> dict[str, Any]:
-        """``{"name", "status", "url", "outputs": {name: uri}, "metrics": {name: value}, "children": [{"name",
-        "metrics", "algorithm", "status"}], "best_child": name or None}``; children are an AutoML job's or a sweep's
-        trials.
+        """``{"name", "status", "url", "seconds", "outputs": {name: uri}, "metrics": {name: value}, "children":
+        [{"name", "metrics", "algorithm", "status"}], "best_child": name or None}``; children are an AutoML job's or a
+        sweep's trials; seconds from the run's start to its end, None where the service doesn't tell.
         """
         properties = self._properties(id)
         outputs = {
@@ -266,6 +266,7 @@ class AzureMLJobs:
             "name": id,
             "status": properties["status"],
             "url": self.url(id),
+            "seconds": _seconds(run),
             "outputs": outputs,
             "metrics": metrics,
             "children": children,
@@ -340,6 +341,13 @@ def _algorithm(child: Mapping[str, Any], tracked: Mapping[str, Any] | None) -> s
     name = kept.get("run_algorithm")
     before = kept.get("run_preprocessor")
     return ", ".join(part for part in (before, name) if part) or None
+
+
+def _seconds(run: Mapping[str, Any] | None) -> float | None:
+    """How long an MLflow run took; its times are milliseconds since 1970."""
+    info = (run or {}).get("info") or {}
+    start, end = info.get("start_time"), info.get("end_time")
+    return round((int(end) - int(start)) / 1000, 1) if start and end else None
 
 
 def _metrics(run: Mapping[str, Any] | None) -> dict[str, float]:

@@ -1,89 +1,16 @@
-"""A whole localazure and a whole Airflow for the nights of this folder, with a project folder of their own.
-
-The project is a copy of dags, plugins and include, so that a test may change what a user may change: a job, a score.py.
-"""
+"""A localazure and an Airflow of their own for the nights of this folder, and a copy of the project they may change."""
 
 from __future__ import annotations
 
 import shutil
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from workbench import AIRFLOW_PORT, PORT_BASE, ROOT, Workbench, land_days
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import local_azure  # noqa: E402 - tools is no package
-from airflow_components import AirflowApi, AirflowComponents, AirflowHome  # noqa: E402
-from demo import DAG, land  # noqa: E402
-
-PORT_BASE, AIRFLOW_PORT = 28400, 28480
-PATIENCE = 600.0
-
-
-@dataclass(frozen=True)
-class Workbench:
-    """Everything that runs, and where."""
-
-    home: Path
-    project: Path
-    local: dict[str, Any]
-    components: AirflowComponents
-    api: AirflowApi
-
-    def start(self, **conf: Any) -> str:
-        """Starts a night by hand; answers its run id."""
-        self.api.wait_for_dag(DAG)
-        return self.api.trigger(DAG, conf)
-
-    def finish(self, run_id: str) -> str:
-        """Waits for a run's end; answers its state."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            if (state := self.api.run_state(DAG, run_id)) in ("success", "failed"):
-                return state
-            time.sleep(1)
-        raise TimeoutError(f"run {run_id} didn't end within {PATIENCE:.0f} s: {self.states(run_id)}")
-
-    def night(self, **conf: Any) -> tuple[str, str]:
-        """Starts a night and waits for it; answers (run id, state)."""
-        run_id = self.start(**conf)
-        return run_id, self.finish(run_id)
-
-    def tasks(self, run_id: str) -> dict[str, dict[str, Any]]:
-        return {task["task_id"]: task for task in self.api.task_instances(DAG, run_id)}
-
-    def states(self, run_id: str) -> dict[str, str]:
-        return {name: task["state"] for name, task in self.tasks(run_id).items()}
-
-    def wait_for(self, run_id: str, task_id: str, *states: str) -> dict[str, Any]:
-        """Waits until a task is in one of `states`."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            task = self.tasks(run_id).get(task_id)
-            if task is not None and task["state"] in states:
-                return task
-            assert self.api.run_state(DAG, run_id) not in ("success", "failed"), (
-                f"the run ended before {task_id} was {states}"
-            )
-            time.sleep(0.3)
-        raise TimeoutError(f"{task_id} wasn't {states} within {PATIENCE:.0f} s")
-
-    def xcom(self, run_id: str, task_id: str) -> Any:
-        return self.api.xcom(DAG, run_id, task_id)
-
-    def log(self, run_id: str, task_id: str) -> str:
-        return "\n".join(self.api.log(DAG, run_id, task_id, self.tasks(run_id)[task_id]["try_number"]))
-
-    def why(self, run_id: str) -> str:
-        """The logs of the failed tasks: what an assertion shows."""
-        failed = [name for name, state in self.states(run_id).items() if state == "failed"]
-        return "\n\n".join(f"{name}:\n{self.log(run_id, name)[-3000:]}" for name in failed)
+import local_azure
+from airflow_components import AirflowApi, AirflowComponents, AirflowHome
 
 
 @pytest.fixture(scope="session")
@@ -117,9 +44,3 @@ def first_night(workbench: Workbench) -> str:
     run_id, state = workbench.night(partition="2013-03-08", backfill_from="2013-01-01")
     assert state == "success", workbench.why(run_id)
     return run_id
-
-
-def land_days(workbench: Workbench, first: str, last: str) -> None:
-    import datetime
-
-    land((datetime.date.fromisoformat(first), datetime.date.fromisoformat(last)), workbench.home / "connection.json")

@@ -20,8 +20,7 @@ from typing import Any
 
 import pymssql
 import pytest
-
-from conftest import Workbench
+from workbench import Workbench
 
 INCLUDE_JOB = "include/ml/jobs/flight_delay_automl.yml"
 ENDPOINT = "flight-delay"
