@@ -16,7 +16,7 @@ from typing import Any
 
 import local_azure
 from airflow_components import USER, AirflowApi, AirflowComponents, AirflowHome
-from environments import AIRFLOW, ROOT, SetUpError, prepare
+from environments import AIRFLOW, LOCALAZURE, ROOT, SetUpError, prepare
 
 DAG = "nightly_retraining_flight_delay"
 FIRST_DAY, FIRST_PARTITION, LAST_PARTITION = (
@@ -49,7 +49,7 @@ class Stopwatch:
 
 
 def start_everything(clock: Stopwatch, airflow_port: int) -> tuple[AirflowHome, AirflowComponents]:
-    """Environments, localazure and Airflow, side by side where they don't wait for each other."""
+    """Environments, localazure and Airflow; returns while Airflow's components still start."""
     clock.say("environments: Airflow, localazure, compute (the first time they are installed; minutes, not seconds)")
     prepare(say=clock.say)
     clock.say("starting localazure (Entra, Azure ML, Synapse SQL and Spark, storage, AKS router) ...")
@@ -66,16 +66,17 @@ def start_everything(clock: Stopwatch, airflow_port: int) -> tuple[AirflowHome, 
     if not components.running():
         components.migrate()
     components.start()
-    components.wait_until_healthy()
-    clock.say(f"Airflow is healthy at {home.url}")
     return home, components
 
 
-def stop_everything(clock: Stopwatch, components: AirflowComponents | None) -> None:
+def stop_everything(clock: Stopwatch, airflow_port: int) -> None:
+    """Ends what this checkout has running; on a checkout that was never set up, nothing."""
+    if not LOCALAZURE.python.exists():
+        return
     clock.say("stopping Airflow and localazure")
-    if components is not None:
-        components.stop()
-    local_azure.command("down", quiet=True)
+    AirflowComponents(AirflowHome(ROOT / "var" / "airflow", airflow_port, {}, Path())).stop()
+    if local_azure.HOME.exists():
+        local_azure.command("down", quiet=True)
 
 
 def land(days: tuple[datetime.date, datetime.date], connection: Path = local_azure.HOME / "connection.json") -> str:
@@ -168,7 +169,9 @@ def failures(api: AirflowApi, run_id: str, tasks: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def one_night(arguments: argparse.Namespace, clock: Stopwatch, home: AirflowHome) -> bool:
+def one_night(
+    arguments: argparse.Namespace, clock: Stopwatch, home: AirflowHome, components: AirflowComponents
+) -> bool:
     """Lands the data, runs the DAG by hand for one partition, shows the outcome; answers whether it ended green."""
     partition = arguments.partition or next_partition()
     first = not PROGRESS.exists()
@@ -176,6 +179,8 @@ def one_night(arguments: argparse.Namespace, clock: Stopwatch, home: AirflowHome
         raise SetUpError(f"the data ends on {LAST_PARTITION}; `bin/demo --reset` begins again")
     clock.say(f"landing flights, weather, planes and airports up to {partition} in the lake")
     clock.say("  " + land((FIRST_DAY if first else partition, partition)))
+    components.wait_until_healthy()
+    clock.say(f"Airflow is healthy at {home.url}")
     api = AirflowApi(home)
     api.wait_for_dag(DAG)
     conf: dict[str, Any] = {"partition": partition.isoformat()}
@@ -270,30 +275,36 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> int:
     arguments, clock = parse(sys.argv[1:]), Stopwatch()
-    components: AirflowComponents | None = None
+    keep = arguments.keep or arguments.up
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if arguments.down or arguments.reset:
-            stopped = AirflowComponents(AirflowHome(ROOT / "var" / "airflow", arguments.airflow_port, {}, Path()))
-            stop_everything(clock, stopped)
+            stop_everything(clock, arguments.airflow_port)
             if arguments.down:
                 return 0
-            local_azure.command("reset", quiet=True)
+            shutil.rmtree(local_azure.HOME, ignore_errors=True)
             shutil.rmtree(ROOT / "var" / "airflow", ignore_errors=True)
             PROGRESS.unlink(missing_ok=True)
+        # What bin/up started before goes on running afterwards.
+        earlier = AirflowComponents(AirflowHome(ROOT / "var" / "airflow", arguments.airflow_port, {}, Path()))
+        keep = keep or bool(earlier.running())
         home, components = start_everything(clock, arguments.airflow_port)
         if arguments.up:
+            components.wait_until_healthy()
             print(f"\nAirflow  {home.url}  (user {USER}, password {home.password})\nEnd it with bin/down.")
             return 0
-        green = one_night(arguments, clock, home)
+        green = one_night(arguments, clock, home, components)
         clock.say("the night ended green" if green else "the night failed")
         return 0 if green else 1
     except SetUpError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     finally:
-        if not (arguments.keep or arguments.up or arguments.down):
-            stop_everything(clock, components)
+        if not keep and not arguments.down:
+            stop_everything(clock, arguments.airflow_port)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,45 @@
+"""Makes `.env` for docker-compose.yaml: `.env.example` with a secret of its own wherever a value is missing.
+
+Refuses to replace an existing file: the database was made with its password. Standard library only.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def filled(example: str) -> str:
+    """The example with its empty values made up; comments and values stay."""
+    lines = []
+    for line in example.splitlines():
+        name, is_setting, value = line.partition("=")
+        if is_setting and not value and not name.startswith("#"):
+            # Fernet wants 32 bytes in URL-safe base64; the passwords stand in URLs.
+            fernet = name.endswith("FERNET_KEY")
+            line = f"{name}={base64.urlsafe_b64encode(os.urandom(32)).decode() if fernet else secrets.token_hex(24)}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write `.env`; the exit code."""
+    target = ROOT / ".env"
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        print(f"{target} is there already; to make new secrets, remove it and the volumes", file=sys.stderr)
+        return 1
+    with os.fdopen(descriptor, "w") as file:
+        file.write(filled((ROOT / ".env.example").read_text()))
+    print(f"wrote {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
