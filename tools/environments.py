@@ -63,9 +63,16 @@ def digest(files: Sequence[str], *more: str) -> str:
 def run(command: Sequence[str | Path], *, log: Path, cwd: Path = ROOT) -> None:
     """Runs a set-up command; a failure raises with its last lines."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    # Behind a proxy that re-signs TLS, the system's certificates are the ones that count; uv has its own by default.
+    environment = {"UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true", **os.environ}
     with log.open("ab") as output:
         done = subprocess.run(
-            [str(part) for part in command], cwd=cwd, stdout=output, stderr=subprocess.STDOUT, check=False
+            [str(part) for part in command],
+            cwd=cwd,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
     if done.returncode:
         last = "\n".join("    " + line for line in log.read_text(errors="replace").splitlines()[-12:])
