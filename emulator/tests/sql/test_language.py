@@ -295,3 +295,19 @@ def test_describe_runs_nothing(session: Session) -> None:
     ]
     assert rows(session, "SELECT COUNT(*) FROM dbo.t") == [(0,)]
     assert session.describe("UPDATE dbo.t SET a = 1") == ()
+
+
+def test_every_statement_of_the_grammar_has_its_handler() -> None:
+    """What parses either runs or is refused by name: no statement falls through."""
+    from localazure.sql import syntax_statements, tables
+    from localazure.sql.interpreter import Interpreter
+
+    kinds = {
+        kind
+        for kind in vars(syntax_statements).values()
+        if isinstance(kind, type)
+        and issubclass(kind, syntax_statements.Statement)
+        and kind is not syntax_statements.Statement
+    }
+    handled = set(Interpreter(None)._handlers) | set(tables._HANDLERS)  # type: ignore[arg-type]
+    assert kinds == handled

@@ -219,7 +219,7 @@ def test_switch_moves_the_rows_of_one_partition(session: Session) -> None:
         ("(id int NOT NULL, d date NOT NULL) WITH (DISTRIBUTION = HASH(id))", 4943),
         ("(id int NOT NULL, d date NOT NULL, v varchar(6)) WITH (DISTRIBUTION = HASH(id))", 4944),
         ("(id int NOT NULL, d date, v varchar(5)) WITH (DISTRIBUTION = HASH(id))", 4988),
-        ("(id int NOT NULL, d date NOT NULL, v varchar(5)) WITH (DISTRIBUTION = ROUND_ROBIN)", 35350),
+        ("(id int NOT NULL, d date NOT NULL, v varchar(5)) WITH (DISTRIBUTION = ROUND_ROBIN)", 100000),
         (
             "(id int NOT NULL, d date NOT NULL, v varchar(5)) WITH (DISTRIBUTION = HASH(id), PARTITION (d RANGE "
             "RIGHT FOR VALUES ('2013-01-02')))",

@@ -77,6 +77,8 @@ CASES: list[tuple[str, Any, str]] = [
     ("CASE WHEN s LIKE 'a_' THEN 1 ELSE 0 END", 1, "int"),
     ("CASE WHEN s NOT LIKE '%[0-9]%' THEN 1 ELSE 0 END", 1, "int"),
     ("CASE WHEN '50%' LIKE '%!%' ESCAPE '!' THEN 1 ELSE 0 END", 1, "int"),
+    ("CASE WHEN s LIKE c + '%' OR s LIKE '[a-' + 'c]b' THEN 1 ELSE 0 END", 1, "int"),
+    ("CASE WHEN 'a_b' LIKE s + '!' OR 'a_b' LIKE LOWER('A!_') + '%' ESCAPE '!' THEN 1 ELSE 0 END", 1, "int"),
     ("CASE WHEN 'a' IN ('B', 'A ') THEN 1 ELSE 0 END", 1, "int"),
     ("CASE WHEN s IN (SELECT 'AB') THEN 1 ELSE 0 END", 1, "int"),
     ("CASE WHEN s NOT IN ('zz') THEN 1 ELSE 0 END", 1, "int"),
@@ -192,7 +194,7 @@ AGGREGATES: list[tuple[str, list[tuple[Any, ...]], list[str]]] = [
     ("SELECT x, COUNT(*) FROM (VALUES ('a'),('A'),('b')) v(x) GROUP BY x ORDER BY 2 DESC", [("a", 2), ("b", 1)], ["varchar(1)", "int"]),
     ("SELECT x, COUNT(*) FROM (VALUES ('a'),('A '),('b')) v(x) GROUP BY x HAVING x <> 'B' ORDER BY x", [("a", 2)], []),
     ("SELECT DISTINCT x FROM (VALUES ('a '),('a')) v(x)", [("a",)], []),
-    ("SELECT 'a' AS x UNION SELECT 'A  '", [("a",)], []),
+    ("SELECT COUNT(*) FROM (SELECT 'a' AS x UNION SELECT 'A  ') u", [(1,)], []),
     ("SELECT x + '|', COUNT(*) OVER (PARTITION BY x) FROM (VALUES ('a '),('a')) v(x) ORDER BY 1", [("a |", 2), ("a|", 2)], []),
     ("SELECT COUNT(DISTINCT x) FROM (VALUES ('a'),('A'),('b')) v(x)", [(2,)], ["int"]),
     ("SELECT CAST(x AS int), COUNT(*) FROM (VALUES ('1'),('1'),('2')) v(x) GROUP BY CAST(x AS int) ORDER BY "

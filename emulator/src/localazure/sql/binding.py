@@ -135,7 +135,7 @@ class Context:
         if len(parts) > 3 or (len(parts) == 3 and parts[0].lower() not in {self.database.lower(), "", "tempdb"}):  # noqa: PLR2004
             if not self.kind.cross_database:
                 raise SqlError(
-                    104222,
+                    40515,
                     f"Reference to database and/or server name in '{'.'.join(parts)}' is not supported in this "
                     "version of SQL Server.",
                     line=line,

@@ -189,11 +189,6 @@ class ChangeCompiler(QueryCompiler):
                 raise errors.invalid_column(assignment.parts[-1], assignment.line)
             if column.identity is not None:
                 raise SqlError(8102, f"Cannot update identity column '{column.name}'.", line=assignment.line)
-            if column.name == table.hash_columns[0] if table.hash_columns else False:
-                # https://learn.microsoft.com/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-tables-distribute
-                raise SqlError(
-                    104332, f"Updating the distribution column '{column.name}' is not supported.", line=assignment.line
-                )
             settings.append((column, self._assigned(assignment, column, table, target, scope)))
         where = f" WHERE {self.condition(update.where, scope)}" if update.where is not None else ""
         limit = f" LIMIT {self._top_count(update.top)}" if update.top is not None else ""
@@ -256,10 +251,9 @@ class ChangeCompiler(QueryCompiler):
         parts = [f"{head}MERGE INTO {target_sql} USING {source_sql} ON {self.condition(merge.on, both)}"]
         for branch in merge.branches:
             if branch.match == "TARGET" and table.distribution != "HASH" and not table.temporary:
-                raise SqlError(
-                    104414,
-                    "MERGE with WHEN NOT MATCHED BY TARGET requires a hash-distributed target table.",
-                    line=branch.line,
+                # https://learn.microsoft.com/en-us/sql/t-sql/statements/merge-transact-sql
+                raise errors.refused(
+                    "WHEN NOT MATCHED BY TARGET", branch.line, "The target has to be hash-distributed."
                 )
             scope = {"MATCHED": both, "TARGET": Scope(sources), "SOURCE": Scope(targets)}[branch.match]
             word = {"MATCHED": "MATCHED", "TARGET": "NOT MATCHED BY TARGET", "SOURCE": "NOT MATCHED BY SOURCE"}[

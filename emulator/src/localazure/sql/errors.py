@@ -15,6 +15,8 @@ from localazure.sql.results import SqlError, SqlType
 
 MARK = "TSQL"
 CANCELLED = 3617
+UNDOCUMENTED = 100000  # an error that the vendor raises under a number it doesn't publish
+INTERNAL = 8624
 
 
 def syntax(near: str, line: int) -> SqlError:
@@ -156,6 +158,8 @@ def from_duckdb(error: duckdb.Error, line: int, verb: str = "INSERT") -> SqlErro
             state=45,
             line=line,
         )
+    if isinstance(error, duckdb.CatalogException) and "does not exist" in text:  # dropped by another session meanwhile
+        return SqlError(208, f"Invalid object name. {_first_line(text)}", line=line)
     if "More than one row returned by a subquery" in text:
         return SqlError(
             512,
@@ -163,7 +167,9 @@ def from_duckdb(error: duckdb.Error, line: int, verb: str = "INSERT") -> SqlErro
             ">, >= or when the subquery is used as an expression.",
             line=line,
         )
-    return SqlError(50000, f"The engine refused the statement: {_first_line(text)}", line=line)
+    return SqlError(
+        INTERNAL, f"Internal query processor error: the engine refused the statement: {_first_line(text)}", line=line
+    )
 
 
 def _first_line(text: str) -> str:

@@ -384,7 +384,7 @@ class ExpressionCompiler:
             case s.Like():
                 escape = self.constant_text(expr.escape, scope) if expr.escape is not None else None
                 operand, pattern = self.value(expr.operand, scope), self.value(expr.pattern, scope)
-                sql = like_sql(self._text(operand, expr.line), self._text(pattern, expr.line), escape, expr.line)
+                sql = like_sql(self._text(operand, expr.line), self._text(pattern, expr.line), escape)
                 return f"({'NOT ' if expr.negated else ''}{sql})"
             case s.Exists():
                 return f"EXISTS ({self.query(expr.query, scope).sql})"

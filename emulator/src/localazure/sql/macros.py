@@ -47,8 +47,7 @@ _MACROS = {
     "float_text(x)": "CASE WHEN x = 0 THEN '0' WHEN abs(x) >= 1e6 OR abs(x) < 1e-4 THEN "
     "regexp_replace(regexp_replace(printf('%.5e', x), '\\.?0*e', 'e'), 'e([+-])([0-9]{2})$', 'e\\1' || '0' || '\\2') "
     "ELSE regexp_replace(printf('%.6g', x), '(\\.[0-9]*?)0+$', '\\1') END",
-    "like_dynamic(x, p)": "CASE WHEN contains(p, '[') THEN CAST('TSQL:40517:LIKE with a character class in a computed "
-    "pattern is not implemented by localazure.:TSQL' AS BOOLEAN) ELSE x ILIKE p END",
+    "like_dynamic(x, p)": "CASE WHEN contains(p, '[') THEN tsql_like(x, p, '') ELSE x ILIKE p END",
     # DATEDIFF counts boundaries crossed; weeks start on Sunday whatever DATEFIRST says
     # https://learn.microsoft.com/en-us/sql/t-sql/functions/datediff-transact-sql
     "diff_week(a, b)": "datediff('day', date_trunc('week', CAST(a AS TIMESTAMP) + INTERVAL 1 DAY), "

@@ -182,7 +182,7 @@ def _same_shape(source: Table, target: Table, line: int) -> None:
     same_key = [name.lower() for name in source.hash_columns] == [name.lower() for name in target.hash_columns]
     if source.distribution != target.distribution or not same_key:
         raise SqlError(
-            35350,
+            errors.UNDOCUMENTED,
             f"ALTER TABLE SWITCH statement failed because tables '{a}' and '{b}' are distributed differently.",
             line=line,
         )

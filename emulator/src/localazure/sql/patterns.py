@@ -38,11 +38,11 @@ def regex(pattern: str, escape: str | None = None) -> str:
     return "".join(out)
 
 
-def like_sql(value: Value, pattern: Value, escape: str | None, line: int) -> str:
+def like_sql(value: Value, pattern: Value, escape: str | None) -> str:
     """``value LIKE pattern``; a constant pattern with a class becomes a regular expression."""
     if pattern.literal is None:
         if escape is not None:
-            raise errors.not_implemented("LIKE with ESCAPE and a computed pattern", line)
+            return f"tsql_like({value.sql}, {pattern.sql}, {errors.literal(escape)})"
         return call("like_dynamic", value.sql, pattern.sql)
     text = pattern.literal
     if "[" not in text and escape is None:

@@ -56,8 +56,8 @@ class Pool:
             },
         )
         self.connection.execute("SET GLOBAL TimeZone = 'UTC'")
-        macros.install(self.connection)
         python_functions.install(self.connection)
+        macros.install(self.connection)
         self.catalog = Catalog(self.connection)
         self.connection.execute("SET lock_configuration = true")
         self.requests = RequestLog()

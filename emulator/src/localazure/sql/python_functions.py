@@ -7,6 +7,7 @@ Difference: varchar is hashed as UTF-8, the vendor's default code page is 1252; 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from localazure.sql.lexer import tokens
+from localazure.sql.patterns import regex
 from localazure.sql.results import SqlError
 
 HASHES = {"MD5": "md5", "SHA1": "sha1", "SHA": "sha1", "SHA2_256": "sha256", "SHA2_512": "sha512"}
@@ -67,6 +69,13 @@ def parsename(text: str) -> list[str | None]:
     return [part or None for part in reversed(parts)]
 
 
+def like(text: str | None, pattern: str | None, escape: str | None) -> bool | None:
+    """LIKE with a pattern that is only known row by row."""
+    if text is None or pattern is None:
+        return None
+    return re.fullmatch(regex(pattern, escape or None), text, re.IGNORECASE | re.DOTALL) is not None
+
+
 def _mapped(rule: Callable[[str], Any], kind: pa.DataType) -> Callable[[pa.ChunkedArray], pa.Array]:
     def over(column: pa.ChunkedArray) -> pa.Array:
         return pa.array([None if text is None else rule(text) for text in column.to_pylist()], kind)
@@ -82,6 +91,13 @@ def install(connection: duckdb.DuckDBPyConnection) -> None:
             name, _mapped(rule, kind), ["VARCHAR"], duck_type, type="arrow", null_handling="special"
         )  # type: ignore[call-overload,unused-ignore]
 
+    def like_columns(text: pa.ChunkedArray, pattern: pa.ChunkedArray, escape: pa.ChunkedArray) -> pa.Array:
+        rows = zip(text.to_pylist(), pattern.to_pylist(), escape.to_pylist(), strict=True)
+        return pa.array([like(*row) for row in rows], pa.bool_())
+
+    connection.create_function(
+        "tsql_like", like_columns, ["VARCHAR"] * 3, "BOOLEAN", type="arrow", null_handling="special"
+    )  # type: ignore[call-overload,unused-ignore]
     for algorithm, name in HASHES.items():
         if algorithm != "SHA":
             for national, encoding in ((False, "utf-8"), (True, "utf-16-le")):
