@@ -50,7 +50,7 @@ class Answer:
 class Scorer:
     """An endpoint's scoring URI with its key, over one connection. Nothing is tried twice: a failure is evidence."""
 
-    def __init__(self, uri: str, key: str, *, verify: str | bool = True, timeout: float = 30) -> None:
+    def __init__(self, uri: str, key: str, *, verify: str | bool = True, timeout: float = 60) -> None:
         import requests
 
         self.uri = uri

@@ -128,7 +128,7 @@ def deploy(model: str, run_id: str = "manual__1", **more: Any) -> dict[str, Any]
 
 
 def roll_out(deployment: str, seen: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    rules: dict[str, Any] = {"window_seconds": 1.5, "max_p95_ms": 5000, "min_agreement": 0.6, "min_requests": 5}
+    rules: dict[str, Any] = {"window_seconds": 1.5, "max_p95_ms": 20_000, "min_agreement": 0.6, "min_requests": 2}
     operator = RolloutOperator(
         task_id="traffic", endpoint="trial", deployment=deployment, model="flight_delay", **{**PROBE, **rules, **more}
     )
