@@ -244,3 +244,13 @@ def test_views_are_bound_when_made_and_when_read(session: Session) -> None:
     with pytest.raises(SqlError) as caught:
         run(session, "SELECT * FROM ml.v")
     assert caught.value.number == 4413
+
+
+def test_long_conditions_and_sums(session: Session) -> None:
+    tests = " OR ".join(f"a = {number}" for number in range(3000))
+    total = " + ".join(["1"] * 400)
+    run(session, TABLES + "INSERT INTO dbo.small VALUES (2999, N'x')")
+    assert rows(session, f"SELECT {total} FROM dbo.small WHERE {tests}") == [(400,)]
+    values = ", ".join(f"({number}, N'v{number}')" for number in range(1000))
+    run(session, f"INSERT INTO dbo.small VALUES {values}")
+    assert rows(session, f"SELECT COUNT(*) FROM dbo.small WHERE a IN ({', '.join(map(str, range(2000)))})") == [(1000,)]

@@ -47,6 +47,8 @@ CASES: list[tuple[str, Any, str]] = [
     ("i / 2.0", D("3.500000"), "decimal(17,6)"),
     ("1.0 / 3", D("0.333333"), "decimal(7,6)"),
     ("2.0 / 3", D("0.666666"), "decimal(7,6)"),
+    ("CAST(1 AS decimal(15,4)) / CAST(-3 AS decimal(15,4))", D("-0.33333333333333333333"), "decimal(35,20)"),
+    ("CAST(-7 AS decimal(9,2)) / 9", D("-0.777777"), "decimal(13,6)"),
     ("d * d", D("152.2756"), "decimal(21,4)"),
     ("d + 1", D("13.34"), "decimal(11,2)"),
     ("d % 5", D("2.34"), "decimal(3,2)"),

@@ -265,21 +265,24 @@ class Change:
         self.connection.execute(f"INSERT INTO {_ENTRIES} VALUES (?, ?, ?)", [kind, key, json.dumps(document)])
 
     def apply(self) -> None:
+        """Show the change: readers in other threads hold either the old maps or the new ones."""
+        objects, settings, schemas = dict(self.catalog.objects), dict(self.catalog.settings), dict(self.catalog.schemas)
         for entry in self._removed:
-            self.catalog.objects.pop(entry.key, None)
+            objects.pop(entry.key, None)
         for entry in self._puts:
-            self.catalog.objects[entry.key] = entry
+            objects[entry.key] = entry
         for setting, keep in self._settings:
             key = setting.kind.lower(), setting.name.lower()
             if keep:
-                self.catalog.settings[key] = setting
+                settings[key] = setting
             else:
-                self.catalog.settings.pop(key, None)
+                settings.pop(key, None)
         for name, number, keep in self._schemas:
             if keep:
-                self.catalog.schemas[name.lower()] = (name, number)
+                schemas[name.lower()] = (name, number)
             else:
-                self.catalog.schemas.pop(name.lower(), None)
+                schemas.pop(name.lower(), None)
+        self.catalog.objects, self.catalog.settings, self.catalog.schemas = objects, settings, schemas
 
 
 def _kind(entry: CatalogObject) -> str:

@@ -162,7 +162,15 @@ class ExpressionCompiler:
         return replace(operand, sql=f"({expr.op}{sql})", type=kind, literal=literal, name="")
 
     def _binary(self, expr: s.Binary, scope: Scope) -> Value:
-        return self.combine(expr.op, self.value(expr.left, scope), self.value(expr.right, scope), expr.line)
+        chain: list[s.Binary] = []
+        left: s.Expr = expr
+        while isinstance(left, s.Binary):
+            chain.append(left)
+            left = left.left
+        done = self.value(left, scope)
+        for step in reversed(chain):
+            done = self.combine(step.op, done, self.value(step.right, scope), step.line)
+        return done
 
     def combine(self, op: str, left: Value, right: Value, line: int) -> Value:
         """An arithmetic, string or bit operator, typed as T-SQL types it."""
@@ -266,11 +274,7 @@ class ExpressionCompiler:
             above = f"({above} * CAST('1{'0' * shift}' AS HUGEINT))"
         else:
             below = f"({below} * CAST('1{'0' * -shift}' AS HUGEINT))"
-        quotient = f"CAST({above} // {below} AS DECIMAL({38 - scale},0))"
-        if scale:
-            unit = f"CAST('0.{'0' * (scale - 1)}1' AS DECIMAL({scale},{scale}))"
-            quotient = f"{quotient} * {unit}"
-        return Value(f"CAST({quotient} AS {duck(kind)})", kind, nullable)
+        return Value(f"CAST({_scaled_down(f'({above} // {below})', kind)} AS {duck(kind)})", kind, nullable)
 
     def unify(self, values: list[Value], line: int) -> tuple[list[Value], SqlType]:
         """Values of CASE, COALESCE, IN or a VALUES column brought to one type."""
@@ -367,7 +371,7 @@ class ExpressionCompiler:
     def condition(self, expr: s.Expr, scope: Scope) -> str:
         match expr:
             case s.Logical():
-                return f"({self.condition(expr.left, scope)} {expr.op} {self.condition(expr.right, scope)})"
+                return self._logical(expr, scope)
             case s.Not():
                 return f"(NOT {self.condition(expr.operand, scope)})"
             case s.Compare():
@@ -396,6 +400,16 @@ class ExpressionCompiler:
             severity=15,
             line=expr.line,
         )
+
+    def _logical(self, expr: s.Logical, scope: Scope) -> str:
+        """A chain of one operator, walked without recursion: generated statements hold thousands."""
+        tests: list[str] = []
+        left: s.Expr = expr
+        while isinstance(left, s.Logical) and left.op == expr.op:
+            tests.append(self.condition(left.right, scope))
+            left = left.left
+        tests.append(self.condition(left, scope))
+        return "(" + f" {expr.op} ".join(reversed(tests)) + ")"
 
     def _text(self, value: Value, line: int) -> Value:
         return value if value.type.name in CHARACTER else convert(value, SqlType("varchar", 8000), line)
@@ -496,6 +510,24 @@ def _counted(value: Value) -> SqlType:
     return value.type
 
 
+_DIGITS = 38
+
+
+def _scaled_down(quotient: str, kind: SqlType) -> str:
+    """An integer that counts units of 10^-scale as a decimal, within DuckDB's 38 digits at every step."""
+    precision, scale = kind.precision or 0, kind.scale or 0
+    if not scale:
+        return quotient
+    power = f"CAST('1{'0' * scale}' AS HUGEINT)"
+    if 2 * scale > _DIGITS:
+        return call("decimal_point", quotient, power, str(scale))
+    unit = f"CAST('0.{'0' * (scale - 1)}1' AS DECIMAL({scale},{scale}))"
+    if precision + scale <= _DIGITS:
+        return f"CAST({quotient} AS DECIMAL({_DIGITS - scale},0)) * {unit}"
+    whole = f"CAST({quotient} // {power} AS {duck(kind)})"
+    return f"{whole} + CAST({quotient} % {power} AS DECIMAL({scale},0)) * {unit}"
+
+
 def _nonzero(sql: str, duck_type: str) -> str:
     """A divisor that raises when it is zero: DuckDB divides doubles to infinity."""
     return (
@@ -503,6 +535,3 @@ def _nonzero(sql: str, duck_type: str) -> str:
         f"{errors.raise_sql(8134, errors.literal('Divide by zero error encountered.'), duck_type)} "
         f"ELSE {sql} END"
     )
-
-
-__all__ = ["ExpressionCompiler", "call"]

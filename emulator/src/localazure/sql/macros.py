@@ -54,7 +54,9 @@ _MACROS = {
     "date_trunc('week', CAST(b AS TIMESTAMP) + INTERVAL 1 DAY)) // 7",
     "weekday(x)": "dayofweek(x) + 1",
     "week_of_year(x)": "1 + (dayofyear(x) - 1 + dayofweek(make_date(CAST(year(x) AS BIGINT), 1, 1))) // 7",
-    "hex_text(x)": "hex(x)",
+    # an integer as decimal text: more digits than one multiplication could hold
+    "decimal_point(q, p, s)": "CASE WHEN q < 0 THEN '-' ELSE '' END || CAST(abs(q) // p AS VARCHAR) || '.' || "
+    "lpad(CAST(abs(q) % p AS VARCHAR), s, '0')",
     "stuff(x, start, len, y)": "CASE WHEN start < 1 OR len < 0 OR start > length(x) THEN NULL ELSE "
     "substr(x, 1, start - 1) || coalesce(y, '') || substr(x, start + len) END",
     "substring(x, start, len)": "CASE WHEN len < 0 THEN CAST(CAST('TSQL:537:Invalid length parameter passed to the "
@@ -75,7 +77,6 @@ _MACROS = {
     "THEN NULL ELSE x END ELSE regexp_replace(x, regexp_escape(p), replace(y, '\\', '\\\\'), 'gi') END",
     "patindex(x, regex)": "CASE WHEN regexp_matches(x, regex) THEN "
     "length(x) - length(regexp_replace(x, '^' || regexp_extract(x, '^(?is:(.*?))' || regex, 1), '')) + 1 ELSE 0 END",
-    "sql_sign(x)": "sign(x)",
     "isnumeric(x)": "CASE WHEN regexp_full_match(trim(x), "
     "'[+-]?[$]?([0-9][0-9,]*\\.?[0-9]*|\\.[0-9]+)([eE][+-]?[0-9]+)?') "
     "THEN 1 ELSE 0 END",
