@@ -1,6 +1,6 @@
 """What a session answers: the values that pass between the SQL engine and the TDS server.
 
-Nothing here knows DuckDB, sqlglot or a wire format. Types are named as Transact-SQL names them:
+Nothing here knows DuckDB or a wire format. Types are named as Transact-SQL names them:
 https://learn.microsoft.com/en-us/sql/t-sql/data-types/data-types-transact-sql
 """
 
