@@ -80,6 +80,23 @@ def test_a_bad_field_fails_the_load_and_names_itself(flights: Session, lake: Pat
     assert run(flights, f"COPY INTO dbo.f FROM '{LAKE}/x.csv' WITH (MAXERRORS = 1)") == [RowsAffected(1)]
 
 
+def test_date_formats(session: Session, lake: Path) -> None:
+    run(session, "CREATE TABLE dbo.d (d date, at datetime2(0))")
+    write(lake, "dmy.csv", "31/12/2013,31-12-2013 10:11:12\n")
+    write(lake, "mdy.csv", "12/31/2013,12/31/2013 10:11:12\n")
+    write(lake, "ymd.csv", "2013-12-31,2013-12-31T10:11:12\n")
+    for name in ("dmy", "mdy", "ymd"):
+        run(session, f"COPY INTO dbo.d FROM '{LAKE}/{name}.csv' WITH (DATEFORMAT = '{name}')")
+    assert rows(session, "SELECT DISTINCT d, at FROM dbo.d") == [
+        (dt.date(2013, 12, 31), dt.datetime(2013, 12, 31, 10, 11, 12))
+    ]
+    with pytest.raises(SqlError, match="ERRORFILE"):
+        run(
+            session,
+            f"COPY INTO dbo.d FROM '{LAKE}/dmy.csv' WITH (DATEFORMAT = 'mdy', MAXERRORS = 1, ERRORFILE = '/errors')",
+        )
+
+
 def test_text_longer_than_the_column_is_an_error(flights: Session, lake: Path) -> None:
     write(lake, "x.csv", "2013-01-01,UA,N123456789,5,1,1,\n")
     with pytest.raises(SqlError, match="column 'tail'"):

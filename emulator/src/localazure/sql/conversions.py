@@ -225,7 +225,10 @@ def _parse_moment(sql: str, target: SqlType, style: int | None, line: int) -> st
             raise SqlError(
                 281, f"{style} is not a valid style number when converting from a character string.", line=line
             )
-        formats = ", ".join(f"'{_DATE_STYLES[style]}{time}'" for time in ("", " %H:%M:%S", " %H:%M:%S.%f"))
+        written = _DATE_STYLES[style]
+        dates = {written.replace("/", mark).replace("-", mark).replace(".", mark) for mark in "/-."}
+        times = ("", " %H:%M:%S", " %H:%M:%S.%f", " %H:%M")
+        formats = ", ".join(f"'{date}{time}'" for date in sorted(dates) for time in times)
         parsed = f"try_strptime(trim({sql}), [{formats}])"
     if target.name == "date":
         return f"CAST({parsed} AS DATE)"

@@ -45,7 +45,7 @@ _OPTIONS = frozenset(
     }
 )
 _PARALLEL = 8
-_DATE_STYLES = {"mdy": 101, "dmy": 103, "ymd": 111, "myd": None, "dym": None, "ydm": None}
+_DATE_STYLES = {"": None, "mdy": 101, "dmy": 103, "ymd": None}  # ymd is how every style reads ISO dates
 
 
 def copy_into(session: Session, statement: s.CopyInto, frame: Frame) -> Result:
@@ -90,6 +90,8 @@ def copy_into(session: Session, statement: s.CopyInto, frame: Frame) -> Result:
             count, rejected = count + loaded, rejected + bad
             if rejected > most:
                 raise _too_many(table, rejected, most, line)
+        if rejected and "ERRORFILE" in statement.options:
+            raise errors.not_implemented("ERRORFILE with rejected rows", line)
     return RowsAffected(count)
 
 
@@ -188,7 +190,10 @@ def _load(
             f"COPY INTO {table.schema}.{table.name}: the file has {piece.num_columns} columns, the table has {width}.",
             line=line,
         )
-    style = _DATE_STYLES.get(statement.options.get("DATEFORMAT", "").lower())
+    date_format = statement.options.get("DATEFORMAT", "").lower()
+    if date_format not in _DATE_STYLES:
+        raise errors.not_implemented(f"DATEFORMAT = '{date_format}'", line)
+    style = _DATE_STYLES[date_format]
     values: list[str] = []
     tests: list[str] = []
     for column, field, default in columns:

@@ -52,7 +52,6 @@ class Pool:
                 "autoinstall_known_extensions": "false",
                 "autoload_known_extensions": "false",
                 "python_enable_replacements": "false",
-                "preserve_insertion_order": "false",
             },
         )
         self.connection.execute("SET GLOBAL TimeZone = 'UTC'")
