@@ -19,7 +19,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,14 @@ USER = "admin"
 
 @dataclass(frozen=True)
 class AirflowHome:
-    """Where one Airflow lives: folder, port, the connection its DAGs use, the project whose DAGs they are."""
+    """Where one Airflow lives: folder, port, the connection its DAGs use, the project whose DAGs they are, and more settings."""
 
     folder: Path
     port: int
     connection: Mapping[str, Any]
     ca_bundle: Path
     project: Path = ROOT
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -99,7 +100,7 @@ class AirflowHome:
             "OPENBLAS_NUM_THREADS": "1",
         }
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
-        return inherited | settings
+        return inherited | settings | dict(self.settings)
 
 
 class AirflowComponents:

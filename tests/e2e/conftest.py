@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 from workbench import AIRFLOW_PORT, PORT_BASE, ROOT, Workbench, land_days
 
+#: A worker that vanished is noticed within seconds instead of minutes.
+PROMPT = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+}
+
 import local_azure
 from airflow_components import AirflowApi, AirflowComponents, AirflowHome
 
@@ -24,7 +31,12 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     try:
         local = local_azure.connection(home)
         airflow = AirflowHome(
-            folder / "airflow", AIRFLOW_PORT, local_azure.airflow_connection(local), Path(local["ca_bundle"]), project
+            folder / "airflow",
+            AIRFLOW_PORT,
+            local_azure.airflow_connection(local),
+            Path(local["ca_bundle"]),
+            project,
+            PROMPT,
         )
         components = AirflowComponents(airflow)
         components.migrate()
