@@ -38,7 +38,7 @@ USER = "admin"
 
 @dataclass(frozen=True)
 class AirflowHome:
-    """Where one Airflow lives: folder, port, the connection its DAGs use, the project whose DAGs they are, and more settings."""
+    """Where one Airflow lives, the connection and the project its DAGs use, and settings beyond the usual ones."""
 
     folder: Path
     port: int

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from workbench import AIRFLOW_PORT, PORT_BASE, ROOT, Workbench, land_days
 
+import local_azure
+from airflow_components import AirflowApi, AirflowComponents, AirflowHome
+
 #: A worker that vanished is noticed within seconds instead of minutes.
 PROMPT = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
 }
-
-import local_azure
-from airflow_components import AirflowApi, AirflowComponents, AirflowHome
 
 
 @pytest.fixture(scope="session")
