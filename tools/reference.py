@@ -1,0 +1,234 @@
+"""Writes docs/model_yml.md and docs/operators.md from the code. Run it in Airflow's environment:
+
+    PYTHONPATH=plugins var/env/airflow/bin/python tools/reference.py
+
+Types, limits and defaults are the code's; what a key is for stands in `MEANING`. A test fails when a page differs from
+the code, or when a key has no meaning here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+#: What each key of a model.yml is for. `Class.key`, the class being the one of azflow.specs that has the key.
+MEANING = {
+    "ModelSpec.name": "the folder's name; the DAG is `nightly_retraining_<name>`",
+    "ModelSpec.description": "one sentence; shown in Airflow",
+    "ModelSpec.owner": "shown in Airflow",
+    "ModelSpec.connection": "the Airflow connection that says which Azure",
+    "ModelSpec.schedule": "cron, five fields; a night is for the day before",
+    "ModelSpec.timezone": "of the schedule, a name of the IANA database",
+    "ModelSpec.arrival": "the partition's marker",
+    "ModelSpec.prepare": "the steps, at least one; each a SQL file or a notebook",
+    "ModelSpec.quality": "the suites; without any, the stage doesn't exist",
+    "ModelSpec.data": "the exported sets",
+    "ModelSpec.train": "the job whose output `best_model` is the challenger",
+    "ModelSpec.evaluate": "the job that writes `evidence.json`, and the gate",
+    "ModelSpec.approve": "`automatic`, or a person in Airflow's UI",
+    "ModelSpec.register": "the registered model",
+    "ModelSpec.deploy": "the endpoint and the canary's rules",
+    "ModelSpec.write_back": "the job that scores the partition, and the SQL that swaps its rows in",
+    "Arrival.container": "empty: the connection's",
+    "Arrival.blob": "the blob that is written last, a template",
+    "Arrival.timeout_minutes": "then the task fails and says what is there",
+    "Arrival.poke_seconds": "between two looks",
+    "SqlStep.name": "the task's id",
+    "SqlStep.after": "steps it waits for; empty: the one before it in the file",
+    "SqlStep.timeout_minutes": "for the file; then the statement is cancelled",
+    "SqlStep.sql": "the file, below `include/sql`",
+    "SqlStep.parameters": "values for `@name` in the file, bound by the driver; text is a template",
+    "NotebookStep.name": "the task's id",
+    "NotebookStep.after": "steps it waits for; empty: the one before it in the file",
+    "NotebookStep.timeout_minutes": "then the run is cancelled",
+    "NotebookStep.notebook": "the file, below `include/spark/notebooks`",
+    "NotebookStep.spark_pool": "empty: the connection's",
+    "NotebookStep.parameters": "values for the notebook's cell of parameters; text is a template",
+    "Suite.suite": "the file, below `include/expectations`",
+    "Suite.table": "`schema.table`",
+    "Data.train": "folder of Parquet files in the lake's container, a template",
+    "Data.holdout": "the same for the hold-out",
+    "Data.type": "`mltable` is what AutoML takes",
+    "Job.job": "the job's YAML, below `include/ml`",
+    "Job.inputs": "values for the YAML's template and its inputs; templates",
+    "Job.outputs": "where its outputs are written (`azureml://datastores/...`); templates",
+    "Job.timeout_minutes": "then the job is cancelled",
+    "Evaluate.gate": "when the challenger may replace the champion",
+    "Gate.metric": "must be the evidence's",
+    "Gate.max_loss": "how much worse than the champion it may be, on the same rows",
+    "Gate.floor": "the least value worth serving",
+    "Gate.min_rows": "the fewest hold-out rows for a decision",
+    "Approve.person": "a person answers, with the verdict before their eyes",
+    "Person.timeout_minutes": "how long to wait",
+    "Person.on_timeout": "what silence means",
+    "Person.assigned": "who may answer; empty: everybody who may act on the DAG",
+    "Register.model": "its name in Azure ML",
+    "Register.type": "of the training job's output",
+    "Deploy.endpoint": "a folder below `include/ml/endpoints`",
+    "Deploy.name": "the endpoint's name at Azure; empty: the folder's, `-` for `_`",
+    "Deploy.stages": "percent of traffic, growing, the last 100; the form's default",
+    "Deploy.window_seconds": "how long a stage is watched",
+    "Deploy.max_error_rate": "share of its requests that may fail",
+    "Deploy.max_p95_ms": "95 % of its answers must come within",
+    "Deploy.min_agreement": "share of rows on which it must say what the champion says",
+    "Deploy.sample_path": "folder of Parquet files in the lake whose rows are asked; a template",
+    "Deploy.sample_rows": "how many of them are read",
+    "WriteBack.sql": "the file, below `include/sql`, that replaces the partition's predictions",
+    "WriteBack.parameters": "values for `@name` in the file",
+}
+
+_SECTIONS = {
+    "arrival": "Arrival",
+    "prepare, a SQL file": "SqlStep",
+    "prepare, a notebook": "NotebookStep",
+    "quality": "Suite",
+    "data": "Data",
+    "train": "Job",
+    "evaluate": "Evaluate",
+    "evaluate.gate": "Gate",
+    "approve": "Approve",
+    "approve.person": "Person",
+    "register": "Register",
+    "deploy": "Deploy",
+    "write_back": "WriteBack",
+}
+
+
+def model_yml() -> str:
+    """The page about model.yml."""
+    from azflow.specs import ModelSpec
+
+    schema = ModelSpec.model_json_schema(by_alias=True)
+    lines = [
+        "# model.yml",
+        "",
+        "Generated by `tools/reference.py` from `azflow.specs`; a test fails when this page and the code differ.",
+        "",
+        "A model is described in `include/models/<name>/model.yml`. A key that isn't listed here, a key given twice",
+        "and a file that doesn't exist are errors; Airflow shows an import error that names file and key. What a",
+        "template may use is in the [guide](guide.md#templates).",
+        "",
+        *_keys("ModelSpec", schema),
+    ]
+    for title, name in _SECTIONS.items():
+        lines += ["", f"## {title}", "", *_keys(name, schema["$defs"][name])]
+    return "\n".join(lines) + "\n"
+
+
+def _keys(name: str, schema: Mapping[str, Any]) -> list[str]:
+    rows = ["| Key | Type | Default | What it is |", "|---|---|---|---|"]
+    for key, value in schema["properties"].items():
+        default = "required" if key in schema.get("required", ()) else _default(value.get("default"))
+        rows.append(f"| `{key}` | {_type(value)} | {default} | {meaning(name, key)} |")
+    return rows
+
+
+def meaning(name: str, key: str) -> str:
+    """What the key of a class of azflow.specs is for; a class that has a job says only what is its own."""
+    found = MEANING.get(f"{name}.{key}") or (MEANING.get(f"Job.{key}") if name in ("Evaluate", "WriteBack") else None)
+    if found is None:
+        raise KeyError(f"tools/reference.py doesn't say what {name}.{key} is for")
+    return found
+
+
+def _default(value: object) -> str:
+    if value is None or value in ({}, [], ""):
+        return "empty"
+    if isinstance(value, list):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value:g}`" if isinstance(value, float | int) and not isinstance(value, bool) else f"`{value}`"
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    """A JSON schema in words, without what the sections say."""
+    if "$ref" in schema:
+        return "keys, see below"
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        kinds = [_type(option) for option in options if option.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    if "enum" in schema or "const" in schema:
+        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    kind = schema.get("type")
+    if kind == "array":
+        items = schema.get("items", {})
+        if {"$ref", "oneOf", "anyOf"} & set(items):
+            return "list, see below"
+        return "list of names" if "pattern" in items else f"list of {_type(items)}s"
+    if kind == "object":
+        return "names with values"
+    if kind in ("number", "integer"):
+        return {"number": "number", "integer": "whole number"}[kind] + _limits(schema)
+    return "text" + (f" like `{schema['pattern']}`".replace("|", "\\|") if "pattern" in schema else "")
+
+
+def _limits(schema: Mapping[str, Any]) -> str:
+    words = {"exclusiveMinimum": "above", "minimum": "from", "maximum": "to"}
+    said = [f"{word} {schema[key]:g}" for key, word in words.items() if key in schema]
+    return " " + " ".join(said) if said else ""
+
+
+def operators() -> str:
+    """The page about operators."""
+    rows = [
+        f"| `{one.__name__}` | `{one.__module__}` | {', '.join(f'`{field}`' for field in one.template_fields) or '-'} "
+        f"| {_summary(one)} |"
+        for one in operator_classes()
+    ]
+    return "\n".join(
+        [
+            "# Operators",
+            "",
+            "Generated by `tools/reference.py` from `plugins/azflow`; a test fails when this page and the code differ.",
+            "",
+            "`azflow.lifecycle` builds the nightly DAG of these; they work in a DAG of one's own too. Each but",
+            "`PersonalApproval`, which talks to Airflow only, takes `conn_id` (default `azure_default`); parameters",
+            "and XCom are in the class's docstring.",
+            "",
+            "| Operator | Module | Template fields | What it does |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def operator_classes() -> list[Any]:
+    """The operators of azflow that can be used as they are, by module and name."""
+    return sorted(set(_operator_classes()), key=lambda one: (one.__module__, one.__name__))
+
+
+def _operator_classes() -> Iterator[Any]:
+    from airflow.sdk import BaseOperator
+
+    import azflow
+    from azflow.edge import AzflowOperator
+    from azflow.runs import RemoteRunOperator
+
+    for found in pkgutil.iter_modules(azflow.__path__):
+        module = importlib.import_module(f"azflow.{found.name}")
+        for _, one in inspect.getmembers(module, inspect.isclass):
+            own = issubclass(one, BaseOperator) and one.__module__ == module.__name__
+            if own and one not in (AzflowOperator, RemoteRunOperator):
+                yield one
+
+
+def _summary(one: Any) -> str:
+    """The first sentence of a docstring."""
+    paragraph = " ".join((inspect.getdoc(one) or "").partition("\n\n")[0].split())
+    return paragraph.partition(": ``{")[0].partition("; ")[0].rstrip(".").replace("``", "`")
+
+
+def main() -> None:
+    for name, page in {"model_yml.md": model_yml(), "operators.md": operators()}.items():
+        (DOCS / name).write_text(page, encoding="utf-8")
+        print(f"wrote docs/{name}")
+
+
+if __name__ == "__main__":
+    main()
