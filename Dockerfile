@@ -23,6 +23,9 @@ ENV PATH=/opt/venv/bin:$PATH \
 COPY dags /opt/azflow/dags
 COPY plugins /opt/azflow/plugins
 COPY include /opt/azflow/include
+COPY containers /opt/azflow/containers
+# Where volumes are mounted: an empty one takes its owner from here.
+RUN mkdir /opt/airflow/logs /var/azure && chown airflow /opt/airflow/logs /var/azure
 WORKDIR /opt/azflow
 USER airflow
 ENTRYPOINT ["tini", "--", "airflow"]

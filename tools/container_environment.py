@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -16,15 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def filled(example: str) -> str:
     """The example with its empty values made up; comments and values stay."""
-    lines = []
-    for line in example.splitlines():
-        name, is_setting, value = line.partition("=")
-        if is_setting and not value and not name.startswith("#"):
-            # Fernet wants 32 bytes in URL-safe base64; the passwords stand in URLs.
-            fernet = name.endswith("FERNET_KEY")
-            line = f"{name}={base64.urlsafe_b64encode(os.urandom(32)).decode() if fernet else secrets.token_hex(24)}"
-        lines.append(line)
-    return "\n".join(lines) + "\n"
+    return re.sub(r"^([A-Z_]+)=$", lambda found: found[0] + _secret(found[1]), example, flags=re.MULTILINE)
+
+
+def _secret(name: str) -> str:
+    # Fernet wants 32 bytes in URL-safe base64; the passwords stand in URLs.
+    return base64.urlsafe_b64encode(os.urandom(32)).decode() if name.endswith("FERNET_KEY") else secrets.token_hex(24)
 
 
 def main() -> int:
