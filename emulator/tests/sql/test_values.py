@@ -155,6 +155,14 @@ CASES: list[tuple[str, Any, str]] = [
     ("DATEDIFF(second, dd, ts)", 0, "int"),
     ("YEAR(dt) * 100 + MONTH(dt)", 202402, "int"),
     ("dd + 1", dt.datetime(2024, 3, 1, 10, 11, 12), "datetime"),
+    ("CAST('12:34:56.789' AS time(0))", dt.time(12, 34, 57), "time(0)"),
+    ("CAST(TODATETIMEOFFSET('2024-01-01 12:00', '+02:00') AS varchar(34))", "2024-01-01 12:00:00.0000000 "
+                                                                            "+02:00", "varchar(34)"),
+    ("CAST(SWITCHOFFSET(CAST('2024-01-01 12:00 +02:00' AS datetimeoffset(0)), '-05:30') AS "
+     "varchar(34))", "2024-01-01 04:30:00 -05:30", "varchar(34)"),
+    ("DATEPART(tz, TODATETIMEOFFSET('2024-01-01', 90))", 90, "int"),
+    ("CAST(DATETIMEOFFSETFROMPARTS(2024, 1, 2, 3, 4, 5, 5, 1, 0, 1) AS datetime2(1))", dt.datetime(2024, 1, 2, 3, 4, 5, 500000), "datetime2(1)"),
+    ("CAST('2024-01-01 12:00:00 -08:00' AS datetimeoffset)", dt.datetime(2024, 1, 1, 20, tzinfo=dt.UTC), "datetimeoffset(7)"),
     # NULL and choice
     ("ISNULL(NULL, 5)", 5, "int"),
     ("ISNULL(c, 'zzzzzz')", "x   ", "char(4)"),

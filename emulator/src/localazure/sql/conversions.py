@@ -138,7 +138,8 @@ def convert(
         inner = f"CAST({value.sql} AS INTEGER)" if source.name == "bit" else value.sql
         return replace(done, sql=_cast(inner, target, attempt))
     if source.name in MOMENT and target.name in MOMENT:
-        return replace(done, sql=_moment(value, target, line))
+        zone = value.zone if target.name == "datetimeoffset" else None
+        return replace(done, sql=_moment(value, target, line), zone=zone)
     if target.name in {"datetime", "smalldatetime"} and source.name in NUMERIC:
         days = f"TIMESTAMP '1900-01-01' + to_microseconds(CAST(round({value.sql} * 86400000000.0) AS BIGINT))"
         if source.name in INTEGER | {"bit"}:
@@ -233,16 +234,13 @@ def _parse_moment(sql: str, target: SqlType, style: int | None, line: int) -> st
     if target.name == "date":
         return f"CAST({parsed} AS DATE)"
     if target.name == "time":
-        return f"CAST({parsed} AS TIME)"
+        return _scaled_time(f"CAST({parsed} AS TIME)", target)
     if target.name == "datetime":
         return call("to_datetime", parsed)
     if target.name == "smalldatetime":
         return call("to_smalldatetime", parsed)
     if target.name == "datetimeoffset":
-        zoned = (
-            f"TRY_CAST(CASE WHEN regexp_matches({sql}, '([+-][0-9]{{2}}:?[0-9]{{2}}|Z)\\s*$') THEN {sql} END AS "
-            "TIMESTAMPTZ)"
-        )
+        zoned = call("try_offset", sql)
         return f"coalesce({zoned}, timezone('UTC', {parsed}))"
     return _scaled(parsed, target)
 
@@ -251,6 +249,12 @@ def _scaled(sql: str, target: SqlType) -> str:
     """Rounded to the scale of datetime2; 6 and 7 digits are DuckDB's own."""
     scale = 7 if target.scale is None else target.scale
     return sql if scale >= 6 else call("to_scale", sql, str(10 ** (6 - scale)))  # noqa: PLR2004
+
+
+def _scaled_time(sql: str, target: SqlType) -> str:
+    stamp = f"(DATE '1900-01-01' + {sql})"
+    scaled = _scaled(stamp, target)
+    return sql if scaled == stamp else f"CAST({scaled} AS TIME)"
 
 
 def _moment(value: Value, target: SqlType, line: int) -> str:
@@ -265,11 +269,12 @@ def _moment(value: Value, target: SqlType, line: int) -> str:
             raise SqlError(529, "Explicit conversion from data type time to date is not allowed.", line=line)
         return f"CAST({sql} AS DATE)"
     if target.name == "time":
-        if source == "time":
-            return sql
-        return f"CAST({sql} AS TIME)"
+        return _scaled_time(sql if source == "time" else f"CAST({sql} AS TIME)", target)
     if target.name == "datetimeoffset":
-        return sql if source == "datetimeoffset" else f"timezone('UTC', CAST({sql} AS TIMESTAMP))"
+        stamp = f"timezone('UTC', {value.sql})" if source == "datetimeoffset" else f"CAST({sql} AS TIMESTAMP)"
+        if source == "datetimeoffset" and _scaled(stamp, target) == stamp:
+            return value.sql
+        return f"timezone('UTC', {_scaled(stamp, target)})"
     stamp = f"CAST({sql} AS TIMESTAMP)"
     if source == "time":
         stamp = f"(DATE '1900-01-01' + {sql})"
@@ -398,7 +403,7 @@ def _moment_text(value: Value, style: int | None, line: int) -> str:
         separator = _FRACTION_STYLES.get(style or 121, " ")
         text = f"strftime({sql}, '%Y-%m-%d{separator}%H:%M:%S') || {call('fraction', sql, str(digits))}"
         if source.name == "datetimeoffset":
-            text += " || ' +00:00'" if value.zone in {None, "UTC"} else ""
+            text += f" || {call('offset_text', value.sql, sql)}"
         return text
     raise SqlError(
         281, f"{style} is not a valid style number when converting from {source.name} to a character string.", line=line

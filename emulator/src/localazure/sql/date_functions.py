@@ -6,9 +6,9 @@ Sessions run in UTC, as Azure's do: GETDATE and GETUTCDATE agree.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
-from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.conversions import Value, convert
 from localazure.sql.function_table import Invocation, function
@@ -276,6 +276,41 @@ _now("SYSDATETIME", "SYSUTCDATETIME", kind=DATETIME2)
 _now("SYSDATETIMEOFFSET", kind=SqlType("datetimeoffset", scale=7))
 
 
-@function("SWITCHOFFSET", "TODATETIMEOFFSET", args=2)
-def _offset(i: Invocation) -> Value:
-    raise errors.not_implemented(i.call.name, i.line)
+def _zone(i: Invocation, index: int) -> str:
+    """An offset as DuckDB's time zone: ``'+02:00'`` or minutes."""
+    text = i.compiler.constant_text(i.call.args[index], i.scope)
+    if text.lstrip("+-").isdigit():
+        minutes = int(text)
+        text = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
+    if not re.fullmatch(r"[+-](0\d|1[0-4]):[0-5]\d", text):
+        raise SqlError(
+            9812, f"The timezone provided to builtin function {i.call.name.lower()} is invalid.", line=i.line
+        )
+    return f"GMT{text}"
+
+
+@function("SWITCHOFFSET", args=2)
+def _switchoffset(i: Invocation) -> Value:
+    """The same instant on another wall clock."""
+    value = i.args[0]
+    if value.type.name != "datetimeoffset":
+        value = convert(value, SqlType("datetimeoffset", scale=7), i.line)
+    return replace(value, zone=_zone(i, 1), literal=None, name="")
+
+
+@function("TODATETIMEOFFSET", args=2)
+def _todatetimeoffset(i: Invocation) -> Value:
+    """A wall clock given its offset."""
+    value = convert(i.args[0], DATETIME2, i.line)
+    zone = _zone(i, 1)
+    kind = SqlType("datetimeoffset", scale=7)
+    return Value(f"timezone('{zone}', {value.sql})", kind, value.nullable, zone=zone)
+
+
+@function("DATETIMEOFFSETFROMPARTS", args=10)
+def _datetimeoffsetfromparts(i: Invocation) -> Value:
+    hours, minutes, scale = (i.compiler.constant_int(i.call.args[place], i.scope) for place in (7, 8, 9))
+    zone = f"GMT{'-' if hours < 0 or minutes < 0 else '+'}{abs(hours):02d}:{abs(minutes):02d}"
+    numbers = [i.number(index, INT) for index in range(7)]
+    stamp = f"make_timestamp({', '.join(numbers[:5])}, {numbers[5]} + {numbers[6]} / {10**scale}.0)"
+    return Value(f"timezone('{zone}', {stamp})", SqlType("datetimeoffset", scale=scale), i.nullable(), zone=zone)

@@ -38,12 +38,17 @@ _MACROS = {
     # datetime counts in thirds of 10 ms; smalldatetime in minutes
     "to_datetime(x)": "epoch_ms(CAST(round(epoch_us(x) * 3 / 10000.0) * 10 / 3 AS BIGINT))",
     "to_smalldatetime(x)": "date_trunc('minute', CAST(x AS TIMESTAMP) + INTERVAL 29 SECOND + INTERVAL 999 MILLISECOND)",
-    "to_scale(x, us)": "make_timestamp(CAST(((epoch_us(x) + us // 2) // us) * us AS BIGINT))",
+    "to_scale(x, us)": "make_timestamp(epoch_us(x) + us // 2 - ((epoch_us(x) + us // 2) % us + us) % us)",
+    "try_offset(x)": "CASE WHEN regexp_matches(x, '([+-][0-9]{2}:?[0-9]{2}|Z)\\s*$') THEN "
+    "TRY_CAST(regexp_replace(x, '\\s+([+-][0-9]{2}:?[0-9]{2})\\s*$', '\\1') AS TIMESTAMPTZ) END",
     # seconds with one to seven digits, as datetime2 prints them
     "fraction(x, n)": "CASE WHEN n = 0 THEN '' ELSE '.' || left(strftime(x, '%f') || '0', n) END",
     "mon_dd_yyyy(x)": "strftime(x, '%b ') || lpad(strftime(x, '%-d'), 2, ' ') || strftime(x, ' %Y')",
     "style_0(x)": "strftime(x, '%b ') || lpad(strftime(x, '%-d'), 2, ' ') || strftime(x, ' %Y ') || "
     "lpad(strftime(x, '%-I'), 2, ' ') || strftime(x, ':%M%p')",
+    "offset_text(x, wall)": "CASE WHEN datediff('minute', timezone('UTC', x), wall) < 0 THEN ' -' ELSE ' +' END || "
+    "lpad(CAST(abs(datediff('minute', timezone('UTC', x), wall)) // 60 AS VARCHAR), 2, '0') || ':' || "
+    "lpad(CAST(abs(datediff('minute', timezone('UTC', x), wall)) % 60 AS VARCHAR), 2, '0')",
     "float_text(x)": "CASE WHEN x = 0 THEN '0' WHEN abs(x) >= 1e6 OR abs(x) < 1e-4 THEN "
     "regexp_replace(regexp_replace(printf('%.5e', x), '\\.?0*e', 'e'), 'e([+-])([0-9]{2})$', 'e\\1' || '0' || '\\2') "
     "ELSE regexp_replace(printf('%.6g', x), '(\\.[0-9]*?)0+$', '\\1') END",
