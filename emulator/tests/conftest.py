@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from localazure.core import certificates
 from localazure.core.auth import Tokens
 from localazure.core.store import Store
 from localazure.settings import Settings
+
+# Programs that tests start (the router's, say) are modules of the tree too.
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1] / "src")
 
 
 @pytest.fixture
