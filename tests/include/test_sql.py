@@ -1,4 +1,4 @@
-"""The shipped T-SQL: it renders, and a dedicated pool would take it (by azflow's own lint and by sqlglot's parser)."""
+"""The shipped T-SQL: it renders, and a dedicated pool would take it by azflow's own lint."""
 
 from __future__ import annotations
 
