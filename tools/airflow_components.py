@@ -277,9 +277,14 @@ class AirflowApi:
         words = "\n".join(f"{one['filename']}:\n{one['stack_trace']}" for one in found) or "no import error reported"
         raise SetUpError(f"Airflow didn't find the DAG {dag_id} within {seconds:.0f} s: {words}")
 
+    def pause(self, dag_id: str, paused: bool) -> bool:
+        """Pauses or unpauses the DAG; answers whether it was paused before."""
+        before = bool(self.call("GET", f"/dags/{dag_id}")["is_paused"])
+        self.call("PATCH", f"/dags/{dag_id}", {"is_paused": paused})
+        return before
+
     def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> str:
-        """Unpauses the DAG and starts a run by hand, as the UI's form does; answers the run id."""
-        self.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+        """Starts a run by hand, as the UI's form does; answers the run id."""
         return str(
             self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf)})["dag_run_id"]
         )

@@ -34,6 +34,7 @@ class Workbench:
     def start(self, **conf: Any) -> str:
         """Starts a night by hand; answers its run id."""
         self.api.wait_for_dag(DAG)
+        self.api.pause(DAG, False)
         return self.api.trigger(DAG, conf)
 
     def finish(self, run_id: str) -> str:
