@@ -275,6 +275,18 @@ def test_parameters_have_their_declared_type(steady: Session, kind: SqlType, val
     assert result.table.column(0)[0].as_py() == expected  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("target", ["dbo.h AS t", "dbo.h t", "dbo.h", "INTO h"])
+def test_merge_with_and_without_an_alias(session: Session, target: str) -> None:
+    run(session, "CREATE TABLE dbo.h (id int, v int) WITH (DISTRIBUTION = HASH(id)); INSERT INTO h VALUES (1, 1), (2, 2)")
+    name = "t" if target.endswith("t") else "h"
+    merge = (
+        f"MERGE {target} USING (SELECT 2 AS id, 20 AS v UNION ALL SELECT 3, 30) AS s ON {name}.id = s.id "
+        "WHEN MATCHED THEN UPDATE SET v = s.v WHEN NOT MATCHED THEN INSERT (id, v) VALUES (s.id, s.v);"
+    )
+    assert run(session, merge) == [RowsAffected(2)]
+    assert rows(session, "SELECT id, v FROM dbo.h ORDER BY id") == [(1, 1), (2, 20), (3, 30)]
+
+
 def test_row_counts(session: Session) -> None:
     run(session, "CREATE TABLE dbo.t (a int)")
     assert run(session, "INSERT INTO dbo.t VALUES (1),(2),(3)") == [RowsAffected(3)]

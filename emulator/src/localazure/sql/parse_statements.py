@@ -218,7 +218,8 @@ class StatementParser(DefinitionParser):
         target = self.name()
         self._hints()
         alias = None
-        if self.take("AS") or self.at_identifier():
+        # USING isn't reserved, and what follows a target without an alias is this word nevertheless.
+        if self.take("AS") or (self.at_identifier() and not self.at("USING")):
             alias = self.identifier()
         self.expect("USING")
         source = self._pivoted(self._factor())
