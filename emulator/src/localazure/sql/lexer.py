@@ -1,7 +1,7 @@
 """T-SQL text to tokens, with the line of each.
 
-Comments nest, brackets and quotes double to escape, N'..' is a kind of its own: sqlglot's tokenizer loses lines and
-kinds that error messages and typing need, and its compiled classes can't be subclassed, so the lexer is ours.
+Comments nest, brackets and quotes double to escape, and N'..' is a kind of its own. Error messages need the lines,
+typing needs the kinds of literals.
 https://learn.microsoft.com/en-us/sql/t-sql/language-elements/transact-sql-syntax-conventions-transact-sql
 """
 
