@@ -202,7 +202,9 @@ class BlobArrivalTrigger(BaseTrigger):
             credential = connection.async_credential()
             stack.push_async_callback(credential.close)
             service = await stack.enter_async_context(
-                AsyncBlobServiceClient(connection.storage_account_url, credential=credential)
+                AsyncBlobServiceClient(
+                    connection.storage_account_url, credential=credential, **connection.transport_arguments
+                )
             )
             client = service.get_blob_client(self.container, self.path)
             while True:

@@ -185,7 +185,9 @@ class OnlineEndpoint:
             self._async_credential = self._connection.async_credential()
             bearer = policies.AsyncBearerTokenCredentialPolicy(self._async_credential, self._connection.arm_scope)
             steps: list[Any] = [policies.RequestIdPolicy(), policies.AsyncRetryPolicy(), bearer]
-            self._async_client = AsyncPipelineClient(self._connection.resource_manager, policies=steps)
+            self._async_client = AsyncPipelineClient(
+                self._connection.resource_manager, policies=steps, **self._connection.transport_arguments
+            )
         return self._async_client
 
     def _raise_for_status(self, response: Any) -> None:
