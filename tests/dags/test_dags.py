@@ -66,13 +66,20 @@ def read_dags(project: Path, home: Path) -> dict[str, Any]:
     return found
 
 
+def copy_of(root: Path, copy: Path) -> Path:
+    """The project at `root` without its models but flight_delay: a user's own must not change what is tested here."""
+    for part in ("dags", "plugins", "include"):
+        shutil.copytree(root / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for model in (copy / "include" / "models").iterdir():
+        if model.name != SPEC.parent.name:
+            shutil.rmtree(model) if model.is_dir() else model.unlink()
+    return copy
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the project whose models may be changed."""
-    copy = tmp_path / "project"
-    for part in ("dags", "plugins", "include"):
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    return copy
+    return copy_of(ROOT, tmp_path / "project")
 
 
 def add_model(project: Path, name: str, old: str = "", new: str = "") -> None:
@@ -81,6 +88,13 @@ def add_model(project: Path, name: str, old: str = "", new: str = "") -> None:
     folder = project / "include" / "models" / name
     folder.mkdir()
     (folder / "model.yml").write_text(text.replace(old, new, 1))
+
+
+def test_a_users_models_are_not_in_the_copy(project: Path, tmp_path: Path) -> None:
+    add_model(project, "mine")
+    (project / "include" / "models" / "notes.txt").write_text("mine")
+    copy = copy_of(project, tmp_path / "second")
+    assert [path.name for path in (copy / "include" / "models").iterdir()] == ["flight_delay"]
 
 
 def test_every_dag_file_imports_and_loads_nothing_heavy(tmp_path: Path) -> None:
