@@ -182,7 +182,7 @@ class DeployOperator(RemoteRunOperator):
     touched.
 
     XCom: ``{"endpoint", "deployment", "scoring_uri", "traffic", "model", "url", "probe": {"requests", "rows",
-    "p95_ms"}}``.
+    "slowest_ms"}}``.
 
     :param endpoint: folder below include/ml/endpoints.
     :param registered_model: the model's id; a template.

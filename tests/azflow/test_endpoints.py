@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -448,6 +449,9 @@ def test_an_existing_deployment_is_attached_to_and_probed(fake: FakeEndpoint, in
     assert done["deployment"] == operator.files.deployment
     assert done["deployment"].startswith("v3-")
     assert (done["probe"]["requests"], done["traffic"]) == (5, {})
+    # What the docstring promises of the XCom, word for word.
+    promised = re.search(r'"probe": (\{.*?\})', DeployOperator.__doc__ or "", re.DOTALL)
+    assert promised and set(re.findall(r'"(\w+)"', promised.group(1))) == set(done["probe"])
     assert set(fake.scored) == {operator.files.deployment}
     assert seen["ti"].xcoms["_link_EndpointLink"] == operator.run_url
 
