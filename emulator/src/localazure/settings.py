@@ -207,6 +207,11 @@ class Settings:
         return self.port_base + 5
 
     @property
+    def inner_router_port(self) -> int:
+        """Where the router's inner process listens, for the outer one only."""
+        return self.port_base + 6
+
+    @property
     def inference_port_base(self) -> int:
         """The first port of the inference servers."""
         return self.port_base + 20

@@ -343,13 +343,16 @@ def _launch(settings: Settings) -> processes.Process:
 
 
 def _check_ports(settings: Settings) -> None:
-    wanted = {"router's administration": settings.admin_port}
-    wanted |= {program.name: program.port for program in programs(settings)}
-    for name, port in wanted.items():
+    wanted = [
+        ("router's administration", _LOOPBACK, settings.admin_port),
+        ("inner router", _LOOPBACK, settings.inner_router_port),
+        *((program.name, settings.bind_host, program.port) for program in programs(settings)),
+    ]
+    for name, host, port in wanted:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((settings.bind_host, port))
+                probe.bind((host, port))
             except OSError as error:
                 if running(settings):
                     return  # somebody else started this home at the same moment

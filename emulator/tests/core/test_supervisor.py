@@ -128,15 +128,31 @@ def test_reset_is_refused_while_up_and_keeps_who_we_are(running: Settings) -> No
     assert (running.home / "settings.json").read_text() == secrets
 
 
-def test_a_taken_port_is_named_before_anything_starts(certified: Settings) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        # The first that is looked at: the ones beside it may be anybody's.
-        settings = replace(certified, port_base=port - 5)
-        with pytest.raises(StackError, match=rf"port {port} \(router's administration\) can't be used.*--port-base"):
-            supervisor.up(settings, timeout=5)
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that is taken. The one below it is free: it may be looked at first."""
+    while True:
+        with socket.socket() as listener, socket.socket() as below:
+            listener.bind(("127.0.0.1", 0))
+            port: int = listener.getsockname()[1]
+            try:
+                below.bind(("127.0.0.1", port - 1))
+            except OSError:
+                continue
+            below.close()
+            listener.listen()
+            yield port
+            return
+
+
+@pytest.mark.parametrize(("offset", "name"), [(5, "router's administration"), (6, "inner router")])
+def test_a_taken_port_is_named_before_anything_starts(
+    certified: Settings, monkeypatch: pytest.MonkeyPatch, taken: int, offset: int, name: str
+) -> None:
+    monkeypatch.setattr(supervisor, "programs", lambda settings: [])  # the other ports may be anybody's
+    settings = replace(certified, port_base=taken - offset)
+    with pytest.raises(StackError, match=rf"port {taken} \({name}\) can't be used.*--port-base"):
+        supervisor.up(settings, timeout=5)
     assert not supervisor.running(settings)
 
 

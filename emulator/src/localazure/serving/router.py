@@ -40,7 +40,7 @@ def site(settings: Settings) -> Site:
         _write(secret, f"http://{secrets.token_hex(24)}.invalid")
     return Site(
         front=f"{settings.bind_host}:{settings.router_port}",
-        inner=f"127.0.0.1:{settings.admin_port + 1}",
+        inner=f"127.0.0.1:{settings.inner_router_port}",
         admin=f"127.0.0.1:{settings.admin_port}",
         admin_origin=secret.read_text(),
         certificate=settings.server_certificate,
