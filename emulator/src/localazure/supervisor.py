@@ -134,12 +134,25 @@ def programs(settings: Settings) -> list[Program]:
 
 
 def up(settings: Settings, timeout: float = 180) -> None:
-    """Start everything that isn't running and wait until it is healthy. StackError has a process' last lines."""
+    """Start everything and wait until it is healthy. StackError has a process' last lines.
+
+    What it started ends again if it fails or is interrupted. A supervisor that ran before is left as it is.
+    """
     _prepare(settings)
-    launched = None
-    if not running(settings):
-        _check_ports(settings)
-        launched = _launch(settings)
+    if running(settings):
+        _await_healthy(settings, None, timeout)
+        return
+    _check_ports(settings)
+    launched = _launch(settings)
+    try:
+        _await_healthy(settings, launched, timeout)
+    except BaseException:
+        # Gently: the supervisor ends its children, and they are in process groups of their own.
+        launched.terminate(_DOWN_SECONDS)
+        raise
+
+
+def _await_healthy(settings: Settings, launched: processes.Process | None, timeout: float) -> None:
     end = time.monotonic() + timeout
     waiting = [program for program in programs(settings) if program.awaited]
     while True:

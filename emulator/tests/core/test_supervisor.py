@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 
 from localazure import supervisor
+from localazure.core import certificates
+from localazure.executors import processes
 from localazure.settings import Settings
 from localazure.supervisor import Program, StackError
 
+OTHER = "import time; time.sleep(60)"
 # Runs a supervisor over two programs: `api`, which starts a stubborn child in a session of its own, and `other`.
 SCRIPT = """
 import sys
@@ -154,6 +157,47 @@ def test_a_taken_port_is_named_before_anything_starts(
     with pytest.raises(StackError, match=rf"port {taken} \({name}\) can't be used.*--port-base"):
         supervisor.up(settings, timeout=5)
     assert not supervisor.running(settings)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [("import sys; sys.exit(3)", "other ended with code 3"), ("import time; time.sleep(60)", "other wasn't healthy")],
+)
+def test_an_up_that_fails_leaves_nothing(
+    certified: Settings, monkeypatch: pytest.MonkeyPatch, trouble: str, message: str
+) -> None:
+    started: list[int] = []
+    failed = supervisor._failed
+
+    def remembered(settings: Settings, name: str, what: str) -> StackError:
+        state = supervisor._state(settings)
+        started.extend([state["supervisor"], *(child["pid"] for child in state["processes"].values())])
+        return failed(settings, name, what)
+
+    def launch(settings: Settings) -> processes.Process:
+        command = [sys.executable, "-c", SCRIPT.replace(OTHER, trouble), str(settings.home)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        return processes.start(command, env=environment, cwd=settings.home, log=settings.logs / "supervisor.log")
+
+    rows = [Program("api", list, 0, "x", lambda: True), Program("other", list, 0, "x", lambda: False)]
+    monkeypatch.setattr(supervisor, "programs", lambda settings: rows)
+    monkeypatch.setattr(supervisor, "_check_ports", lambda settings: None)
+    monkeypatch.setattr(supervisor, "_failed", remembered)
+    monkeypatch.setattr(supervisor, "_launch", launch)
+    with pytest.raises(StackError, match=message):
+        supervisor.up(certified, timeout=4)
+    assert not supervisor.running(certified)
+    assert len(started) == 3 and not any(alive(pid) for pid in started)
+    assert not (certified.home / "pids.json").exists()
+
+
+def test_an_up_that_fails_leaves_a_supervisor_that_ran_before(running: Settings) -> None:
+    certificates.ensure(running)
+    os.kill(pid_of(running, "other"), signal.SIGKILL)
+    with pytest.raises(StackError, match="other ended with code -9"):
+        supervisor.up(running, timeout=10)
+    assert supervisor.running(running)
+    assert alive(pid_of(running, "api"))
 
 
 def test_a_program_that_is_not_there_is_named_at_once(certified: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
