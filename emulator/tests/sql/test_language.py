@@ -275,9 +275,65 @@ def test_parameters_have_their_declared_type(steady: Session, kind: SqlType, val
     assert result.table.column(0)[0].as_py() == expected  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("batch", "construct"),
+    [
+        ("CREATE SECURITY POLICY p ADD FILTER PREDICATE dbo.f(a) ON dbo.t WITH (STATE = ON)", "CREATE SECURITY POLICY"),
+        ("ALTER SECURITY POLICY p WITH (STATE = OFF)", "ALTER SECURITY POLICY"),
+        ("DROP SECURITY POLICY IF EXISTS p", "DROP SECURITY POLICY"),
+        ("GRANT SELECT ON dbo.t(a) TO reader", "GRANT"),
+        ("GRANT SELECT ON SCHEMA::dbo TO [reader]", "GRANT"),
+        ("REVOKE SELECT ON dbo.t FROM reader", "REVOKE"),
+        ("DENY SELECT ON dbo.t TO reader", "DENY"),
+        ("CREATE USER [x] FROM EXTERNAL PROVIDER", "CREATE USER"),
+        ("CREATE USER x WITHOUT LOGIN", "CREATE USER"),
+        ("CREATE LOGIN x WITH PASSWORD = 'hidden-value'", "CREATE LOGIN"),
+        ("ALTER USER x WITH DEFAULT_SCHEMA = ml", "ALTER USER"),
+        ("DROP USER IF EXISTS x", "DROP USER"),
+        ("CREATE ROLE x AUTHORIZATION dbo", "CREATE ROLE"),
+        ("ALTER ROLE db_datareader ADD MEMBER x", "ALTER ROLE"),
+        ("DROP ROLE x", "DROP ROLE"),
+        ("EXEC sp_addrolemember 'db_datareader', 'x'", "Membership of roles"),
+        ("EXEC sys.sp_droprolemember @rolename = 'db_datareader', @membername = 'x'", "Membership of roles"),
+        ("EXEC sp_set_session_context N'tenant', 1", "sp_set_session_context"),
+        ("CREATE CERTIFICATE c WITH SUBJECT = 'x'", "CREATE CERTIFICATE"),
+        ("CREATE SYMMETRIC KEY k WITH ALGORITHM = AES_256 ENCRYPTION BY CERTIFICATE c", "CREATE SYMMETRIC KEY"),
+        ("DROP SYMMETRIC KEY k", "DROP SYMMETRIC KEY"),
+        ("CREATE DATABASE ENCRYPTION KEY WITH ALGORITHM = AES_256", "CREATE DATABASE ENCRYPTION KEY"),
+        ("DROP DATABASE ENCRYPTION KEY", "DROP DATABASE ENCRYPTION KEY"),
+        ("ALTER DATABASE dw SET ENCRYPTION ON", "ALTER DATABASE SET ENCRYPTION"),
+        ("ALTER DATABASE dw MODIFY NAME = other", "ALTER DATABASE MODIFY NAME"),
+        ("ALTER AUTHORIZATION ON SCHEMA::dbo TO x", "ALTER AUTHORIZATION"),
+        ("CREATE SCHEMA ml AUTHORIZATION x", "AUTHORIZATION"),
+        ("CREATE TABLE dbo.m (a varchar(9) MASKED WITH (FUNCTION = 'default()'))", "MASKED column"),
+        ("ALTER TABLE dbo.t ALTER COLUMN b ADD MASKED WITH (FUNCTION = 'default()')", "MASKED column"),
+        ("ALTER TABLE dbo.t ALTER COLUMN b varchar(3) MASKED WITH (FUNCTION = 'default()')", "MASKED column"),
+        ("ALTER TABLE dbo.t ALTER COLUMN b DROP MASKED", "MASKED column"),
+        ("ADD SENSITIVITY CLASSIFICATION TO dbo.t.b WITH (LABEL = 'Secret')", "ADD SENSITIVITY CLASSIFICATION"),
+        ("DROP SENSITIVITY CLASSIFICATION FROM dbo.t.b", "DROP SENSITIVITY CLASSIFICATION"),
+        ("EXECUTE AS USER = 'x'", "EXECUTE AS"),
+    ],
+)
+def test_what_would_not_be_enforced_is_refused_by_name(steady: Session, batch: str, construct: str) -> None:
+    with pytest.raises(SqlError) as caught:
+        run(steady, batch)
+    assert caught.value.number == 40517, str(caught.value)
+    assert caught.value.message.startswith(f"{construct} is not implemented by localazure.")
+    assert "hidden-value" not in caught.value.message
+
+
+def test_settings_of_speed_are_taken(session: Session) -> None:
+    run(session, "ALTER DATABASE dw SET RESULT_SET_CACHING ON; ALTER DATABASE dw SET QUERY_STORE = ON")
+    run(session, "ALTER DATABASE dw MODIFY (SERVICE_OBJECTIVE = 'DW300c')")
+    run(session, "CREATE SCHEMA ml AUTHORIZATION [dbo]")
+
+
 @pytest.mark.parametrize("target", ["dbo.h AS t", "dbo.h t", "dbo.h", "INTO h"])
 def test_merge_with_and_without_an_alias(session: Session, target: str) -> None:
-    run(session, "CREATE TABLE dbo.h (id int, v int) WITH (DISTRIBUTION = HASH(id)); INSERT INTO h VALUES (1, 1), (2, 2)")
+    run(
+        session,
+        "CREATE TABLE dbo.h (id int, v int) WITH (DISTRIBUTION = HASH(id)); INSERT INTO h VALUES (1, 1), (2, 2)",
+    )
     name = "t" if target.endswith("t") else "h"
     merge = (
         f"MERGE {target} USING (SELECT 2 AS id, 20 AS v UNION ALL SELECT 3, 30) AS s ON {name}.id = s.id "

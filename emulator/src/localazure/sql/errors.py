@@ -33,9 +33,15 @@ def refused(construct: str, line: int, why: str = "") -> SqlError:
     )
 
 
-def not_implemented(construct: str, line: int) -> SqlError:
+def not_implemented(construct: str, line: int, why: str = "") -> SqlError:
     """A construct the pool has and localazure hasn't."""
-    return SqlError(40517, f"{construct} is not implemented by localazure.", line=line)
+    tail = f" {why}" if why else ""
+    return SqlError(40517, f"{construct} is not implemented by localazure.{tail}", line=line)
+
+
+def no_security(construct: str, line: int) -> SqlError:
+    """A statement about who may do what. Taken and not enforced, it would make a script look safe that isn't."""
+    return not_implemented(construct, line, "Whoever logs in may read and write everything.")
 
 
 def invalid_object(name: str, line: int) -> SqlError:

@@ -200,11 +200,6 @@ def _principals(session: Session) -> tuple[Spec, Rows]:
     found: list[tuple[Any, ...]] = [("dbo", 1, "S", "SQL_USER", "dbo", 1, "INSTANCE", False)]
     for number, role in enumerate(("db_owner", "db_ddladmin", "db_datareader", "db_datawriter"), 16384):
         found.append((role, number, "R", "DATABASE_ROLE", None, 0, "NONE", True))
-    kinds = {"user": ("E", "EXTERNAL_USER"), "role": ("R", "DATABASE_ROLE")}
-    for setting in list(session.pool.catalog.settings.values()):
-        if setting.kind.lower() in kinds:
-            code, description = kinds[setting.kind.lower()]
-            found.append((setting.name, setting.object_id, code, description, "dbo", 4, "EXTERNAL", False))
     return spec, found
 
 

@@ -55,6 +55,8 @@ class DefinitionParser(QueryParser):
             name = self.identifier() if not self.at("AUTHORIZATION") else ""
             if self.take("AUTHORIZATION"):
                 owner = self.identifier()
+                if owner.lower() != "dbo":
+                    raise errors.no_security("AUTHORIZATION", start.line)
                 name = name or owner
             return s.CreateSchema(start.line, name)
         if self.take("STATISTICS"):
@@ -181,7 +183,9 @@ class DefinitionParser(QueryParser):
             elif self.at_any("PRIMARY", "UNIQUE", "REFERENCES", "CHECK", "FOREIGN"):
                 keys.append(self._key(constraint, column.name, self.line))
                 constraint = ""
-            elif self.at("MASKED") or self.at("SPARSE") or self.at("ROWGUIDCOL") or self.at("FILESTREAM"):
+            elif self.at("MASKED"):
+                raise errors.no_security("MASKED column", line)
+            elif self.at("SPARSE") or self.at("ROWGUIDCOL") or self.at("FILESTREAM"):
                 raise errors.not_implemented(f"{self.token.key} column", line)
             else:
                 break
@@ -372,6 +376,8 @@ class DefinitionParser(QueryParser):
         if self.at("TABLE"):
             self.advance()
             return self._alter_table(start.line)
+        if self.at("AUTHORIZATION"):
+            raise errors.no_security("ALTER AUTHORIZATION", start.line)
         if self.at_any("VIEW"):
             return self._view(start.start, start.line, alter=True, replace=False)
         if self.at("MATERIALIZED"):
@@ -427,6 +433,8 @@ class DefinitionParser(QueryParser):
                     break
             return s.AddColumns(line, name, columns, keys)
         if self.take("ALTER", "COLUMN"):
+            if self.peek(1).key in {"ADD", "DROP"} and self.peek(2).key == "MASKED":
+                raise errors.no_security("MASKED column", line)
             return s.AlterColumn(line, name, self.column_definition([]))
         if self.take("DROP"):
             if self.take("COLUMN"):
@@ -456,10 +464,12 @@ class DefinitionParser(QueryParser):
                 kind = f"{kind} {self.advance().key}"
         elif kind == "PROC":
             kind = "PROCEDURE"
-        elif kind in {"WORKLOAD", "MASTER", "DATABASE", "SECURITY"} and self.token.kind == "word":
-            if kind != "DATABASE" or self.at("SCOPED"):
+        elif kind == "SENSITIVITY":
+            raise errors.not_implemented("DROP SENSITIVITY CLASSIFICATION", line)
+        elif kind in {"WORKLOAD", "MASTER", "DATABASE", "SECURITY", "SYMMETRIC"} and self.token.kind == "word":
+            if kind != "DATABASE" or self.at_any("SCOPED", "ENCRYPTION"):
                 kind = f"{kind} {self.advance().key}"
-            if kind == "DATABASE SCOPED":
+            if kind in {"DATABASE SCOPED", "DATABASE ENCRYPTION"}:
                 kind = f"{kind} {self.advance().key}"
         elif kind == "INDEX":
             if_exists = self.take("IF", "EXISTS")
@@ -482,6 +492,9 @@ class DefinitionParser(QueryParser):
             "USER",
             "ROLE",
             "LOGIN",
+            "CERTIFICATE",
+            "SYMMETRIC KEY",
+            "DATABASE ENCRYPTION KEY",
             "DATABASE SCOPED CREDENTIAL",
             "DATABASE",
             "SECURITY POLICY",
@@ -489,7 +502,7 @@ class DefinitionParser(QueryParser):
         if kind not in known:
             raise errors.refused(f"DROP {kind}", line)
         if_exists = self.take("IF", "EXISTS")
-        names = [()] if kind == "MASTER KEY" else self.comma_list(self.name)
+        names = [()] if kind in {"MASTER KEY", "DATABASE ENCRYPTION KEY"} else self.comma_list(self.name)
         return s.Drop(line, kind, list(names), if_exists)
 
     def truncate(self) -> s.Statement:

@@ -111,6 +111,7 @@ class StatementParser(DefinitionParser):
             "REVOKE": self._permission,
             "KILL": self._kill,
             "DBCC": self._dbcc,
+            "ADD": self._add,
         }
 
     # ---- rows --------
@@ -464,6 +465,12 @@ class StatementParser(DefinitionParser):
         if "TO" not in {word.upper() for word in words} | {"TO" if "FROM" in {w.upper() for w in words} else ""}:
             raise self.error()
         return s.Administration(token.line, token.key, " ".join(words), {})
+
+    def _add(self) -> s.Statement:
+        line = self.expect("ADD").line
+        if self.at("SENSITIVITY"):
+            raise errors.not_implemented("ADD SENSITIVITY CLASSIFICATION", line)
+        raise self.error()
 
     def _kill(self) -> s.Statement:
         line = self.expect("KILL").line

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.catalog import Procedure, Table
 from localazure.sql.parse_expressions import ExpressionParser
@@ -167,8 +168,16 @@ def rows(columns: list[tuple[str, SqlType]], data: list[tuple[Any, ...]]) -> Res
 
 
 def _nothing(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
-    """Roles and limits: every login owns a private pool, so there is nothing to change and no row to return."""
+    """Limits, statistics and pooled connections: there is nothing to change and no row to return."""
     yield RowsAffected(None)
+
+
+def _role_member(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    raise errors.no_security("Membership of roles", line)
+
+
+def _session_context(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    raise errors.not_implemented("sp_set_session_context", line)
 
 
 def _like(value: Any, pattern: Any) -> bool:
@@ -296,10 +305,10 @@ _SYSTEM = {
     "sp_pkeys": _sp_pkeys,
     "sp_rename": _sp_rename,
     "sp_describe_first_result_set": _sp_describe,
-    "sp_addrolemember": _nothing,
-    "sp_droprolemember": _nothing,
+    "sp_addrolemember": _role_member,
+    "sp_droprolemember": _role_member,
     "sp_set_data_processed_limit": _nothing,
     "sp_updatestats": _nothing,
-    "sp_set_session_context": _nothing,
+    "sp_set_session_context": _session_context,
     "sp_reset_connection": _nothing,
 }

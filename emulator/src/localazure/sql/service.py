@@ -1,7 +1,8 @@
-"""Statements that configure the service: users, roles, credentials, workload groups, permissions, KILL, DBCC.
+"""Statements that configure the service: credentials, workload groups, the master key, KILL, DBCC.
 
-They are kept in the catalogue, where its views show them, and they govern nothing: a private pool has one owner and
-one workload. Secrets in them are dropped by the parser.
+They are kept in the catalogue, where its views show them. Workload groups govern nothing: a private pool has one
+workload. Secrets are dropped by the parser. Whatever says who may do what (users, roles, permissions, policies,
+encryption) is refused: nothing here would enforce it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,22 @@ from localazure.sql.sqltypes import BIGINT, INT
 if TYPE_CHECKING:
     from localazure.sql.pool import Session
 
-_SINGULAR = {"MASTER KEY": "SYMMETRIC KEY"}
+_SECURITY = frozenset(
+    {"USER", "LOGIN", "ROLE", "SECURITY POLICY", "CERTIFICATE", "SYMMETRIC KEY", "DATABASE ENCRYPTION KEY"}
+)
+# ALTER DATABASE .. SET or MODIFY of these changes speed, not results.
+# https://learn.microsoft.com/en-us/sql/t-sql/statements/alter-database-transact-sql-set-options
+_SPEED = frozenset(
+    {
+        "RESULT_SET_CACHING",
+        "QUERY_STORE",
+        "READ_COMMITTED_SNAPSHOT",
+        "AUTO_CREATE_STATISTICS",
+        "EDITION",
+        "MAXSIZE",
+        "SERVICE_OBJECTIVE",
+    }
+)
 
 
 def administer(session: Session, statement: s.Administration) -> Iterator[Result]:
@@ -29,18 +45,17 @@ def administer(session: Session, statement: s.Administration) -> Iterator[Result
         return
     if kind == "KILL":
         _kill(session, statement)
-    elif kind in {"GRANT", "DENY", "REVOKE"}:
-        if kind == "DENY":
-            raise errors.not_implemented("DENY", statement.line)
+    elif kind in {"GRANT", "DENY", "REVOKE"} or kind.partition(" ")[2] in _SECURITY:
+        raise errors.no_security(kind, statement.line)
     elif kind == "CREATE DATABASE":
         raise errors.not_implemented("CREATE DATABASE", statement.line)
     elif kind.startswith("CREATE "):
         _create(session, statement, kind.removeprefix("CREATE "))
     elif kind == "ALTER DATABASE":
-        pass  # result set caching and its like: they change speed, not results
+        _alter_database(statement)
     elif kind.startswith("ALTER "):
         subject = kind.removeprefix("ALTER ")
-        if subject not in {"MATERIALIZED VIEW", "ROLE", "DATABASE SCOPED CONFIGURATION"} and (
+        if subject not in {"MATERIALIZED VIEW", "DATABASE SCOPED CONFIGURATION"} and (
             session.pool.catalog.setting(subject, statement.name) is None
         ):
             raise SqlError(
@@ -52,11 +67,17 @@ def administer(session: Session, statement: s.Administration) -> Iterator[Result
     yield RowsAffected(None)
 
 
+def _alter_database(statement: s.Administration) -> None:
+    words = " ".join(statement.options).split()
+    if _SPEED.isdisjoint(words):
+        raise errors.not_implemented(" ".join(["ALTER DATABASE", *words[:2]]), statement.line)
+
+
 def _create(session: Session, statement: s.Administration, kind: str) -> None:
     catalog = session.pool.catalog
     name = statement.name or "##MS_DatabaseMasterKey##"
     if catalog.setting(kind, name) is not None:
-        number = 15023 if kind in {"USER", "ROLE"} else 15578 if kind == "MASTER KEY" else 15530
+        number = 15578 if kind == "MASTER KEY" else 15530
         raise SqlError(
             number, f"{kind.capitalize()} '{name}' already exists in the current database.", line=statement.line
         )
@@ -65,6 +86,8 @@ def _create(session: Session, statement: s.Administration, kind: str) -> None:
 
 
 def drop_setting(session: Session, kind: str, name: str, if_exists: bool, line: int) -> None:
+    if kind in _SECURITY:
+        raise errors.no_security(f"DROP {kind}", line)
     catalog = session.pool.catalog
     found = catalog.setting(kind, name or "##MS_DatabaseMasterKey##")
     if found is None:
