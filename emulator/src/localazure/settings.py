@@ -49,8 +49,11 @@ def _compute_python() -> str:
 
 
 def _azurite() -> list[str]:
-    built = _CHECKOUT / "var/node/node_modules/.bin/azurite-blob"
-    return [str(built)] if built.exists() else [shutil.which("azurite-blob") or "azurite-blob"]
+    program = _EMULATOR / "node_modules/azurite/dist/src/blob/main.js"
+    if not program.exists():
+        return [shutil.which("azurite-blob") or "azurite-blob"]
+    brought = _CHECKOUT / "var/env/node/bin/node"
+    return [str(brought) if brought.exists() else shutil.which("node") or "node", str(program)]
 
 
 @dataclass(frozen=True)
