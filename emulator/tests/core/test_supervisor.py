@@ -194,6 +194,9 @@ def test_an_up_that_fails_leaves_nothing(
 def test_an_up_that_fails_leaves_a_supervisor_that_ran_before(running: Settings) -> None:
     certificates.ensure(running)
     os.kill(pid_of(running, "other"), signal.SIGKILL)
+    end = time.monotonic() + 10
+    while supervisor._state(running)["processes"]["other"]["exit_code"] is None and time.monotonic() < end:
+        time.sleep(0.05)
     with pytest.raises(StackError, match="other ended with code -9"):
         supervisor.up(running, timeout=10)
     assert supervisor.running(running)
