@@ -48,7 +48,7 @@ outputs:
   out: {type: uri_folder}
 tags: {team: flights}
 """
-CONDA = "name: t\ndependencies: [python=3.11, pip, {pip: [mlflow, azureml-mlflow]}]\n"
+CONDA = "name: t\ndependencies: [python>=3.11, pip, {pip: [mlflow, azureml-mlflow]}]\n"
 AUTOML = """
 $schema: https://azuremlschemas.azureedge.net/latest/autoMLJob.schema.json
 type: automl
