@@ -69,6 +69,7 @@ class RecordedRuns:
     def __init__(self) -> None:
         self.created: dict[str, str] = {}
         self.ended: dict[str, str] = {}
+        self.nested: dict[str, tuple[str | None, str | None]] = {}
         self.logged: dict[str, Path] = {}
 
     async def ready(self, seconds: float = 0) -> None: ...
@@ -76,9 +77,17 @@ class RecordedRuns:
     async def close(self) -> None: ...
 
     async def create(
-        self, name: str, experiment: str, display_name: str, tags: Mapping[str, str], parent: str | None = None
+        self,
+        name: str,
+        experiment: str,
+        display_name: str,
+        tags: Mapping[str, str],
+        *,
+        parent: str | None = None,
+        root: str | None = None,
     ) -> str:
         self.created[name] = experiment
+        self.nested[name] = (parent, root)
         return "7"
 
     async def end(self, name: str, state: str) -> None:

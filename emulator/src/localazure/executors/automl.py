@@ -90,6 +90,10 @@ class AutoMLRunner:
         plan = _plan(properties)
         return float(plan["timeout_seconds"]) + _GRACE_SECONDS
 
+    def nodes(self, properties: dict[str, Any]) -> int:
+        """One: the whole search is one process."""
+        return 1
+
     async def prepare(self, job: RunningJob) -> None:
         """Brings the tables."""
         plan = _plan(job.properties)

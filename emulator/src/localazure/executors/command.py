@@ -45,6 +45,10 @@ class CommandRunner:
         """`limits.timeout`."""
         return seconds((properties.get("limits") or {}).get("timeout"), "limits.timeout")
 
+    def nodes(self, properties: dict[str, Any]) -> int:
+        """One: one process on one machine."""
+        return 1
+
     async def prepare(self, job: RunningJob) -> None:
         """Checks the environment, unpacks the code, brings the inputs."""
         await check_environment(job, job.properties.get("environmentId"))

@@ -47,11 +47,65 @@ class AssetSource(Protocol):
     def location(self, reference: str) -> Location: ...
 
 
+@dataclass(frozen=True)
+class Child:
+    """A job below another one, as its parent sees it. Metrics: `RunningJob.tracking.metrics(name)`.
+
+    `state` is any state of a job, a final one after `Children.run`; `error` has `code` and `message`; `outputs` maps a
+    name to `uri`, `jobOutputType` and what else was declared; `properties` are the ARM resource's.
+    """
+
+    name: str
+    state: str
+    error: dict[str, Any] | None
+    outputs: dict[str, dict[str, Any]]
+    properties: dict[str, Any]
+
+    @property
+    def succeeded(self) -> bool:
+        return self.state == "Completed"
+
+
 class Children(Protocol):
-    """Where a runner writes down its child jobs (trials)."""
+    """A job's child jobs. `properties` are those of an ARM job (camelCase: jobType, command, inputs ...), `run` the
+    fields of run history that differ from a plain job's: runType, stepType, number (their order), startTimeUtc ...
+    """
 
     def add(self, name: str, properties: dict[str, Any], run: dict[str, Any]) -> None:
-        """A child in a final state. `run` has startTimeUtc, endTimeUtc and outputs."""
+        """A child that ran inside the parent's own process (an AutoML trial), in its final state
+        `properties["status"]`.
+        """
+        ...
+
+    async def run(self, name: str, properties: dict[str, Any], *, run: dict[str, Any] | None = None) -> Child:
+        """A job of its own below this one: its own states, place in the queue, folder, log and nested MLflow run.
+
+        Returns when it is in a final state and never raises for its failure, nor for a submission that is refused:
+        that child is Failed. Waiting for it ends with the parent: cancelled, it cancels the child and waits for its
+        end. A name without `experimentName` runs in the parent's experiment.
+        """
+        ...
+
+    def record(
+        self,
+        name: str,
+        properties: dict[str, Any],
+        run: dict[str, Any],
+        state: str,
+        outputs: dict[str, dict[str, Any]],
+    ) -> None:
+        """A child that needn't run (a reused step), written down as what it is, in the final state `state`.
+
+        `properties["properties"]` says why (azureml.isreused, azureml.reusedrunid); `outputs` are the reused ones.
+        """
+        ...
+
+    def cancel(self, name: str) -> None:
+        """Asks a child of this job to stop; `run` then returns it as Canceled."""
+        ...
+
+    def get(self, name: str) -> Child | None:
+        """A child of this job as it is now; None if there is none of that name."""
         ...
 
 
@@ -70,6 +124,8 @@ class RunningJob:
     tokens: Tokens
     children: Children
     tracking_uri: str
+    root: str
+    parent: str | None = None
     experiment_id: str = ""
     found: dict[str, Any] = field(default_factory=dict)  # properties of the job that the run brought to light
     notes: list[str] = field(default_factory=list)
@@ -111,7 +167,7 @@ class RunningJob:
         own = {
             "PYTHONPATH": ":".join(part for part in python_path if part),
             "AZUREML_RUN_ID": self.name,
-            "AZUREML_ROOT_RUN_ID": self.name,
+            "AZUREML_ROOT_RUN_ID": self.root,
             "AZUREML_EXPERIMENT_ID": self.experiment_id,
             "AZUREML_ARM_SUBSCRIPTION": parts[2],
             "AZUREML_ARM_RESOURCEGROUP": parts[4],
@@ -158,6 +214,12 @@ class JobRunner(Protocol):
 
     def seconds(self, properties: dict[str, Any]) -> float | None:
         """The job's time-out; None if it has none."""
+        ...
+
+    def nodes(self, properties: dict[str, Any]) -> int:
+        """Nodes of its compute that the job holds from Preparing to its end; 0 for one that only waits for children
+        (sweep, pipeline): holding one, it could keep its own children from running.
+        """
         ...
 
     async def prepare(self, job: RunningJob) -> None:

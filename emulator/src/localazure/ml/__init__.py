@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 
 def build(context: ServiceContext) -> Service:
-    """The service. Provides `ml.assets` (Assets) and `ml.queue` (JobQueue) to the services built later."""
+    """The service. Provides `ml.assets` (Assets), `ml.queue` (JobQueue) and `ml.submission` (Submission) to the
+    services built later.
+    """
     settings, store, blobs = context.settings, context.store, context.blobs
     assets = Assets(store, blobs, settings)
     catalogue = Catalogue(settings, store, blobs, assets)
@@ -46,12 +48,12 @@ def build(context: ServiceContext) -> Service:
     )
     context.provide("ml.assets", assets)
     context.provide("ml.queue", queue)
+    context.provide("ml.submission", queue.submission)
     jobs = JobsService(
         settings=settings,
         store=store,
-        assets=assets,
+        submission=queue.submission,
         queue=queue,
-        runners=runners,
         long_running=context.long_running,
     )
     return _MachineLearning(

@@ -18,8 +18,8 @@ from localazure.core.registry import Answer, Handler, Operation
 from localazure.core.store import Store
 from localazure.ml import states
 from localazure.ml.assets import JOBS, Assets, artifact_folder, output_asset_name
-from localazure.ml.queue import LOG_NAME
 from localazure.ml.resources import WORKSPACE, in_workspace, page, touched
+from localazure.ml.submission import CHILDREN
 from localazure.ml.workspace import ARTIFACT_CONTAINER, COMPUTES
 from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
@@ -78,11 +78,11 @@ class HistoryService:
     async def _details(self, request: Request, identity: Identity) -> Answer:
         name = request.path_params["run"]
         job = self._find(name)
-        blob = f"{artifact_folder(name)}/{LOG_NAME}"
         logs = {}
-        if not job["run"].get("parent"):
+        for log in job["run"].get("logs", []):
+            blob = f"{artifact_folder(name)}/{log}"
             token = self._blobs.sas(ARTIFACT_CONTAINER, blob, permissions="r", hours=_LOG_HOURS).lstrip("?")
-            logs[LOG_NAME] = f"{self._blobs.url(ARTIFACT_CONTAINER, blob)}?{token}"
+            logs[log] = f"{self._blobs.url(ARTIFACT_CONTAINER, blob)}?{token}"
         return {**self._run(job), "logFiles": logs}
 
     async def _run_data(self, request: Request, identity: Identity) -> Answer:
@@ -94,7 +94,8 @@ class HistoryService:
     async def _children(self, request: Request, identity: Identity) -> Answer:
         parent = request.path_params["run"]
         self._find(parent)
-        children = [job for job in self._store.list(JOBS, f"{parent}_") if job["run"].get("parent") == parent]
+        found = [self._store.get(JOBS, each["name"]) for each in self._store.list(CHILDREN, f"{parent}/")]
+        children = [job for job in found if job is not None]
         children.sort(key=lambda job: (job["run"].get("number", 0), job["resource"]["name"]))
         return page(request, self._settings, [self._run(job) for job in children])
 
@@ -157,7 +158,7 @@ class HistoryService:
             "runId": name,
             "runUuid": str(uuid.uuid5(uuid.NAMESPACE_URL, document["id"])),
             "parentRunId": parent,
-            "rootRunId": parent or name,
+            "rootRunId": run.get("root") or parent or name,
             "status": properties["status"],
             "displayName": properties.get("displayName"),
             "description": properties.get("description"),

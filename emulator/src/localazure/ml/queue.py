@@ -23,7 +23,9 @@ from localazure.executors.job import JobFailed, JobRunner, RunningJob
 from localazure.ml import states
 from localazure.ml.assets import JOBS, Assets, artifact_folder
 from localazure.ml.catalogue import Catalogue
-from localazure.ml.resources import resource
+from localazure.ml.children import ChildJobs
+from localazure.ml.nodes import Nodes
+from localazure.ml.submission import LOG_NAME, Submission, studio_url
 from localazure.ml.workspace import ARTIFACT_CONTAINER, COMPUTES, tracking_uri
 from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
@@ -32,7 +34,6 @@ from localazure.tracking.runs import TrackingError, TrackingRuns
 
 log = logging.getLogger(__name__)
 
-LOG_NAME = "user_logs/std_log.txt"
 _LOG_SECONDS = 1.0
 _LOG_BYTES_A_SECOND = 2_000_000
 _DEFAULT_NODES = 2
@@ -62,6 +63,7 @@ class JobQueue:
         tracking: TrackingRuns,
         runners: Mapping[str, JobRunner],
     ) -> None:
+        self._submission = Submission(settings=settings, store=store, assets=assets, runners=runners, begin=self.submit)
         self._settings = settings
         self._store = store
         self._blobs = blobs
@@ -70,10 +72,16 @@ class JobQueue:
         self._catalogue = catalogue
         self._tracking = tracking
         self._runners = runners
-        self._nodes: dict[str, asyncio.Semaphore] = {}
+        self._nodes: dict[str, Nodes] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
         self._ending: set[str] = set()
+        self._closing = False
+
+    @property
+    def submission(self) -> Submission:
+        """Where jobs for this queue are submitted."""
+        return self._submission
 
     def submit(self, name: str) -> None:
         """Begins the job that is stored under `name`."""
@@ -86,6 +94,8 @@ class JobQueue:
         document = self._store.get(JOBS, name)
         if document is None or states.is_terminal(document) or name not in self._tasks or name in self._ending:
             return
+        if self._closing:
+            return  # it is being ended, and failed by name
         self._advance(name, states.CANCEL_REQUESTED)
         self._cancelled.add(name)
         self._tasks[name].cancel()
@@ -114,6 +124,7 @@ class JobQueue:
 
     async def close(self) -> None:
         """Ends every job. They are failed by name: their processes are gone."""
+        self._closing = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -125,6 +136,7 @@ class JobQueue:
         document = self._store.get(JOBS, name)
         assert document is not None
         properties = document["resource"]["properties"]
+        children = ChildJobs(self, self._store, self._submission, document)
         job = RunningJob(
             name=name,
             properties=properties,
@@ -135,8 +147,10 @@ class JobQueue:
             assets=self._assets,
             tracking=self._tracking,
             tokens=self._tokens,
-            children=_Children(self._settings, self._store, name),
+            children=children,
             tracking_uri=tracking_uri(self._settings, "https"),
+            root=document["run"].get("root") or name,
+            parent=document["run"].get("parent"),
         )
         shutil.rmtree(job.folder, ignore_errors=True)
         job.log.parent.mkdir(parents=True)
@@ -170,17 +184,20 @@ class JobQueue:
         self._cancelled.discard(name)
         try:
             # What follows must happen even if the API is stopping: shielded from further cancellation.
-            await asyncio.shield(self._end(job, state, failure, uploads))
+            await asyncio.shield(self._end(job, children, state, failure, uploads))
         finally:
             self._ending.discard(name)
 
     async def _steps(self, job: RunningJob) -> None:
         runner = self._runners[job.properties["jobType"]]
         nodes = self._pool(job.properties.get("computeId"))
-        if nodes.locked():
+        count = runner.nodes(job.properties)
+        if count > nodes.size:
+            raise JobFailed(f"The job asks for {count} nodes; its compute has at most {nodes.size}.")
+        if nodes.would_wait(count):
             self._advance(job.name, states.QUEUED)
             job.note("waiting for a node of the compute")
-        async with nodes:
+        async with nodes.held(count):
             self._advance(job.name, states.PREPARING)
             await self._track(job)
             await runner.prepare(job)
@@ -206,7 +223,9 @@ class JobQueue:
         properties = job.properties
         tags = {**(properties.get("tags") or {}), "azureml.jobType": properties["jobType"]}
         display = properties.get("displayName") or job.name
-        job.experiment_id = await self._tracking.create(job.name, properties["experimentName"], display, tags)
+        job.experiment_id = await self._tracking.create(
+            job.name, properties["experimentName"], display, tags, parent=job.parent, root=job.root
+        )
         studio = studio_url(self._settings, job.experiment_id, job.name)
 
         def described(document: dict[str, Any]) -> dict[str, Any]:
@@ -222,8 +241,16 @@ class JobQueue:
         for path, folder in await self._tracking.artifacts(job.name, job.experiment_id):
             await asyncio.to_thread(self._blobs.upload_tree, folder, store.join(path))
 
-    async def _end(self, job: RunningJob, state: str, failure: JobFailed | None, uploads: asyncio.Task[None]) -> None:
+    async def _end(
+        self,
+        job: RunningJob,
+        children: ChildJobs,
+        state: str,
+        failure: JobFailed | None,
+        uploads: asyncio.Task[None],
+    ) -> None:
         await job.stop()
+        await children.close()
         if failure is not None:
             job.note(f"{state}: {failure.message.partition(chr(10))[0]}")
         uploads.cancel()
@@ -273,12 +300,12 @@ class JobQueue:
             version = output.get("assetVersion") or str(len(self._store.list(f"ml.{path}", f"{name}/")) + 1)
             self._catalogue.add(path, name, version, {**content, "properties": {"jobName": job.name}})
 
-    def _pool(self, compute_id: str | None) -> asyncio.Semaphore:
+    def _pool(self, compute_id: str | None) -> Nodes:
         name = compute_id.rpartition("/")[2] if compute_id else _SERVERLESS
         if name not in self._nodes:
             compute = self._store.get(COMPUTES, name) or {}
             scale = compute.get("properties", {}).get("properties", {}).get("scaleSettings") or {}
-            self._nodes[name] = asyncio.Semaphore(int(scale.get("maxNodeCount") or _DEFAULT_NODES))
+            self._nodes[name] = Nodes(int(scale.get("maxNodeCount") or _DEFAULT_NODES))
         return self._nodes[name]
 
     async def _keep_log_uploaded(self, job: RunningJob) -> None:
@@ -299,44 +326,6 @@ class JobQueue:
         content = await asyncio.to_thread(job.log.read_bytes)
         name = f"{artifact_folder(job.name)}/{LOG_NAME}"
         await asyncio.to_thread(self._blobs.write, ARTIFACT_CONTAINER, name, content, "text/plain; charset=utf-8")
-
-
-class _Children:
-    """Trials of a job, as jobs of their own below it."""
-
-    def __init__(self, settings: Settings, store: Store, parent: str) -> None:
-        self._settings = settings
-        self._store = store
-        self._parent = parent
-
-    def add(self, name: str, properties: dict[str, Any], run: dict[str, Any]) -> None:
-        """See executors.job.Children."""
-        inner = {
-            "services": services(self._settings, name),
-            "isArchived": False,
-            "inputs": {},
-            "outputs": {},
-            **properties,
-        }
-        document = {
-            "resource": resource(self._settings, f"jobs/{name}", inner),
-            "request": {},
-            "run": {"parent": self._parent, "states": [], "outputs": {}, **run},
-        }
-        self._store.put(JOBS, name, document)
-
-
-def services(settings: Settings, name: str) -> dict[str, Any]:
-    """The addresses a job is shown and tracked at."""
-    return {
-        "Tracking": {"jobServiceType": "Tracking", "endpoint": tracking_uri(settings) + "?"},
-        "Studio": {"jobServiceType": "Studio", "endpoint": studio_url(settings, "0", name)},
-    }
-
-
-def studio_url(settings: Settings, experiment_id: str, name: str) -> str:
-    """The page of a run. There is no studio here: MLflow's own user interface shows it."""
-    return f"{settings.mlflow_url}/#/experiments/{experiment_id}/runs/{name}?wsid={settings.workspace_id}"
 
 
 def _end_orphans(name: str) -> None:

@@ -18,6 +18,7 @@ from localazure.executors import processes
 from localazure.settings import Settings
 
 RUN_ID_TAG = "azureml.runId"
+_HISTORY_PAGE = 5000
 _RUN_STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
 
 
@@ -67,16 +68,25 @@ class TrackingRuns:
         return server.get("exit_code") is not None
 
     async def create(
-        self, name: str, experiment: str, display_name: str, tags: Mapping[str, str], parent: str | None = None
+        self,
+        name: str,
+        experiment: str,
+        display_name: str,
+        tags: Mapping[str, str],
+        *,
+        parent: str | None = None,
+        root: str | None = None,
     ) -> str:
         """The run `name` in `experiment` (made if it isn't there); returns the experiment's id. Existing runs are
         kept.
+
+        `parent` and `root` nest it: the runs directly above it and at the top (by default the parent).
         """
         experiment_id = await self._experiment(experiment)
         all_tags = {**tags, RUN_ID_TAG: name, "mlflow.user": "localazure"}
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent
-            all_tags["mlflow.rootRunId"] = parent
+            all_tags["mlflow.rootRunId"] = root or parent
         content = {
             "experiment_id": experiment_id,
             "run_name": display_name,
@@ -98,6 +108,20 @@ class TrackingRuns:
         answer = await self._call("GET", f"runs/get?run_id={name}", None, allowed=("RESOURCE_DOES_NOT_EXIST",))
         found = answer.get("run", {}).get("data", {}).get("metrics", [])
         return {each["key"]: float(each["value"]) for each in found}
+
+    async def metric_history(self, name: str, key: str) -> list[tuple[int, float, int]]:
+        """Every value a run logged of one metric, in logged order: (step, value, milliseconds since the epoch)."""
+        found: list[tuple[int, float, int]] = []
+        token = ""
+        while True:
+            asked = {"run_id": name, "metric_key": key, "max_results": _HISTORY_PAGE}
+            path = httpx.URL("metrics/get-history", params=asked | ({"page_token": token} if token else {}))
+            answer = await self._call("GET", str(path), None, allowed=("RESOURCE_DOES_NOT_EXIST",))
+            for each in answer.get("metrics", []):
+                found.append((int(each.get("step", 0)), float(each["value"]), int(each["timestamp"])))
+            token = answer.get("next_page_token") or ""
+            if not token:
+                return found
 
     async def artifacts(self, name: str, experiment_id: str) -> list[tuple[str, Path]]:
         """What a run logged: (path below the run's artifacts, local folder). A model is listed under its name.
