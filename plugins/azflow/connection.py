@@ -22,11 +22,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
-from azflow.credentials import NamedAsyncCredential, NamedCredential
+from azflow.credentials import AsyncRestClient, NamedAsyncCredential, NamedCredential
 from azflow.errors import AccessDenied, ConfigurationError, first_line
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
+    from azure.core import PipelineClient
     from azure.core.credentials import TokenCredential
     from azure.core.credentials_async import AsyncTokenCredential
     from azure.storage.blob import BlobServiceClient
@@ -279,6 +280,36 @@ class AzureConnection:
         aiohttp makes its TLS context when it is imported, maybe long before this connection named its CA bundle.
         """
         return {"connection_verify": self.verify} if self.verify else {}
+
+    def rest_client(self) -> PipelineClient[Any, Any]:
+        """azure-core's client for Resource Manager and the Azure ML services behind it; the caller closes it.
+
+        Throttled and failed requests are tried again; which status is an error is the caller's business.
+        """
+        from azure.core import PipelineClient
+        from azure.core.pipeline import policies
+
+        steps: list[Any] = [
+            policies.RequestIdPolicy(),
+            policies.RetryPolicy(retry_total=5, retry_backoff_factor=0.5),
+            policies.BearerTokenCredentialPolicy(self.credential(), self.arm_scope),
+        ]
+        return PipelineClient(self.resource_manager, policies=steps, **self.transport_arguments)
+
+    def async_rest_client(self, base_url: str, scope: str, *, retries: bool = False) -> AsyncRestClient:
+        """As `rest_client`, for the triggerer's event loop and any service; the caller closes it.
+
+        :param scope: of the tokens, ends in ``/.default``.
+        :param retries: the poller has its own pauses and honours ``Retry-After`` for all waiting tasks, and wants none.
+        """
+        from azure.core import AsyncPipelineClient
+        from azure.core.pipeline import policies
+
+        credential = self.async_credential()
+        steps: list[Any] = [policies.RequestIdPolicy(), policies.AsyncBearerTokenCredentialPolicy(credential, scope)]
+        if retries:
+            steps.insert(1, policies.AsyncRetryPolicy())
+        return AsyncRestClient(AsyncPipelineClient(base_url, policies=steps, **self.transport_arguments), credential)
 
     def token(self, scope: str) -> str:
         """A bearer token for `scope` (ends in ``/.default``)."""

@@ -1,4 +1,4 @@
-"""Token credentials whose refusals name the Airflow connection they come from.
+"""Token credentials whose refusals name the Airflow connection they come from, and the client that owns one.
 
 Every SDK asks the credential for its token, so that a wrong secret is told as `AccessDenied` whoever finds out.
 """
@@ -83,3 +83,22 @@ class NamedAsyncCredential:
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
+
+
+class AsyncRestClient:
+    """azure-core's pipeline for asyncio, and the credential that only it uses."""
+
+    def __init__(self, client: Any, credential: Any) -> None:
+        self._client = client
+        self._credential = credential
+
+    async def send(self, request: Any) -> Any:
+        """The answer to an ``azure.core.rest.HttpRequest``, read to its end, whatever its status."""
+        async with await self._client.send_request(request) as response:
+            await response.read()
+            return response
+
+    async def close(self) -> None:
+        """Release the connections of both."""
+        await self._client.close()
+        await self._credential.close()

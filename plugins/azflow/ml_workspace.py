@@ -17,7 +17,9 @@ from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from azure.core import AsyncPipelineClient, PipelineClient
+    from azure.core import PipelineClient
+
+    from azflow.credentials import AsyncRestClient
 
 API_VERSION = "2024-04-01"
 _LOG_BYTES = 64 * 1024
@@ -34,8 +36,7 @@ class Workspace:
     def __init__(self, connection: AzureConnection) -> None:
         self.connection = connection
         self._client: PipelineClient[Any, Any] | None = None
-        self._async_client: AsyncPipelineClient[Any, Any] | None = None
-        self._async_credential: Any = None
+        self._async_client: AsyncRestClient | None = None
 
     # -- Resource Manager --------------------------------------------------------------------------------------------
 
@@ -48,13 +49,15 @@ class Workspace:
         from azure.core.exceptions import HttpResponseError
         from azure.core.rest import HttpRequest
 
-        client = self._aclient()
-        async with await client.send_request(HttpRequest("GET", self._job_url(name))) as response:
-            await response.read()
-            if response.status_code != 200:  # noqa: PLR2004
-                raise HttpResponseError(response=response)
-            found: dict[str, Any] = response.json()
-            return found
+        if self._async_client is None:
+            self._async_client = self.connection.async_rest_client(
+                self.connection.resource_manager, self.connection.arm_scope
+            )
+        response = await self._async_client.send(HttpRequest("GET", self._job_url(name)))
+        if response.status_code != 200:  # noqa: PLR2004
+            raise HttpResponseError(response=response)
+        found: dict[str, Any] = response.json()
+        return found
 
     def cancel_job(self, name: str) -> None:
         """POST .../jobs/{name}/cancel: asks, and doesn't wait for the end."""
@@ -154,8 +157,7 @@ class Workspace:
         """Release the triggerer's connections."""
         if self._async_client is not None:
             await self._async_client.close()
-            await self._async_credential.close()
-            self._async_client = self._async_credential = None
+            self._async_client = None
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -205,31 +207,8 @@ class Workspace:
 
     def _sync(self) -> PipelineClient[Any, Any]:
         if self._client is None:
-            from azure.core import PipelineClient
-            from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
-
-            policies = [
-                RetryPolicy(retry_total=4, retry_backoff_factor=0.5),
-                BearerTokenCredentialPolicy(self.connection.credential(), self.connection.arm_scope),
-            ]
-            self._client = PipelineClient(
-                self.connection.resource_manager, policies=policies, **self.connection.transport_arguments
-            )
+            self._client = self.connection.rest_client()
         return self._client
-
-    def _aclient(self) -> AsyncPipelineClient[Any, Any]:
-        if self._async_client is None:
-            from azure.core import AsyncPipelineClient
-            from azure.core.pipeline.policies import AsyncBearerTokenCredentialPolicy
-
-            self._async_credential = self.connection.async_credential()
-            # No retry policy: the poller has its own pauses and honours Retry-After for all waiting tasks.
-            self._async_client = AsyncPipelineClient(
-                self.connection.resource_manager,
-                policies=[AsyncBearerTokenCredentialPolicy(self._async_credential, self.connection.arm_scope)],
-                **self.connection.transport_arguments,
-            )
-        return self._async_client
 
 
 def _tail(url: str, lines: int) -> list[str]:

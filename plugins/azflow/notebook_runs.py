@@ -22,9 +22,10 @@ from azflow.errors import ConfigurationError, RunExists, SpecError
 from azflow.runs import Found, RunFailure, RunState, RunStates
 
 if TYPE_CHECKING:
-    from azure.core import AsyncPipelineClient
     from azure.synapse.artifacts import ArtifactsClient
     from azure.synapse.artifacts.models import RunNotebookResult
+
+    from azflow.credentials import AsyncRestClient
 
 SERVICE = "Synapse notebook run"
 API_VERSION = "2022-03-01-preview"
@@ -131,8 +132,7 @@ class SynapseNotebookRuns:
         connection.require("synapse_endpoint")
         self._connection = connection
         self._client: ArtifactsClient | None = None
-        self._async_client: AsyncPipelineClient[Any, Any] | None = None
-        self._async_credential: Any = None
+        self._async_client: AsyncRestClient | None = None
 
     @property
     def client(self) -> ArtifactsClient:
@@ -183,19 +183,20 @@ class SynapseNotebookRuns:
         from azure.core.exceptions import HttpResponseError
         from azure.core.rest import HttpRequest
 
-        client = self._aclient()
+        if self._async_client is None:
+            self._async_client = self._connection.async_rest_client(
+                self._connection.synapse_endpoint, self._connection.synapse_scope
+            )
         request = HttpRequest(
             "GET",
             f"{self._connection.synapse_endpoint.rstrip('/')}/notebooks/runs/{quote(id, safe='')}",
             params={"api-version": API_VERSION},
             headers={"Accept": "application/json"},
         )
-        async with await client.send_request(request) as response:
-            if response.status_code != 200:  # noqa: PLR2004
-                await response.read()
-                raise HttpResponseError(response=response)
-            await response.read()
-            return STATES.of(str(response.json()["result"]["runStatus"]), id=id, url=self.url(id))
+        response = await self._async_client.send(request)
+        if response.status_code != 200:  # noqa: PLR2004
+            raise HttpResponseError(response=response)
+        return STATES.of(str(response.json()["result"]["runStatus"]), id=id, url=self.url(id))
 
     def cancel(self, id: str) -> None:
         """POST /notebooks/runs/{id}/cancel; a run that is over already is no error."""
@@ -251,8 +252,7 @@ class SynapseNotebookRuns:
         """Release the triggerer's connections."""
         if self._async_client is not None:
             await self._async_client.close()
-            await self._async_credential.close()
-            self._async_client = self._async_credential = None
+            self._async_client = None
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -304,17 +304,3 @@ class SynapseNotebookRuns:
                     first = next((line.strip() for line in cell.source or [] if line.strip()), "")
                     return f"cell {number} of {len(cells)}, which begins with: {first[:120]}"
         return ""
-
-    def _aclient(self) -> AsyncPipelineClient[Any, Any]:
-        if self._async_client is None:
-            from azure.core import AsyncPipelineClient
-            from azure.core.pipeline.policies import AsyncBearerTokenCredentialPolicy
-
-            self._async_credential = self._connection.async_credential()
-            # No retry policy: the poller has its own pauses and honours Retry-After for all waiting tasks.
-            self._async_client = AsyncPipelineClient(
-                self._connection.synapse_endpoint,
-                policies=[AsyncBearerTokenCredentialPolicy(self._async_credential, self._connection.synapse_scope)],
-                **self._connection.transport_arguments,
-            )
-        return self._async_client

@@ -18,7 +18,9 @@ from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, ServiceUnavailable
 
 if TYPE_CHECKING:
-    from azure.core import AsyncPipelineClient, PipelineClient
+    from azure.core import PipelineClient
+
+    from azflow.credentials import AsyncRestClient
 
 API_VERSION = "2024-04-01"
 PUBLIC_STUDIO = "https://ml.azure.com"
@@ -39,8 +41,7 @@ class OnlineEndpoint:
         self.name = name
         self._url = f"{connection.ml_workspace_url}/onlineEndpoints/{quote(name)}"
         self._client: PipelineClient[Any, Any] | None = None
-        self._async_client: AsyncPipelineClient[Any, Any] | None = None
-        self._async_credential: Any = None
+        self._async_client: AsyncRestClient | None = None
 
     # -- the endpoint ------------------------------------------------------------------------------------------------
 
@@ -119,7 +120,11 @@ class OnlineEndpoint:
         from azure.core.rest import HttpRequest
 
         request = HttpRequest("GET", f"{self._url}/deployments/{quote(name)}", params={"api-version": API_VERSION})
-        response = await self._aclient().send_request(request)
+        if self._async_client is None:
+            self._async_client = self._connection.async_rest_client(
+                self._connection.resource_manager, self._connection.arm_scope, retries=True
+            )
+        response = await self._async_client.send(request)
         if response.status_code == _NOT_FOUND:
             return None
         self._raise_for_status(response)
@@ -153,7 +158,6 @@ class OnlineEndpoint:
         """Close the event loop's connections."""
         if self._async_client is not None:
             await self._async_client.close()
-            await self._async_credential.close()
             self._async_client = None
 
     def _get(self, url: str) -> dict[str, Any] | None:
@@ -165,30 +169,13 @@ class OnlineEndpoint:
         return found
 
     def _send(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> Any:
-        from azure.core import PipelineClient
-        from azure.core.pipeline import policies
         from azure.core.rest import HttpRequest
 
         if self._client is None:
-            bearer = policies.BearerTokenCredentialPolicy(self._connection.credential(), self._connection.arm_scope)
-            steps = [policies.RequestIdPolicy(), policies.RetryPolicy(), bearer]
-            self._client = PipelineClient(self._connection.resource_manager, policies=steps)
+            self._client = self._connection.rest_client()
         params = {} if "api-version=" in url else {"api-version": API_VERSION}
         json = {} if method == "POST" and body is None else body
         return self._client.send_request(HttpRequest(method, url, params=params, json=json))
-
-    def _aclient(self) -> AsyncPipelineClient[Any, Any]:
-        from azure.core import AsyncPipelineClient
-        from azure.core.pipeline import policies
-
-        if self._async_client is None:
-            self._async_credential = self._connection.async_credential()
-            bearer = policies.AsyncBearerTokenCredentialPolicy(self._async_credential, self._connection.arm_scope)
-            steps: list[Any] = [policies.RequestIdPolicy(), policies.AsyncRetryPolicy(), bearer]
-            self._async_client = AsyncPipelineClient(
-                self._connection.resource_manager, policies=steps, **self._connection.transport_arguments
-            )
-        return self._async_client
 
     def _raise_for_status(self, response: Any) -> None:
         from azure.core.exceptions import HttpResponseError
