@@ -11,6 +11,7 @@ from localazure.core.service import Service, ServiceContext
 from localazure.executors.automl import AutoMLRunner
 from localazure.executors.command import CommandRunner
 from localazure.executors.job import JobRunner
+from localazure.executors.sweep import SweepRunner
 from localazure.ml.assets import Assets
 from localazure.ml.catalogue import Catalogue
 from localazure.ml.history import HistoryService
@@ -31,10 +32,12 @@ def build(context: ServiceContext) -> Service:
     assets = Assets(store, blobs, settings)
     catalogue = Catalogue(settings, store, blobs, assets)
     tracking = TrackingRuns(settings)
+    command = CommandRunner(settings, assets)
     # One row a job type: a type that isn't here is refused by name.
     runners: dict[str, JobRunner] = {
-        "Command": CommandRunner(settings, assets),
+        "Command": command,
         "AutoML": AutoMLRunner(settings, assets),
+        "Sweep": SweepRunner(settings, command),
     }
     queue = JobQueue(
         settings=settings,
