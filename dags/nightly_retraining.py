@@ -19,7 +19,7 @@ def nightly_retraining(spec: ModelSpec) -> DAG:
     with DAG(**lifecycle.dag_arguments(plan)) as dag:
         stages = {stage: lifecycle.build(plan, stage, dag) for stage in plan.stages()}
         chain(
-            stages["arrival"],  # the partition's marker lies in the lake
+            stages["arrival"],  # the partition is complete, in the lake or in the pool
             stages["prepare"],  # Synapse: T-SQL and notebooks build features and export the sets
             *([stages["quality"]] if "quality" in stages else []),  # expectations, pushed down to the pool
             stages["data"],  # data assets that point at the exported sets
@@ -27,7 +27,7 @@ def nightly_retraining(spec: ModelSpec) -> DAG:
             stages["evaluate"],  # champion against challenger, and the verdict
             stages["approve"],  # the gate alone, or a person; a no skips the next two
             stages["register"],  # the challenger becomes a version of the registered model
-            stages["roll_out"],  # canary, then traffic stage by stage
+            *([stages["roll_out"]] if "roll_out" in stages else []),  # canary, then traffic stage by stage
             stages["write_back"],  # whoever is champion now scores the partition
             stages["report"],  # always
         )

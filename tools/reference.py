@@ -25,7 +25,7 @@ MEANING = {
     "ModelSpec.connection": "the Airflow connection that says which Azure",
     "ModelSpec.schedule": "cron, five fields; a night is for the day before",
     "ModelSpec.timezone": "of the schedule, a name of the IANA database",
-    "ModelSpec.arrival": "the partition's marker",
+    "ModelSpec.arrival": "what says that the partition is complete: a blob, or rows in a table of the pool",
     "ModelSpec.prepare": "the steps, at least one; each a SQL file or a notebook",
     "ModelSpec.quality": "the suites; without any, the stage doesn't exist",
     "ModelSpec.data": "the exported sets",
@@ -33,12 +33,17 @@ MEANING = {
     "ModelSpec.evaluate": "the job that writes `evidence.json`, and the gate",
     "ModelSpec.approve": "`automatic`, or a person in Airflow's UI",
     "ModelSpec.register": "the registered model",
-    "ModelSpec.deploy": "the endpoint and the canary's rules",
+    "ModelSpec.deploy": "the online endpoint and the canary's rules; without it the champion is the version tagged so",
     "ModelSpec.write_back": "the job that scores the partition, and the SQL that swaps its rows in",
-    "Arrival.container": "empty: the connection's",
-    "Arrival.blob": "the blob that is written last, a template",
-    "Arrival.timeout_minutes": "then the task fails and says what is there",
-    "Arrival.poke_seconds": "between two looks",
+    "BlobArrival.container": "empty: the connection's",
+    "BlobArrival.blob": "the blob that is written last, a template",
+    "BlobArrival.timeout_minutes": "then the task fails and says what is there",
+    "BlobArrival.poke_seconds": "between two looks",
+    "TableArrival.table": "`schema.table` that another DAG fills; it needn't exist yet",
+    "TableArrival.column": "the column that holds the partition's day",
+    "TableArrival.min_rows": "fewer rows are an empty or half-filled partition",
+    "TableArrival.timeout_minutes": "then the task fails and says what is there",
+    "TableArrival.poke_seconds": "between two looks",
     "SqlStep.name": "the task's id",
     "SqlStep.after": "steps it waits for; empty: the one before it in the file",
     "SqlStep.timeout_minutes": "for the file; then the statement is cancelled",
@@ -60,9 +65,11 @@ MEANING = {
     "Job.outputs": "where its outputs are written (`azureml://datastores/...`); templates",
     "Job.timeout_minutes": "then the job is cancelled",
     "Evaluate.gate": "when the challenger may replace the champion",
-    "Gate.metric": "must be the evidence's",
-    "Gate.max_loss": "how much worse than the champion it may be, on the same rows",
-    "Gate.floor": "the least value worth serving",
+    "Gate.metric": "must be the evidence's, and one that `azflow.metrics` knows: it says which way is better",
+    "Gate.max_loss": "how much worse than the champion it may be on the same rows, in the metric's units",
+    "Gate.floor": "where higher is better: the least value worth serving; required there",
+    "Gate.ceiling": "where lower is better: the most it may be; this or `min_skill` is required there",
+    "Gate.min_skill": "where lower is better: the share of the best baseline's error that it must take away at least",
     "Gate.min_rows": "the fewest hold-out rows for a decision",
     "Approve.person": "a person answers, with the verdict before their eyes",
     "Person.timeout_minutes": "how long to wait",
@@ -84,7 +91,8 @@ MEANING = {
 }
 
 _SECTIONS = {
-    "arrival": "Arrival",
+    "arrival, a blob": "BlobArrival",
+    "arrival, a table": "TableArrival",
     "prepare, a SQL file": "SqlStep",
     "prepare, a notebook": "NotebookStep",
     "quality": "Suite",
@@ -214,7 +222,7 @@ def _operator_classes() -> Iterator[Any]:
         module = importlib.import_module(f"azflow.{found.name}")
         for _, one in inspect.getmembers(module, inspect.isclass):
             own = issubclass(one, BaseOperator) and one.__module__ == module.__name__
-            if own and one not in (AzflowOperator, RemoteRunOperator):
+            if own and one not in (AzflowOperator, RemoteRunOperator) and not inspect.isabstract(one):
                 yield one
 
 

@@ -1,7 +1,8 @@
 """Champion against challenger: who is champion, and the verdict in words.
 
-The champion is whoever serves: the model of the deployment with the most traffic. A tag could disagree with what users
-get.
+With an online endpoint the champion is whoever serves: the model of the deployment with the most traffic. A tag could
+disagree with what users get. A model without an endpoint has the tag alone: its champion is the registered version
+tagged ``role=champion``, and promotion moves the tag.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from azflow.connection import AzureConnection
 from azflow.edge import AzflowOperator, airflow_edge
 from azflow.errors import ConfigurationError, first_line
 from azflow.guardrails import Verdict
+from azflow.metrics import shown
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -43,40 +45,61 @@ def serving_model(client: MLClient, endpoint: str) -> dict[str, str] | None:
     return {"name": name, "version": version, "path": f"azureml:{name}:{version}", "deployment": deployment}
 
 
+def tagged_model(connection: AzureConnection, name: str) -> dict[str, str] | None:
+    """As `serving_model`, from the registry: the version of `name` tagged champion; its deployment is empty."""
+    from azflow.registry import ModelRegistry
+
+    found = ModelRegistry(connection, name).champion()
+    if found is None:
+        return None
+    return {"name": found.name, "version": found.version, "path": found.id, "deployment": ""}
+
+
 class ChampionOperator(AzflowOperator):
-    """Answers who serves now: ``{"version", "name", "path", "deployment", "challenger"}``.
+    """Answers who is champion now: ``{"version", "name", "path", "deployment", "challenger"}``.
 
     Without a champion (the first night) version is ``none`` and path the challenger's, so that a job with a champion
     among its inputs runs all the same and knows. Where a champion is needed (scoring, after the roll-out), the registry
     is told too: the version's tag ``role`` moves to who serves.
 
-    :param endpoint_name: the online endpoint.
+    :param endpoint_name: the online endpoint, whose deployment with the most traffic decides; empty: there is none.
+    :param registered_model: the registered model whose tag decides where there is no endpoint.
     :param challenger: URI of the challenger's model; empty where a champion is needed (scoring).
     """
 
-    template_fields = ("endpoint_name", "challenger")
+    template_fields = ("endpoint_name", "registered_model", "challenger")
 
-    def __init__(self, *, endpoint_name: str, challenger: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self, *, endpoint_name: str = "", registered_model: str = "", challenger: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.endpoint_name = endpoint_name
+        self.registered_model = registered_model
         self.challenger = challenger
 
     def execute(self, context: Context) -> dict[str, str]:
         """See the class."""
         with airflow_edge(self.conn_id):
+            if bool(self.endpoint_name) == bool(self.registered_model):
+                raise ConfigurationError("ChampionOperator needs either endpoint_name or registered_model.")
             connection = AzureConnection.load(self.conn_id)
-            found = serving_model(connection.ml_client(), self.endpoint_name)
+            if self.endpoint_name:
+                found = serving_model(connection.ml_client(), self.endpoint_name)
+                nobody = f"No deployment of the endpoint {self.endpoint_name} gets traffic"
+            else:
+                found = tagged_model(connection, self.registered_model)
+                nobody = f"No version of the model {self.registered_model} is tagged champion"
             if found is None and not self.challenger:
                 raise ConfigurationError(
-                    f"No deployment of the endpoint {self.endpoint_name} gets traffic, and no challenger was promoted: "
-                    "there is no model to score with. See the verdict (evaluate.verdict); force_promotion in the form "
-                    "overrides it."
+                    f"{nobody}, and no challenger was promoted: there is no model to score with. See the verdict "
+                    "(evaluate.verdict); force_promotion in the form overrides it."
                 )
         if found is None:
             self.log.info("No champion yet: the challenger runs alone")
             return {"name": "", "version": NO_CHAMPION, "path": self.challenger, "deployment": ""}
-        self.log.info("The champion is %(name)s version %(version)s, served by deployment %(deployment)s", found)
-        if not self.challenger:
+        where = f", served by deployment {found['deployment']}" if found["deployment"] else ""
+        self.log.info("The champion is %s version %s%s", found["name"], found["version"], where)
+        if self.endpoint_name and not self.challenger:
             self._label(connection, found)
         return found
 
@@ -90,6 +113,37 @@ class ChampionOperator(AzflowOperator):
             self.log.warning("The registry still shows another champion: %s", first_line(problem))
 
 
+class PromoteOperator(AzflowOperator):
+    """Makes a registered version the champion by its tag ``role``: how a model without an online endpoint is promoted.
+
+    XCom: ``{"id": "azureml:<name>:<version>", "name", "version", "path", "job", "role", "deployment", "before"}``;
+    ``before`` is the version that was champion until now, empty if there was none.
+
+    :param registered: task id of the registration.
+    """
+
+    ui_color = "#e3f5e7"
+
+    def __init__(self, *, registered: str = "register.model", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.registered = registered
+
+    def execute(self, context: Context) -> dict[str, str]:
+        """Move the tag; doing it again changes nothing."""
+        from azflow.registry import ModelRegistry
+
+        with airflow_edge(self.conn_id):
+            found = context["ti"].xcom_pull(task_ids=self.registered)
+            if not isinstance(found, Mapping) or not found.get("version"):
+                raise ConfigurationError(f"The task {self.registered} left no registered model; clear it.")
+            registry = ModelRegistry(AzureConnection.load(self.conn_id), found["name"])
+            before = registry.champion()
+            promoted = registry.promote(found["version"])
+        retired = before.version if before is not None and before.version != promoted.version else ""
+        self.log.info("%s is champion%s", promoted.id, f"; version {retired} is retired" if retired else "")
+        return {**promoted.as_dict(), "before": retired}
+
+
 def verdict_text(verdict: Verdict) -> list[str]:
     """The verdict for a log: a table, then the reasons."""
     champion = f"version {verdict.champion_version}" if verdict.champion_version else "none"
@@ -99,5 +153,10 @@ def verdict_text(verdict: Verdict) -> list[str]:
         f"challenger  {verdict.metric} {verdict.challenger}",
         f"champion    {verdict.metric} {verdict.champion or '-'} ({champion})",
         f"difference  {verdict.difference or '-'}",
+        *(
+            [f"baseline    {verdict.metric} {shown(verdict.baseline.value)} ({verdict.baseline.name})"]
+            if verdict.baseline
+            else []
+        ),
         *(f"because     {reason}" for reason in verdict.reasons),
     ]

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from azflow.metrics import lower_is_better, shown
+
 # -- promotion -------------------------------------------------------------------------------------------------------
 
 
@@ -28,25 +30,45 @@ class Measured:
     def __str__(self) -> str:
         if self.value is None:
             return "undefined"
-        return f"{self.value:.4f}" if self.low is None else f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        if self.low is None or self.high is None:
+            return shown(self.value)
+        return f"{shown(self.value)} [{shown(self.low)}, {shown(self.high)}]"
 
 
 @dataclass(frozen=True)
 class PromotionRules:
-    """What a challenger must show (model.yml, evaluate.gate).
+    """What a challenger must show (model.yml, evaluate.gate), in the metric's own units.
 
-    `max_loss`: how much of the metric it may lose against the champion on the same rows; `floor`: the least value that
-    is worth serving at all; `min_rows`: the fewest hold-out rows on which a decision is made.
+    `max_loss`: how much worse than the champion it may be on the same rows. Where higher is better, `floor` is the
+    least value that is worth serving at all; where lower is better, `ceiling` is the most. `min_skill`: the least share
+    of the best baseline's error that it must take away. `min_rows`: the fewest hold-out rows on which a decision is
+    made.
     """
 
     max_loss: float
-    floor: float
     min_rows: int
+    floor: float | None = None
+    ceiling: float | None = None
+    min_skill: float | None = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What could be had without a model, on the same rows."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the challenger is promoted, and why, in words for a person."""
+    """Whether the challenger is promoted, and why, in words for a person.
+
+    `difference` is challenger minus champion whichever way is better; `baseline` is the best of the evidence's, `skill`
+    the share of its error that the challenger takes away (only where lower is better).
+    """
 
     promote: bool
     forced: bool
@@ -57,13 +79,19 @@ class Verdict:
     champion: Measured | None
     difference: Measured | None
     champion_version: str | None
+    lower_is_better: bool = False
+    baseline: Baseline | None = None
+    skill: float | None = None
 
 
 def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, force: bool = False) -> Verdict:
-    """Decides on the evidence an evaluation job wrote (`metric`, `rows`, `challenger`, `champion`, `difference`).
+    """Decides on the evidence an evaluation job wrote (`metric`, `rows`, `challenger`, `champion`, `difference`,
+    `baselines`).
 
-    A first model has no champion to beat: floor and rows alone decide. `force` promotes against the rules and says so;
+    A first model has no champion to beat: the other rules alone decide. `force` promotes against the rules and says so;
     it can't promote a model whose metric is undefined, since nobody knows what it would do.
+
+    :raises ValueError: there is no challenger, or nobody knows which way the metric is better.
     """
     challenger = Measured.from_evidence(evidence["challenger"])
     champion = Measured.from_evidence(evidence.get("champion"))
@@ -71,35 +99,95 @@ def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, forc
     metric, rows, version = str(evidence["metric"]), int(evidence["rows"]), evidence.get("champion_version")
     if challenger is None:
         raise ValueError("the evidence has no challenger")
+    lower = lower_is_better(metric)
+    baseline = _best_baseline(evidence.get("baselines") or (), lower=lower)
+    skill = None
+    if lower and baseline is not None and baseline.value > 0 and challenger.value is not None:
+        skill = 1 - challenger.value / baseline.value
+    against = _against(metric, rows, challenger, rules, lower=lower)
+    if rules.min_skill is not None:
+        against += _against_skill(metric, challenger, baseline, skill, rules.min_skill)
+    if difference is not None and difference.value is not None:
+        loss = difference.value if lower else -difference.value
+        if loss > rules.max_loss:
+            against.append(
+                f"on the same {rows} rows the challenger's {metric} is {shown(loss)} {'above' if lower else 'below'} "
+                f"champion version {version}'s (difference {difference}), more than the {shown(rules.max_loss)} it may "
+                "lose (max_loss)"
+            )
+    promote = not against
+    reasons: tuple[str, ...]
+    if promote and difference is None:
+        bound = rules.ceiling if lower else rules.floor
+        word = "at or below the ceiling" if lower else "at or above the floor"
+        kept = f" is {word} {shown(bound)}, and" if bound is not None else ":"
+        reasons = (f"{metric} {challenger}{kept} there is no champion to beat",)
+    elif promote:
+        reasons = (
+            f"{metric} {challenger} against champion version {version}'s {champion}: difference {difference}, within "
+            f"the {shown(rules.max_loss)} it may lose",
+        )
+    else:
+        reasons = tuple(against)
+    if promote and skill is not None and baseline is not None:
+        reasons += (f"{skill:.1%} less than the best baseline's {shown(baseline.value)} ({baseline.name})",)
+    forced = force and not promote and challenger.value is not None
+    if forced:
+        reasons = ("promoted by force, against the rules", *reasons)
+    return Verdict(
+        promote or forced,
+        forced,
+        reasons,
+        metric,
+        rows,
+        challenger,
+        champion,
+        difference,
+        version,
+        lower,
+        baseline,
+        skill,
+    )
+
+
+def _against(metric: str, rows: int, challenger: Measured, rules: PromotionRules, *, lower: bool) -> list[str]:
+    """What speaks against a challenger by itself."""
     against: list[str] = []
     if rows < rules.min_rows:
         against.append(f"the hold-out has {rows} rows, fewer than the {rules.min_rows} a decision needs (min_rows)")
     if challenger.value is None:
-        against.append(f"the challenger's {metric} is undefined: the hold-out has one class only")
-    elif challenger.value < rules.floor:
-        against.append(f"the challenger's {metric} {challenger.value:.4f} is below the floor {rules.floor:.4f}")
-    if difference is not None and difference.value is not None and difference.value < -rules.max_loss:
+        why = "no figure came out" if lower else "the hold-out has one class only"
+        against.append(f"the challenger's {metric} is undefined: {why}")
+    elif lower and rules.ceiling is not None and challenger.value > rules.ceiling:
         against.append(
-            f"on the same {rows} rows the challenger's {metric} is {-difference.value:.4f} below champion version "
-            f"{version} (difference {difference}), more than the {rules.max_loss:.4f} it may lose (max_loss)"
+            f"the challenger's {metric} {shown(challenger.value)} is above the ceiling {shown(rules.ceiling)}"
         )
-    promote = not against
-    reasons: tuple[str, ...]
-    if promote and difference is None:
-        reasons = (
-            f"{metric} {challenger} is at or above the floor {rules.floor:.4f}, and there is no champion to beat",
-        )
-    elif promote:
-        reasons = (
-            f"{metric} {challenger} against champion version {version}'s {champion}: difference {difference}, within "
-            f"the {rules.max_loss:.4f} it may lose",
-        )
-    else:
-        reasons = tuple(against)
-    forced = force and not promote and challenger.value is not None
-    if forced:
-        reasons = ("promoted by force, against the rules", *reasons)
-    return Verdict(promote or forced, forced, reasons, metric, rows, challenger, champion, difference, version)
+    elif not lower and rules.floor is not None and challenger.value < rules.floor:
+        against.append(f"the challenger's {metric} {shown(challenger.value)} is below the floor {shown(rules.floor)}")
+    return against
+
+
+def _against_skill(
+    metric: str, challenger: Measured, baseline: Baseline | None, skill: float | None, least: float
+) -> list[str]:
+    if baseline is None:
+        return ["min_skill asks for a baseline to beat, and the evidence has none"]
+    if skill is None or challenger.value is None or skill >= least:
+        return []
+    compared = f"{abs(skill):.1%} {'less' if skill >= 0 else 'more'} than"
+    return [
+        f"the challenger's {metric} {shown(challenger.value)} is {compared} the best baseline's "
+        f"{shown(baseline.value)} ({baseline.name}); min_skill asks for {least:.1%} less"
+    ]
+
+
+def _best_baseline(found: Sequence[Mapping[str, Any]], *, lower: bool) -> Baseline | None:
+    known = [
+        Baseline(str(one["name"]), float(one["value"]), one.get("low"), one.get("high"))
+        for one in found
+        if one.get("value") is not None
+    ]
+    return min(known, key=lambda one: one.value if lower else -one.value, default=None)
 
 
 # -- roll-out --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ plan into tasks inside the DAG at hand. The order of the stages stands in ``dags
             -> register -> roll_out -> write_back -> report
 
 If the challenger isn't promoted, `approve` skips `register`, and `roll_out` with it; `write_back` goes on with the
-champion. `report` is a teardown task: it runs whatever happened, and doesn't make a failed night green.
+champion. A model without an online endpoint has no `roll_out`: its promotion is a tag in the registry, the last step of
+`register`. `report` is a teardown task: it runs whatever happened, and doesn't make a failed night green.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from azflow.specs import Approve, ModelSpec, NotebookStep, SqlStep, Step
+from azflow.specs import Approve, BlobArrival, Deploy, ModelSpec, NotebookStep, SqlStep, Step
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, BaseOperator, TaskGroup
@@ -41,13 +42,13 @@ STAGES = (
 )
 
 _TOOLTIPS = {
-    "arrival": "Wait until the partition's marker lies in the lake",
+    "arrival": "Wait until the partition is complete",
     "prepare": "Synapse: T-SQL and Spark notebooks build the features",
     "quality": "Great Expectations, pushed down to the SQL pool",
     "data": "Azure ML data assets that point at the exported sets",
     "train": "Azure ML job",
     "evaluate": "Champion against challenger on the same hold-out, and the verdict",
-    "register": "The challenger becomes a version of the registered model",
+    "register": "The challenger becomes a version of the registered model; without an endpoint, the champion too",
     "roll_out": "Canary deployment, then traffic stage by stage",
     "write_back": "Predictions of the partition, replaced in the SQL pool",
 }
@@ -126,15 +127,20 @@ def plan(spec: ModelSpec) -> Plan:
 
 def _arrival(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
     arrival = spec.arrival
-    arguments = {
-        **common,
-        "container": arrival.container or "{{ azure.container }}",
-        "blob": arrival.blob,
-        "timeout_minutes": arrival.timeout_minutes,
-        "poke_interval": arrival.poke_seconds,
-    }
+    patience = {"timeout_minutes": arrival.timeout_minutes, "poke_interval": arrival.poke_seconds}
+    if isinstance(arrival, BlobArrival):
+        operator = "azflow.arrival.BlobArrivalSensor"
+        place: dict[str, Any] = {"container": arrival.container or "{{ azure.container }}", "blob": arrival.blob}
+    else:
+        operator = "azflow.arrival.PartitionArrivalSensor"
+        place = {
+            "table": arrival.table,
+            "column": arrival.column,
+            "partition": "{{ night.partition }}",
+            "min_rows": arrival.min_rows,
+        }
     # The sensor's own deadline is the patience the user asked for; a retry would double it.
-    return [PlannedTask("arrival.wait_for_data", "azflow.arrival.BlobArrivalSensor", arguments, retries=0)]
+    return [PlannedTask("arrival.wait_for_data", operator, {**common, **place, **patience}, retries=0)]
 
 
 def _prepare(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
@@ -192,7 +198,7 @@ def _data(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
 def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
     gate = spec.evaluate.gate
     challenger = _from("train.job", "outputs", "best_model")
-    champion = {**common, "endpoint_name": spec.deploy.endpoint_name, "challenger": challenger}
+    champion = {**common, **_who_is_champion(spec), "challenger": challenger}
     train = {
         **common,
         "job": spec.train.job,
@@ -218,6 +224,8 @@ def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[Plan
         "metric": gate.metric,
         "max_loss": gate.max_loss,
         "floor": gate.floor,
+        "ceiling": gate.ceiling,
+        "min_skill": gate.min_skill,
         "min_rows": gate.min_rows,
         "force": "{{ params.force_promotion }}",
     }
@@ -227,6 +235,13 @@ def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[Plan
         PlannedTask("evaluate.job", "azflow.ml.AzureMLJobOperator", evaluate, after=("evaluate.champion",)),
         PlannedTask("evaluate.verdict", "azflow.ml.EvaluationGate", verdict, after=("evaluate.job",)),
     ]
+
+
+def _who_is_champion(spec: ModelSpec) -> dict[str, str]:
+    """Where `ChampionOperator` looks."""
+    if spec.deploy is not None:
+        return {"endpoint_name": spec.deploy.endpoint_name}
+    return {"registered_model": spec.register_as.model}
 
 
 def _approve(spec: ModelSpec, common: Mapping[str, Any]) -> PlannedTask:
@@ -244,18 +259,24 @@ def _approve(spec: ModelSpec, common: Mapping[str, Any]) -> PlannedTask:
 
 
 def _ship(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
-    deploy = spec.deploy
+    register = PlannedTask(
+        "register.model",
+        "azflow.ml.RegisterModelOperator",
+        {
+            **common,
+            "name": spec.register_as.model,
+            "type": spec.register_as.type,
+            "path": _from("train.job", "outputs", "best_model"),
+        },
+    )
+    if spec.deploy is None:
+        promote = PlannedTask("register.promote", "azflow.evaluation.PromoteOperator", {**common}, (register.id,))
+        return [register, promote]
+    return [register, *_roll_out(spec.deploy, common)]
+
+
+def _roll_out(deploy: Deploy, common: Mapping[str, Any]) -> list[PlannedTask]:
     return [
-        PlannedTask(
-            "register.model",
-            "azflow.ml.RegisterModelOperator",
-            {
-                **common,
-                "name": spec.register_as.model,
-                "type": spec.register_as.type,
-                "path": _from("train.job", "outputs", "best_model"),
-            },
-        ),
         PlannedTask(
             "roll_out.deploy",
             "azflow.endpoints.DeployOperator",
@@ -311,9 +332,9 @@ def _write_back(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]
         "parameters": dict(back.parameters),
         "timeout_minutes": back.timeout_minutes,
     }
-    champion = {**common, "endpoint_name": spec.deploy.endpoint_name}
+    champion = {**common, **_who_is_champion(spec)}
     return [
-        # After a no, what comes before is skipped, not failed: whoever serves now scores.
+        # After a no, what comes before is skipped, not failed: whoever is champion now scores.
         PlannedTask("write_back.champion", "azflow.evaluation.ChampionOperator", champion, trigger_rule="none_failed"),
         PlannedTask("write_back.score", "azflow.ml.AzureMLJobOperator", score, after=("write_back.champion",)),
         PlannedTask("write_back.table", "azflow.synapse.SynapseSqlOperator", table, after=("write_back.score",)),
@@ -393,7 +414,9 @@ def form(spec: ModelSpec) -> ParamsDict:
             title="Force promotion",
             description="Promote the challenger against the gate's rules; the verdict says that it was forced.",
         ),
-        "stages": Param(
+    }
+    if spec.deploy is not None:
+        fields["stages"] = Param(
             list(spec.deploy.stages),
             type="array",
             items={"type": "integer", "minimum": 1, "maximum": 100},
@@ -401,8 +424,7 @@ def form(spec: ModelSpec) -> ParamsDict:
             uniqueItems=True,
             title="Traffic stages",
             description="Percentages of traffic the new deployment gets, stage by stage; growing, the last 100.",
-        ),
-    }
+        )
     return ParamsDict(fields)
 
 
@@ -412,6 +434,7 @@ def documentation(planned: Plan) -> str:
     steps = "\n".join(
         f"| {stage} | {', '.join(f'`{task.id}`' for task in planned.stage(stage))} |" for stage in planned.stages()
     )
+    skipped = "`register` is skipped" if spec.deploy is None else "`register` and `roll_out` are skipped"
     approval = "a person" if isinstance(spec.approve, Approve) else "automatic"
     return f"""### {spec.name}
 
@@ -424,7 +447,7 @@ starts by hand with a form (*Trigger*). Approval: {approval}.
 |---|---|
 {steps}
 
-If the challenger isn't promoted, `register` and `roll_out` are skipped and the champion scores the partition.
+If the challenger isn't promoted, {skipped} and the champion scores the partition.
 """
 
 

@@ -18,6 +18,7 @@ from azflow.connection import AzureConnection
 from azflow.errors import AzflowError, ConfigurationError
 from azflow.evaluation import verdict_text
 from azflow.guardrails import PromotionRules, judge_challenger
+from azflow.metrics import check_bounds
 from azflow.ml_jobs import SERVICE, content_digest, git_commit, keep_expressions, override, read_job, tag
 from azflow.ml_workspace import Workspace
 from azflow.registry import ModelRegistry
@@ -190,12 +191,15 @@ class EvaluationGate(AzflowOperator):
     """Judges the evidence an evaluation job wrote, and writes the verdict down beside it (``verdict.json``).
 
     XCom: the verdict (`azflow.guardrails.Verdict` as a mapping), ``evidence`` (its address), and what a report shows
-    beside it: ``slices``, ``positives``, ``confidence``, ``challenger_calibration``, ``champion_calibration``.
+    beside it: ``slices``, ``positives``, ``confidence``, ``unit``, ``baselines``, ``challenger_calibration``,
+    ``champion_calibration``.
 
     :param evaluation: task id of the job whose output ``evidence`` is a folder with ``evidence.json``.
     :param metric: the metric the evidence must be about.
     :param max_loss: how much worse than the champion the challenger may be.
-    :param floor: the least it must reach.
+    :param floor: where higher is better, the least it must reach.
+    :param ceiling: where lower is better, the most it may be.
+    :param min_skill: where lower is better, the least share of the best baseline's error that it must take away.
     :param min_rows: the least hold-out rows.
     :param force: promote against the rules (the form's choice); text or bool.
     """
@@ -209,15 +213,18 @@ class EvaluationGate(AzflowOperator):
         evaluation: str,
         metric: str,
         max_loss: float,
-        floor: float,
         min_rows: int,
+        floor: float | None = None,
+        ceiling: float | None = None,
+        min_skill: float | None = None,
         force: str | bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.evaluation = evaluation
         self.metric = metric
-        self.rules = PromotionRules(max_loss=max_loss, floor=floor, min_rows=min_rows)
+        check_bounds(metric, floor, ceiling, min_skill)
+        self.rules = PromotionRules(max_loss, min_rows, floor, ceiling, min_skill)
         self.force = force
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -380,7 +387,9 @@ def _suite_result(context: Context) -> str:
 
 def _shown(evidence: Mapping[str, Any]) -> dict[str, Any]:
     """What a report shows beside a verdict, where the evidence has it."""
-    shown = {key: evidence[key] for key in ("slices", "positives", "confidence") if key in evidence}
+    shown = {
+        key: evidence[key] for key in ("slices", "positives", "confidence", "unit", "baselines") if key in evidence
+    }
     for name in ("challenger", "champion"):
         if isinstance(found := evidence.get(name), Mapping) and found.get("calibration"):
             shown[f"{name}_calibration"] = found["calibration"]

@@ -1,7 +1,8 @@
 """The registered model: one version a training job, and who is who among the versions.
 
 A version's tag ``role`` is ``challenger`` from its registration, ``champion`` once it serves, ``retired`` after that.
-It is a label for people who look at the registry: what decides is who gets the traffic (`azflow.evaluation`).
+With an online endpoint it is a label for people who look at the registry, and what decides is who gets the traffic;
+without one, the tag itself says who is champion (`azflow.evaluation`).
 """
 
 from __future__ import annotations
@@ -54,6 +55,13 @@ class ModelRegistry:
     def versions(self) -> list[Registered]:
         """Every version, newest first."""
         return [_registered(model) for model in self._models()]
+
+    def champion(self) -> Registered | None:
+        """The version that was promoted last; None before the first."""
+        champions = [model for model in self._models() if (model.tags or {}).get(ROLE) == CHAMPION]
+        # Two bear the tag while a promotion has tagged the new one and not yet the old.
+        latest = max(champions, key=lambda one: ((one.tags or {}).get("promoted_at", ""), _number(one)), default=None)
+        return _registered(latest) if latest is not None else None
 
     def register(self, job: str, path: str, type: str, tags: Mapping[str, object], description: str = "") -> Registered:
         """Register a job's output as the challenger: one version a job, however often it is asked for.

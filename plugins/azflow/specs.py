@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from azflow.errors import ConfigurationError, SpecError
+from azflow.metrics import check_bounds
 
 #: The folder of the user's assets: next to ``plugins``.
 INCLUDE = Path(__file__).resolve().parents[2] / "include"
@@ -62,13 +63,39 @@ def _below_include(folder: str, suffix: str) -> Any:
     return check
 
 
-class Arrival(_Part):
+class _Arrival(_Part):
+    timeout_minutes: Minutes = 360
+    poke_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
+
+
+class BlobArrival(_Arrival):
     """The blob whose presence says that a partition is complete."""
 
     container: Text | None = None  # None: the connection's lake container
     blob: Text
-    timeout_minutes: Minutes = 360
-    poke_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
+
+
+class TableArrival(_Arrival):
+    """A table of the SQL pool that somebody else fills: the partition is complete when its rows are there.
+
+    :ivar column: the one that holds the partition's day.
+    :ivar min_rows: fewer are an empty or a half-filled partition.
+    """
+
+    table: Annotated[str, StringConstraints(pattern=r"^\w+\.\w+$")]
+    column: Annotated[str, StringConstraints(pattern=r"^\w+$")]
+    min_rows: Annotated[int, Field(ge=1)] = 1
+
+
+def _arrival_kind(value: object) -> str:
+    keys = value if isinstance(value, Mapping) else vars(value)
+    return "table_arrival" if "table" in keys and "blob" not in keys else "blob_arrival"
+
+
+Arrival = Annotated[
+    Annotated[BlobArrival, Tag("blob_arrival")] | Annotated[TableArrival, Tag("table_arrival")],
+    Discriminator(_arrival_kind),
+]
 
 
 def _as_tuple(value: object) -> object:
@@ -156,18 +183,27 @@ class Job(_Part):
 
 
 class Gate(_Part):
-    """When a challenger may replace the champion, judged on the same hold-out rows.
+    """When a challenger may replace the champion, judged on the same hold-out rows, in the metric's own units.
 
     :ivar metric: the metric the evidence must be about.
     :ivar max_loss: how much worse than the champion it may be.
-    :ivar floor: the least it must reach, champion or not.
+    :ivar floor: where higher is better, the least it must reach, champion or not.
+    :ivar ceiling: where lower is better, the most it may be.
+    :ivar min_skill: where lower is better, the share of the best baseline's error that it must take away at least.
     :ivar min_rows: the least hold-out rows for a verdict.
     """
 
     metric: Text = "roc_auc"
     max_loss: Annotated[float, Field(ge=0)] = 0.01
-    floor: float
+    floor: float | None = None
+    ceiling: float | None = None
+    min_skill: Annotated[float, Field(ge=0, lt=1)] | None = None
     min_rows: Annotated[int, Field(ge=1)] = 1000
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        check_bounds(self.metric, self.floor, self.ceiling, self.min_skill)
+        return self
 
 
 class Evaluate(Job):
@@ -264,7 +300,7 @@ class ModelSpec(_Part):
     evaluate: Evaluate
     approve: Literal["automatic"] | Approve = "automatic"
     register_as: Register = Field(alias="register")
-    deploy: Deploy
+    deploy: Deploy | None = None
     write_back: WriteBack
 
     _lists = field_validator("prepare", "quality", mode="before")(_as_tuple)
@@ -372,9 +408,12 @@ def _spec_error(shown: str, problem: ValidationError) -> SpecError:
     return SpecError(shown, _key(first), message)
 
 
+#: Union tags: they stand in pydantic's location but not in the file.
+_TAGS = frozenset({"sql_step", "Approve", "literal['automatic']", "blob_arrival", "table_arrival"})
+
+
 def _key(error: Mapping[str, Any]) -> str:
-    # Union tags (sql, notebook, Approve) stand in pydantic's location but not in the file.
-    parts = [str(part) for part in error["loc"] if str(part) not in ("sql_step", "Approve", "literal['automatic']")]
+    parts = [str(part) for part in error["loc"] if str(part) not in _TAGS]
     cleaned = [
         part
         for index, part in enumerate(parts)
