@@ -59,6 +59,28 @@ class Localazure(dict[str, Any]):
             connection_verify=self["ca_bundle"],
         )
 
+    def ml_client(self, **scope: str) -> Any:
+        """azure.ai.ml's client of the workspace, or of what `scope` names instead (registry_name=...)."""
+        from azure.ai.ml import MLClient
+
+        cloud = self.cloud()
+        names = {
+            "azure_portal": "portal",
+            "resource_manager": "resource_manager",
+            "active_directory": "authority",
+            "aml_resource_id": "aml_resource_id",
+            "storage_endpoint": "storage_endpoint",
+            "registry_discovery_endpoint": "portal",
+        }
+        return MLClient(
+            self.credential(),
+            self["subscription_id"],
+            self["resource_group"],
+            **(scope or {"workspace_name": self["workspace"]}),
+            cloud=cloud["name"],
+            cloud_metadata={name: cloud[key] for name, key in names.items()},
+        )
+
 
 @pytest.fixture(scope="session")
 def localazure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Localazure]:
