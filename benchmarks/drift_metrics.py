@@ -4,9 +4,9 @@
 
 Where evidently 0.7 is installed beside it, the metrics both define alike are compared on the same data: the
 normalised Wasserstein distance, the two-sample Kolmogorov-Smirnov test, and the Jensen-Shannon distance of a
-categorical column (evidently's logarithm is the natural one; Azure ML's and ours is to base 2). PSI differs by the half row a bin (evidently fills empty bins instead), and evidently's chi-squared
-test takes the baseline for the truth instead of for a sample. Exits with 1 if planted drift is missed, noise is taken
-for drift, or a comparison fails.
+categorical column (evidently's logarithm is the natural one; Azure ML's and ours is to base 2). PSI differs by the
+half row a bin (evidently fills empty bins instead), and evidently's chi-squared test takes the baseline for the truth
+instead of for a sample. Exits with 1 if planted drift is missed, noise is taken for drift, or a comparison fails.
 """
 
 from __future__ import annotations
