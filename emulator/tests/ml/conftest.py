@@ -50,6 +50,10 @@ class FolderBlobs:
             self.write(location.container, name, path.read_bytes())
         return files
 
+    def delete(self, container: str, name: str) -> bool:
+        (self.root / container / name).unlink()
+        return True
+
     def materialize(self, location: Location) -> Path:
         path = self.root / location.container / location.path
         if not path.exists():
@@ -110,10 +114,12 @@ class Client:
             transport=transport, base_url="https://localhost", headers={"Authorization": f"Bearer {token}"}
         )
 
-    async def send(self, method: str, path: str, body: Any = None) -> httpx.Response:
+    async def send(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         """`path` is below the workspace unless it begins with "/"."""
         url = path if path.startswith("/") else f"{self.settings.workspace_id}/{path}"
-        return await self._http.request(method, url, json=body)
+        return await self._http.request(method, url, json=body, headers=headers)
 
     async def ok(self, method: str, path: str, body: Any = None) -> Any:
         """The JSON of a successful answer."""

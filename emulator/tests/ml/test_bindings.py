@@ -60,14 +60,15 @@ def table(folder: Path, paths: list[dict[str, str]]) -> Path:
 
 def test_a_table_is_placed_with_local_paths_only(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "r.parquet").write_text("")
     remote = {"folder": "azureml://datastores/lake/paths/train"}
     source = table(tmp_path / "t", [{"file": "./x.parquet"}, {"pattern": "./*.parquet"}, remote])
     placed = bindings.place_table(source, tmp_path / "in", Lake(tmp_path), "azureml:t:1")  # type: ignore[arg-type]
     content = yaml.safe_load((placed / "MLTable").read_text())
     assert content["paths"] == [
-        {"file": str(source / "x.parquet")},
-        {"pattern": str(source / "*.parquet")},
-        {"folder": str(tmp_path / "train")},
+        {"file": str(placed / "x.parquet")},
+        {"pattern": str(placed / "*.parquet")},
+        {"folder": str(tmp_path / ".in.paths/2/train")},
     ]
     assert content["transformations"] == ["read_parquet"]
 
@@ -80,6 +81,19 @@ def test_a_path_of_a_table_that_is_wrong_is_named(tmp_path: Path, path: dict[str
     source = table(tmp_path / "t", [path])
     with pytest.raises(JobFailed, match=message):
         bindings.place_table(source, tmp_path / "in", Lake(tmp_path), "azureml:t:1")  # type: ignore[arg-type]
+
+
+def test_a_table_is_evaluated_to_the_files_it_names(tmp_path: Path) -> None:
+    (tmp_path / "train" / "day").mkdir(parents=True)
+    (tmp_path / "train" / "day" / "r.parquet").write_text("r")
+    remote = {"folder": "azureml://datastores/lake/paths/train"}
+    source = table(tmp_path / "t", [{"pattern": "./*.parquet"}, remote])
+    placed = bindings.place_files(source, tmp_path / "in", Lake(tmp_path), "azureml:t:1")  # type: ignore[arg-type]
+    files = sorted(str(path.relative_to(placed)) for path in placed.rglob("*") if path.is_file())
+    assert files == ["day/r.parquet", "x.parquet"]
+    (source / "MLTable").write_text("paths: [{file: ./x.parquet}]\ntransformations: [read_parquet, {filter: col('a')}]")
+    with pytest.raises(JobFailed, match="the transformation filter"):
+        bindings.place_files(source, tmp_path / "in2", Lake(tmp_path), "azureml:t:1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

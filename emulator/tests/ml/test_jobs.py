@@ -98,6 +98,96 @@ def test_what_a_run_logged_is_an_artifact_of_its_job(with_client: Any, blobs: An
     with_client(test)
 
 
+def test_an_input_is_the_jobs_own_copy_and_only_a_writable_mount_goes_back(
+    with_client: Any, blobs: Any, context: ServiceContext
+) -> None:
+    blobs.write("azureml", "edit/keep.csv", b"keep")
+    blobs.write("azureml", "edit/old.csv", b"old")
+    edited = {"jobInputType": "uri_folder", "uri": "azureml://datastores/workspaceblobstore/paths/edit/"}
+
+    async def test(client: Any) -> None:
+        text = (
+            "chmod -R u+w ${{inputs.rows}}; echo spoiled > ${{inputs.rows}}/rows.csv; cd ${{inputs.edit}};"
+            " echo new > sub.csv; rm old.csv; echo more >> keep.csv; echo ${{inputs.flag}} ${{inputs.number}}"
+        )
+        inputs = {
+            "rows": DATA,
+            "edit": {**edited, "mode": "ReadWriteMount"},
+            "flag": {"jobInputType": "literal", "value": "True"},
+            "number": {"jobInputType": "literal", "value": "3"},
+        }
+        await client.put("jobs/own", **command(text, inputs=inputs))
+        assert (await client.finished("own"))["properties"]["status"] == "Completed"
+
+    with_client(test)
+    assert (blobs.root / "azureml/data/rows.csv").read_text() == "a\n1\n"
+    found = {path.name: path.read_text() for path in (blobs.root / "azureml/edit").iterdir()}
+    assert found == {"keep.csv": "keepmore\n", "sub.csv": "new\n"}
+    assert not (context.settings.home / "jobs/own/inputs").exists()
+
+
+def test_what_was_mounted_is_kept_when_a_job_fails(with_client: Any, blobs: Any) -> None:
+    async def test(client: Any) -> None:
+        outputs = {
+            "mounted": {"jobOutputType": "uri_folder", "mode": "ReadWriteMount"},
+            "sent": {"jobOutputType": "uri_folder", "mode": "Upload"},
+        }
+        text = "mkdir outputs; for o in outputs ${{outputs.mounted}} ${{outputs.sent}}; do echo 1 > $o/x; done; exit 1"
+        await client.put("jobs/half", **command(text, outputs=outputs))
+        await client.finished("half", "Failed")
+
+    with_client(test)
+    assert (blobs.root / "azureml/azureml/half/mounted/x").exists()
+    assert (blobs.root / "azureml/ExperimentRun/dcid.half/outputs/x").exists()
+    assert not (blobs.root / "azureml/azureml/half/sent").exists()
+
+
+def test_a_distributed_job_runs_its_processes_as_nodes(with_client: Any, blobs: Any) -> None:
+    async def test(client: Any) -> None:
+        distribution = {"distributionType": "PyTorch", "processCountPerInstance": 2}
+        text = "echo rank $RANK of $WORLD_SIZE on node $NODE_RANK as $LOCAL_RANK at $MASTER_ADDR"
+        body = command(text, distribution=distribution, resources={"instanceCount": 2})
+        await client.put("jobs/torch", **body)
+        assert (await client.finished("torch"))["properties"]["status"] == "Completed"
+        details = await client.ok("GET", f"/history/v1.0{client.settings.workspace_id}/runs/torch/details")
+        assert "user_logs/std_log_process_3.txt" in details["logFiles"]
+        # A parameter server never ends; the first worker that fails ends the job.
+        distribution = {"distributionType": "TensorFlow", "workerCount": 2, "parameterServerCount": 1}
+        text = 'case "$TF_CONFIG" in *\'"type": "ps"\'*) sleep 60;; *\'"index": 1\'*) exit 7;; *) sleep 60;; esac'
+        await client.put("jobs/tf", **command(text, distribution=distribution))
+        assert (await client.finished("tf"))["properties"]["status"] == "Failed"
+        assert "the worker 1 exited with code 7. Last lines of user_logs/std_log_worker_1.txt" in await client.error(
+            "tf"
+        )
+
+    with_client(test)
+    logs = blobs.root / "azureml/ExperimentRun/dcid.torch/user_logs"
+    assert (logs / "std_log_process_3.txt").read_text() == "rank 3 of 4 on node 1 as 1 at 127.0.0.1\n"
+
+
+def test_a_managed_identity_gets_tokens_while_the_job_runs(with_client: Any, context: ServiceContext) -> None:
+    async def test(client: Any) -> None:
+        text = "echo $MSI_ENDPOINT | sed s,.*/msi,/msi, > ${{outputs.o}}; echo $MSI_SECRET >> ${{outputs.o}}; sleep 60"
+        outputs = {"o": {"jobOutputType": "uri_file"}}
+        await client.put("jobs/id", **command(text, outputs=outputs, identity={"identityType": "Managed"}))
+        file = context.settings.home / "jobs/id/outputs/o"
+        while not (file.exists() and file.read_text().count("\n") == 2):
+            await asyncio.sleep(0.02)
+        path, secret = file.read_text().split()
+        url = f"{path}?api-version=2017-09-01&resource=https%3A%2F%2Fstorage.azure.com"
+        answer = await client.send("GET", url, headers={"secret": secret})
+        assert context.tokens.verify(answer.json()["access_token"], "storage").subject == context.tokens.object_id
+        assert (
+            await client.send("GET", url.replace("storage", "nothing"), headers={"secret": secret})
+        ).status_code == 400
+        await client.send("POST", "jobs/id/cancel")
+        await client.finished("id")
+        assert (await client.send("GET", url, headers={"secret": secret})).status_code == 401
+        assert (await client.send("GET", url)).status_code == 401
+
+    with_client(test)
+
+
 def test_a_failure_tells_the_exit_code_and_the_last_lines(with_client: Any) -> None:
     async def test(client: Any) -> None:
         await client.put("jobs/bad", **command("echo first; echo 'no such column' >&2; exit 3"))
@@ -156,6 +246,16 @@ def test_an_environment_that_can_not_be_satisfied_names_the_packages(with_client
         ({"limits": {"timeout": "5 minutes"}}, 400, "ISO 8601"),
         ({"outputs": {"o": {"uri": "azureml://datastores/none/paths/x/"}}}, 400, "no datastore 'none'"),
         ({"resources": {"instanceCount": 3}}, 501, "instanceCount 3"),
+        ({"distribution": {"distributionType": "Ray"}}, 501, "distribution Ray"),
+        ({"distribution": {"distributionType": "Gloo"}}, 400, "PyTorch, Mpi, TensorFlow"),
+        ({"distribution": {"distributionType": "Mpi", "processCountPerInstance": 99}}, 400, "99 processes"),
+        ({"services": {"s": {"jobServiceType": "SSH"}}}, 501, "interactive service SSH"),
+        ({"identity": {"identityType": "Other"}}, 400, "identity.type must be one of"),
+        ({"inputs": {"i": {"jobInputType": "table", "uri": "x"}}}, 400, "there are literal, uri_file"),
+        ({"inputs": {"i": {**DATA, "mode": "EvalMount"}}}, 400, "for inputs of type mltable"),
+        ({"inputs": {"i": {**DATA, "mode": "Upload"}}}, 400, "The mode of inputs.i is 'Upload'"),
+        ({"outputs": {"o": {"jobOutputType": "uri_folder", "mode": "Download"}}}, 400, "The mode of outputs.o"),
+        ({"outputs": {"o": {"jobOutputType": "uri_folder", "pathOnCompute": "/x"}}}, 501, "outputs.o.pathOnCompute"),
     ],
 )
 def test_what_can_not_run_is_refused_at_submission(

@@ -6,19 +6,27 @@ https://learn.microsoft.com/azure/machine-learning/reference-yaml-job-command
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from typing import Any
 
 from localazure.core.errors import AzureError, BadRequest, NotImplementedOperation
-from localazure.executors import bindings, environments
+from localazure.executors import bindings, distribution, environments
+from localazure.executors.distribution import Worker
 from localazure.executors.durations import seconds
 from localazure.executors.job import AssetSource, JobFailed, RunningJob
 from localazure.settings import Settings
 from localazure.storage.locations import Location
 
+# Where a job's managed identity gets its tokens (answered by ml.jobs).
+TOKEN_PATH = "/msi/token"
+_IDENTITIES = ("AMLToken", "Managed", "UserIdentity")
+# What every job has; the other kinds (JupyterLab, SSH, VSCode, TensorBoard, Custom) would be programs on the node.
+_SHOWN_SERVICES = ("Tracking", "Studio")
+
 
 class CommandRunner:
-    """Runs `bash -c <command>` in the compute environment."""
+    """Runs `bash -c <command>` in the job's environment."""
 
     def __init__(self, settings: Settings, assets: AssetSource) -> None:
         self._settings = settings
@@ -30,12 +38,14 @@ class CommandRunner:
         """
         if not str(properties.get("command") or "").strip():
             raise BadRequest("A command job needs a command.", "command", "UserError")
-        if properties.get("distribution"):
-            kind = properties["distribution"].get("distributionType")
-            raise NotImplementedOperation(f"Jobs_CreateOrUpdate of a command job with distribution {kind}")
-        instances = (properties.get("resources") or {}).get("instanceCount") or 1
-        if instances != 1:
-            raise NotImplementedOperation(f"Jobs_CreateOrUpdate of a command job with instanceCount {instances}")
+        distribution.validate(properties)
+        bindings.validate(properties)
+        for name, service in (properties.get("services") or {}).items():
+            if (kind := (service or {}).get("jobServiceType")) not in _SHOWN_SERVICES:
+                raise NotImplementedOperation(f"Jobs_CreateOrUpdate with the interactive service {kind} ('{name}')")
+        identity = (properties.get("identity") or {}).get("identityType")
+        if identity is not None and identity not in _IDENTITIES:
+            raise BadRequest(f"identity.type must be one of {', '.join(_IDENTITIES)}, not '{identity}'.", "identity")
         seconds((properties.get("limits") or {}).get("timeout"), "limits.timeout")
         if not properties.get("environmentId"):
             raise BadRequest("A command job needs an environment.", "environmentId", "UserError")
@@ -46,8 +56,8 @@ class CommandRunner:
         return seconds((properties.get("limits") or {}).get("timeout"), "limits.timeout")
 
     def nodes(self, properties: dict[str, Any]) -> int:
-        """One: one process on one machine."""
-        return 1
+        """`resources.instance_count`."""
+        return distribution.instances(properties)
 
     async def prepare(self, job: RunningJob) -> None:
         """Checks the environment, unpacks the code, brings the inputs."""
@@ -67,21 +77,73 @@ class CommandRunner:
         job.found["outputs"] = bindings.output_paths(job)
 
     async def execute(self, job: RunningJob) -> None:
-        """Runs the command; JobFailed with the log's last lines unless it exits with 0."""
+        """Runs the command, once or once a process of its distribution; JobFailed with the log's last lines unless
+        each exits with 0.
+        """
         inputs, outputs = job.found["inputs"], job.found["outputs"]
-        command = bindings.expand(job.properties["command"], {"inputs": inputs, "outputs": outputs})
+        scopes = {"inputs": inputs, "outputs": outputs, "search_space": job.found.get("search_space", {})}
+        command = bindings.expand(job.properties["command"], scopes)
         more = {f"AZURE_ML_INPUT_{name}": value for name, value in inputs.items()}
         more |= {f"AZURE_ML_OUTPUT_{name}": value for name, value in outputs.items()}
-        code = await job.run(["bash", "-c", command], job.environment(more))
-        if code != 0:
-            how = f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
-            raise JobFailed(
-                f"Execution failed: the command {how}. Last lines of user_logs/std_log.txt:\n{job.last_lines()}"
-            )
+        more |= self._identity(job)
+        workers = distribution.workers(job.properties)
+        try:
+            await self._run(job, workers, command, more)
+        except (JobFailed, asyncio.CancelledError):
+            await job.stop()
+            with contextlib.suppress(AzureError, JobFailed, OSError):
+                await bindings.upload(job, _artifacts(job), failed=True)
+            raise
+
+    async def _run(self, job: RunningJob, workers: list[Worker], command: str, more: dict[str, str]) -> None:
+        async def one(worker: Worker) -> None:
+            log = job.log_file(worker.log)
+            environment = job.environment({**more, **worker.environment})
+            code = await job.run(["bash", "-c", command], environment, log)
+            if code != 0 and worker.awaited:
+                how = f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
+                raise JobFailed(
+                    f"Execution failed: {worker.label} {how}. Last lines of {worker.log}:\n{job.last_lines(log)}"
+                )
+
+        if len(workers) > 1:
+            job.note(f"{len(workers)} processes on this machine; each has a log of its own")
+        tasks = {asyncio.ensure_future(one(worker)): worker for worker in workers}
+        try:
+            # The first failure ends the others: they would wait for it for ever.
+            waiting = {task for task, worker in tasks.items() if worker.awaited}
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            if len(workers) > 1:
+                await job.stop()  # parameter servers never end by themselves
 
     async def finalize(self, job: RunningJob) -> None:
         """Uploads the outputs."""
-        await bindings.upload(job, Location("azureml", f"ExperimentRun/dcid.{job.name}"))
+        await bindings.upload(job, _artifacts(job))
+
+    def _identity(self, job: RunningJob) -> dict[str, str]:
+        """What azure-identity reads on Azure ML compute (its AzureMLCredential): an address that gives tokens, and the
+        secret for it. Every identity is the one application; a job without an identity has none.
+
+        https://learn.microsoft.com/azure/machine-learning/how-to-identity-based-service-authentication#compute-cluster
+        """
+        identity = job.properties.get("identity") or {}
+        if identity.get("identityType") in (None, "AMLToken"):
+            return {}
+        endpoint = f"{self._settings.api_url}{TOKEN_PATH}"
+        found = {"MSI_ENDPOINT": endpoint, "MSI_SECRET": job.token(), "OBO_ENDPOINT": endpoint}
+        if client := identity.get("clientId"):
+            found["DEFAULT_IDENTITY_CLIENT_ID"] = str(client)
+        return found
+
+
+def _artifacts(job: RunningJob) -> Location:
+    return Location("azureml", f"ExperimentRun/dcid.{job.name}")
 
 
 async def check_environment(job: RunningJob, id: str | None) -> None:
@@ -100,8 +162,3 @@ async def check_environment(job: RunningJob, id: str | None) -> None:
     image = environment.get("properties", {}).get("image")
     if image:
         job.note(f"image {image} is not pulled; the job runs in {job.settings.compute_python.parent.parent}")
-
-
-def as_failure(error: AzureError) -> JobFailed:
-    """An error met while preparing, as the job's own."""
-    return JobFailed(error.message, error.code)

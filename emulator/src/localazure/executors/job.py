@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ TELEMETRY_OFF: Mapping[str, str] = {
 _TOKEN_SECONDS = 7 * 24 * 3600  # a job outlives the hour of an ordinary token
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "JAVA_HOME")
 _ERROR_LINES = 15
+LOG_NAME = "user_logs/std_log.txt"
 
 
 class JobFailed(Exception):
@@ -109,6 +111,15 @@ class Children(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Mount:
+    """An input that may be written to: the job's copy, where it comes from, and what its files were."""
+
+    path: Path
+    location: Location
+    state: dict[Path, tuple[int, int, int]]
+
+
 @dataclass
 class RunningJob:
     """One attempt at a job. `properties` are the ARM resource's; `outputs` its outputs with their addresses."""
@@ -128,13 +139,14 @@ class RunningJob:
     parent: str | None = None
     experiment_id: str = ""
     found: dict[str, Any] = field(default_factory=dict)  # properties of the job that the run brought to light
-    notes: list[str] = field(default_factory=list)
+    mounts: dict[str, Mount] = field(default_factory=dict)
+    logs: list[str] = field(default_factory=lambda: [LOG_NAME])  # below `folder`; clients see each as it grows
     _processes: list[processes.Process] = field(default_factory=list)
 
     @property
     def log(self) -> Path:
         """What the user's code prints, as `user_logs/std_log.txt` of the job."""
-        return self.folder / "user_logs" / "std_log.txt"
+        return self.folder / LOG_NAME
 
     @property
     def working_directory(self) -> Path:
@@ -186,10 +198,19 @@ class RunningJob:
         """An Azure ML token of the job's own."""
         return self.tokens.issue(f"job:{self.name}", "https://ml.azure.com", lifetime_seconds=_TOKEN_SECONDS)
 
-    async def run(self, argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    def log_file(self, name: str) -> Path:
+        """Another log of the job, e.g. `azureml-logs/20_image_build_log.txt`; listed for clients from now on."""
+        if name not in self.logs:
+            self.logs.append(name)
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return path
+
+    async def run(self, argv: Sequence[str], environment: Mapping[str, str], log: Path | None = None) -> int:
         """Runs a program in the working directory, output to the log; its exit code. Ended when the job ends."""
         try:
-            process = processes.start(argv, env=environment, cwd=self.working_directory, log=self.log)
+            process = processes.start(argv, env=environment, cwd=self.working_directory, log=log or self.log)
         except OSError as error:
             raise JobFailed(f"'{argv[0]}' could not be started: {error.strerror}.") from error
         self._processes.append(process)
@@ -197,12 +218,11 @@ class RunningJob:
 
     async def stop(self) -> None:
         """Ends whatever the job started."""
-        for process in self._processes:
-            await process.aterminate()
+        await asyncio.gather(*(process.aterminate() for process in self._processes))
 
-    def last_lines(self) -> str:
+    def last_lines(self, log: Path | None = None) -> str:
         """The end of the log, for an error message."""
-        return "\n".join(processes.tail(self.log, _ERROR_LINES))
+        return "\n".join(processes.tail(log or self.log, _ERROR_LINES))
 
 
 class JobRunner(Protocol):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 
+from localazure.core.clock import Clock
 from localazure.core.registry import Operation
 from localazure.core.service import Service, ServiceContext
 from localazure.executors.automl import AutoMLRunner
@@ -17,6 +18,7 @@ from localazure.ml.catalogue import Catalogue
 from localazure.ml.history import HistoryService
 from localazure.ml.jobs import JobsService
 from localazure.ml.queue import JobQueue
+from localazure.ml.schedules import SchedulesService
 from localazure.ml.workspace import WorkspaceService
 from localazure.tracking.proxy import TrackingProxy
 from localazure.tracking.runs import TrackingRuns
@@ -25,8 +27,8 @@ log = logging.getLogger(__name__)
 
 
 def build(context: ServiceContext) -> Service:
-    """The service. Provides `ml.assets` (Assets), `ml.queue` (JobQueue) and `ml.submission` (Submission) to the
-    services built later.
+    """The service. Provides `ml.assets` (Assets), `ml.catalogue` (Catalogue), `ml.queue` (JobQueue) and
+    `ml.submission` (Submission) to the services built later.
     """
     settings, store, blobs = context.settings, context.store, context.blobs
     assets = Assets(store, blobs, settings)
@@ -50,6 +52,7 @@ def build(context: ServiceContext) -> Service:
         runners=runners,
     )
     context.provide("ml.assets", assets)
+    context.provide("ml.catalogue", catalogue)
     context.provide("ml.queue", queue)
     context.provide("ml.submission", queue.submission)
     jobs = JobsService(
@@ -58,12 +61,14 @@ def build(context: ServiceContext) -> Service:
         submission=queue.submission,
         queue=queue,
         long_running=context.long_running,
+        tokens=context.tokens,
     )
     return _MachineLearning(
         workspace=WorkspaceService(settings, store, blobs),
         catalogue=catalogue,
         jobs=jobs,
         history=HistoryService(settings, store, blobs, assets, tracking),
+        schedules=SchedulesService(settings, store, queue.submission, Clock(settings.clock_file)),
         queue=queue,
         tracking=tracking,
         proxy=TrackingProxy(settings),
@@ -80,12 +85,14 @@ class _MachineLearning:
         catalogue: Catalogue,
         jobs: JobsService,
         history: HistoryService,
+        schedules: SchedulesService,
         queue: JobQueue,
         tracking: TrackingRuns,
         proxy: TrackingProxy,
     ) -> None:
         self._workspace = workspace
-        self._parts = (workspace, catalogue, jobs, history, proxy)
+        self._parts = (workspace, catalogue, jobs, history, schedules, proxy)
+        self._schedules = schedules
         self._queue = queue
         self._tracking = tracking
         self._proxy = proxy
@@ -97,8 +104,10 @@ class _MachineLearning:
         self._workspace.seed()
         if orphans := await self._queue.recover():
             log.warning("%d job(s) of an earlier process are marked Failed", orphans)
+        await self._schedules.start()
 
     async def stop(self) -> None:
+        await self._schedules.stop()
         await self._queue.close()
         await self._tracking.close()
         await self._proxy.close()

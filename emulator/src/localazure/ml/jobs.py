@@ -8,16 +8,19 @@ is there, other content with UserError / JobPropertyImmutable.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from localazure.core.auth import Identity
-from localazure.core.errors import NotFound
+from localazure.core.auth import LIFETIME_SECONDS, Identity, Tokens
+from localazure.core.errors import BadRequest, NotFound, Unauthorized
 from localazure.core.operations import LongRunning
 from localazure.core.registry import Answer, Operation
 from localazure.core.store import Store
+from localazure.executors.command import TOKEN_PATH
+from localazure.ml import states
 from localazure.ml.assets import JOBS
 from localazure.ml.queue import JobQueue
 from localazure.ml.resources import WORKSPACE, body, in_workspace, page, touched, visible
@@ -36,7 +39,9 @@ class JobsService:
         submission: Submission,
         queue: JobQueue,
         long_running: LongRunning,
+        tokens: Tokens,
     ) -> None:
+        self._tokens = tokens
         self._settings = settings
         self._store = store
         self._submission = submission
@@ -56,8 +61,27 @@ class JobsService:
             Operation(name, method, WORKSPACE + path, in_workspace(self._settings, handler), "arm")
             for name, method, path, handler in rows
         ]
-        # Where links to Azure ML studio lead (https://ml.azure.com/runs/<job>?wsid=...). A browser brings no token.
-        return [*found, Operation("Studio_GetRun", "GET", "/runs/{name}", self._studio, None)]
+        return [
+            *found,
+            # Where links to Azure ML studio lead (https://ml.azure.com/runs/<job>?wsid=...). A browser brings no token.
+            Operation("Studio_GetRun", "GET", "/runs/{name}", self._studio, None),
+            # What a managed identity on a compute asks; the secret stands in a header of its own.
+            Operation("ManagedIdentity_GetToken", "GET", TOKEN_PATH, self._token, None),
+        ]
+
+    async def _token(self, request: Request, identity: Identity) -> Answer:
+        """https://learn.microsoft.com/azure/app-service/overview-managed-identity, of the api-version 2017-09-01."""
+        job = self._tokens.verify(request.headers.get("secret", ""), "arm").subject
+        document = self._store.get(JOBS, job.removeprefix("job:"))
+        if not job.startswith("job:") or document is None or states.is_terminal(document):
+            raise Unauthorized("The secret is no running job's.", "InvalidAuthenticationToken")
+        resource = request.query_params.get("resource", "")
+        if resource not in self._tokens.audiences():
+            known = ", ".join(sorted(each for each in self._tokens.audiences() if not each.endswith("/")))
+            raise BadRequest(f"There is no resource '{resource}'; there are {known}.", "resource", "UserError")
+        expires = int(time.time()) + LIFETIME_SECONDS
+        token = self._tokens.issue(self._tokens.object_id, resource)
+        return {"access_token": token, "expires_on": str(expires), "resource": resource, "token_type": "Bearer"}
 
     async def _studio(self, request: Request, identity: Identity) -> Answer:
         """The studio's place is taken by MLflow's user interface."""

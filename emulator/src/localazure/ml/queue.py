@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,13 +18,14 @@ from typing import Any
 from localazure.core.auth import Tokens
 from localazure.core.errors import AzureError
 from localazure.core.store import Store
+from localazure.executors import bindings
 from localazure.executors.job import JobFailed, JobRunner, RunningJob
 from localazure.ml import states
 from localazure.ml.assets import JOBS, Assets, artifact_folder
 from localazure.ml.catalogue import Catalogue
 from localazure.ml.children import ChildJobs
 from localazure.ml.nodes import Nodes
-from localazure.ml.submission import LOG_NAME, Submission, studio_url
+from localazure.ml.submission import Submission, studio_url
 from localazure.ml.workspace import ARTIFACT_CONTAINER, COMPUTES, tracking_uri
 from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
@@ -152,10 +152,10 @@ class JobQueue:
             root=document["run"].get("root") or name,
             parent=document["run"].get("parent"),
         )
-        shutil.rmtree(job.folder, ignore_errors=True)
+        bindings.discard(job.folder)
         job.log.parent.mkdir(parents=True)
         job.log.touch()
-        uploads = asyncio.get_running_loop().create_task(self._keep_log_uploaded(job))
+        uploads = asyncio.get_running_loop().create_task(self._keep_logs_uploaded(job))
         failure: JobFailed | None = None
         try:
             await self._steps(job)
@@ -257,12 +257,14 @@ class JobQueue:
         with contextlib.suppress(asyncio.CancelledError):
             await uploads
         with contextlib.suppress(Exception):
-            await self._upload_log(job)
+            await self._upload_logs(job, {})
         if job.experiment_id:
             try:
                 await self._tracking.end(job.name, state)
             except TrackingError as error:
                 log.warning("job %s: its MLflow run couldn't be ended: %s", job.name, error)
+        for folder in ("inputs", "outputs"):  # copies; the originals are in storage
+            await asyncio.to_thread(bindings.discard, job.folder / folder)
         # Last: whoever sees the final state finds log and run complete.
         self._finish(job.name, state, failure, job.found.get("properties"))
 
@@ -308,24 +310,42 @@ class JobQueue:
             self._nodes[name] = Nodes(int(scale.get("maxNodeCount") or _DEFAULT_NODES))
         return self._nodes[name]
 
-    async def _keep_log_uploaded(self, job: RunningJob) -> None:
-        size = -1
+    async def _keep_logs_uploaded(self, job: RunningJob) -> None:
+        sizes: dict[str, int] = {}
         while True:
             try:
-                now = job.log.stat().st_size
-                if now != size:
-                    await self._upload_log(job)
-                    size = now
+                await self._upload_logs(job, sizes)
             except (OSError, AzureError) as error:
                 log.warning("job %s: its log couldn't be uploaded: %s", job.name, error)
-            # The whole log is sent each time: a large one less often.
-            await asyncio.sleep(_LOG_SECONDS + max(size, 0) / _LOG_BYTES_A_SECOND)
+            # A whole log is sent each time: a large one less often.
+            await asyncio.sleep(_LOG_SECONDS + max(sizes.values(), default=0) / _LOG_BYTES_A_SECOND)
 
-    async def _upload_log(self, job: RunningJob) -> None:
-        # Read at once: a file that grows while it is sent has no length.
-        content = await asyncio.to_thread(job.log.read_bytes)
-        name = f"{artifact_folder(job.name)}/{LOG_NAME}"
-        await asyncio.to_thread(self._blobs.write, ARTIFACT_CONTAINER, name, content, "text/plain; charset=utf-8")
+    async def _upload_logs(self, job: RunningJob, sizes: dict[str, int]) -> None:
+        """Sends the logs that grew since `sizes`, which is brought up to date."""
+        for name in list(job.logs):
+            path = job.folder / name
+            size = path.stat().st_size
+            if sizes.get(name) == size:
+                continue
+            # Read at once: a file that grows while it is sent has no length.
+            content = await asyncio.to_thread(path.read_bytes)
+            blob = f"{artifact_folder(job.name)}/{name}"
+            await asyncio.to_thread(self._blobs.write, ARTIFACT_CONTAINER, blob, content, "text/plain; charset=utf-8")
+            sizes[name] = size
+            self._list_log(job.name, name)
+
+    def _list_log(self, job: str, name: str) -> None:
+        """Clients read a log once it is there."""
+
+        def listed(document: dict[str, Any]) -> dict[str, Any]:
+            logs = document["run"].setdefault("logs", [])
+            if name not in logs:
+                logs.append(name)
+            return document
+
+        known = self._store.get(JOBS, job)
+        if known is not None and name not in known["run"].get("logs", []):
+            self._store.update(JOBS, job, listed)
 
 
 def _end_orphans(name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from localazure.core.errors import AzureError, BadRequest, NotFound, NotImplementedOperation
 from localazure.core.store import Store
-from localazure.executors.job import JobRunner
+from localazure.executors.job import LOG_NAME, JobRunner
 from localazure.ml import states
 from localazure.ml.assets import JOBS, Assets, artifact_folder
 from localazure.ml.resources import resource
@@ -20,7 +20,6 @@ from localazure.settings import Settings
 JOB_TYPES = ("Command", "AutoML", "Pipeline", "Sweep", "Spark")
 # Which child belongs to which parent: key `<parent>/<child>`, so that a parent's children are one look-up.
 CHILDREN = "ml.children"
-LOG_NAME = "user_logs/std_log.txt"
 # What may change of a job, and what the server adds.
 MUTABLE = frozenset({"description", "tags", "displayName", "properties", "isArchived"})
 _SERVER_SIDE = frozenset({"status", "services", "parentJobName"})
