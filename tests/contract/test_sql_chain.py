@@ -21,7 +21,7 @@ import pytest
 from azure.storage.blob import ContainerClient
 from azure.synapse.artifacts import ArtifactsClient
 from azure.synapse.artifacts.models import NotebookResource
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import source_simulator
 from azflow import tsql
@@ -57,7 +57,8 @@ class Chain:
         }
 
     def sql(self, file: str, night: Night) -> None:
-        template = Environment(undefined=StrictUndefined).from_string((INCLUDE / "sql" / file).read_text())
+        loader = FileSystemLoader(INCLUDE / "sql")
+        template = Environment(undefined=StrictUndefined, loader=loader).get_template(file)
         with self.connection.cursor() as cursor:
             for batch in tsql.batches(template.render(night=night, azure=self.azure)):
                 cursor.execute(batch.text)

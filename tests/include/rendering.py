@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from azflow.specs import Night
 
@@ -20,8 +20,8 @@ AZURE = {
     "lake_abfss_url": "abfss://lake@azflowlake.dfs.core.windows.net",
     "container": "lake",
 }
-# As Airflow renders: an undefined variable is an error.
-_ENVIRONMENT = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+# As the operator renders: an undefined variable is an error, imports are found below include/sql.
+_ENVIRONMENT = Environment(undefined=StrictUndefined, loader=FileSystemLoader(SQL), keep_trailing_newline=True)
 
 
 def render(file: str, night: Night = FIRST_NIGHT, azure: Mapping[str, str] = AZURE) -> str:

@@ -1,27 +1,7 @@
 -- The schedule of the days to build, for Spark: when each flight leaves and arrives, in the airports' own time.
--- The lake, as external tables reach it: once a database.
-IF NOT EXISTS (SELECT * FROM sys.symmetric_keys WHERE name = '##MS_DatabaseMasterKey##') CREATE MASTER KEY;
-IF NOT EXISTS (SELECT * FROM sys.database_scoped_credentials WHERE name = 'lake_identity')
-    CREATE DATABASE SCOPED CREDENTIAL lake_identity WITH IDENTITY = 'Managed Service Identity';
-IF NOT EXISTS (SELECT * FROM sys.external_data_sources WHERE name = 'lake')
-    CREATE EXTERNAL DATA SOURCE lake
-    WITH (TYPE = HADOOP, LOCATION = '{{ azure.lake_abfss_url }}', CREDENTIAL = lake_identity);
-IF NOT EXISTS (SELECT * FROM sys.external_file_formats WHERE name = 'parquet')
-    CREATE EXTERNAL FILE FORMAT parquet
-    WITH (FORMAT_TYPE = PARQUET, DATA_COMPRESSION = 'org.apache.hadoop.io.compress.SnappyCodec');
-GO
-
-IF EXISTS (SELECT * FROM sys.external_tables WHERE name = 'schedule_export' AND schema_id = SCHEMA_ID('stg'))
-    DROP EXTERNAL TABLE stg.schedule_export;
-GO
-
-CREATE EXTERNAL TABLE stg.schedule_export
-WITH (
-    LOCATION = '/curated/schedule/{{ night.partition }}/{{ night.key }}/',
-    DATA_SOURCE = lake,
-    FILE_FORMAT = parquet
-)
-AS
+{%- from "macros/lake.jinja" import export, external_lake with context %}
+{{ external_lake() }}
+{% call export("schedule_export", "curated/schedule/" ~ night.partition ~ "/" ~ night.key) %}
 SELECT
     flight_id,
     flight_date,
@@ -35,3 +15,4 @@ SELECT
         CAST(flight_date AS datetime2(0))
     ) AS sched_arr_at
 FROM stg.flights;
+{% endcall %}

@@ -1,4 +1,5 @@
 -- Airports: reference data, loaded whole.
+{%- from "macros/lake.jinja" import copy_csv with context %}
 IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'stg') EXEC('CREATE SCHEMA stg');
 
 IF OBJECT_ID('stg.airports') IS NOT NULL DROP TABLE stg.airports;
@@ -15,15 +16,7 @@ CREATE TABLE stg.airports
 )
 WITH (DISTRIBUTION = ROUND_ROBIN, HEAP);
 
-COPY INTO stg.airports
-FROM '{{ azure.lake_url }}/landing/reference/airports.csv'
-WITH (
-    FILE_TYPE = 'CSV',
-    CREDENTIAL = (IDENTITY = 'Managed Identity'),
-    FIELDTERMINATOR = ',',
-    ROWTERMINATOR = '0x0A',
-    FIRSTROW = 2
-);
+{{ copy_csv("stg.airports", "landing/reference/airports.csv") }}
 
 -- A fresh table has no statistics, and the joins that follow are planned by them.
 CREATE STATISTICS airports_faa ON stg.airports (faa);

@@ -1,4 +1,5 @@
 -- What the notebook airport_congestion counted for this run's schedule.
+{%- from "macros/lake.jinja" import copy_parquet with context %}
 IF OBJECT_ID('stg.congestion') IS NOT NULL DROP TABLE stg.congestion;
 CREATE TABLE stg.congestion
 (
@@ -10,12 +11,7 @@ CREATE TABLE stg.congestion
 )
 WITH (DISTRIBUTION = ROUND_ROBIN, HEAP);
 
-COPY INTO stg.congestion
-FROM '{{ azure.lake_url }}/curated/congestion/{{ night.partition }}/{{ night.key }}/*.parquet'
-WITH (
-    FILE_TYPE = 'PARQUET',
-    CREDENTIAL = (IDENTITY = 'Managed Identity')
-);
+{{ copy_parquet("stg.congestion", "curated/congestion/" ~ night.partition ~ "/" ~ night.key) }}
 
 -- A fresh table has no statistics, and the joins that follow are planned by them.
 CREATE STATISTICS congestion_flight_id ON stg.congestion (flight_id);

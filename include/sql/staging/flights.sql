@@ -1,4 +1,5 @@
 -- Flights of the days to build: the files as they are, then typed, each with an id that a re-run gives it again.
+{%- from "macros/lake.jinja" import copy_csv with context %}
 IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'stg') EXEC('CREATE SCHEMA stg');
 
 IF OBJECT_ID('stg.flights_landed') IS NOT NULL DROP TABLE stg.flights_landed;
@@ -26,18 +27,7 @@ CREATE TABLE stg.flights_landed
 )
 WITH (DISTRIBUTION = ROUND_ROBIN, HEAP);
 
-COPY INTO stg.flights_landed
-FROM
-{%- for day in night.days %}
-    '{{ azure.lake_url }}/landing/flights/{{ day }}/flights.csv'{{ "," if not loop.last }}
-{%- endfor %}
-WITH (
-    FILE_TYPE = 'CSV',
-    CREDENTIAL = (IDENTITY = 'Managed Identity'),
-    FIELDTERMINATOR = ',',
-    ROWTERMINATOR = '0x0A',
-    FIRSTROW = 2
-);
+{{ copy_csv("stg.flights_landed", "landing/flights/{day}/flights.csv", night.days) }}
 GO
 
 IF OBJECT_ID('stg.flights') IS NOT NULL DROP TABLE stg.flights;
@@ -61,7 +51,8 @@ SELECT
     sched_arr_time,
     distance,
     time_hour,
-    TRY_CAST(arr_delay AS int) AS arr_delay  -- minutes; NULL: cancelled or diverted
+    TRY_CAST(dep_delay AS int) AS dep_delay,  -- minutes; NULL: cancelled
+    TRY_CAST(arr_delay AS int) AS arr_delay   -- minutes; NULL: cancelled or diverted
 FROM stg.flights_landed;
 
 DROP TABLE stg.flights_landed;

@@ -1,4 +1,5 @@
 -- The register of planes: reference data, loaded whole.
+{%- from "macros/lake.jinja" import copy_csv with context %}
 IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'stg') EXEC('CREATE SCHEMA stg');
 
 IF OBJECT_ID('stg.planes') IS NOT NULL DROP TABLE stg.planes;
@@ -16,15 +17,7 @@ CREATE TABLE stg.planes
 )
 WITH (DISTRIBUTION = ROUND_ROBIN, HEAP);
 
-COPY INTO stg.planes
-FROM '{{ azure.lake_url }}/landing/reference/planes.csv'
-WITH (
-    FILE_TYPE = 'CSV',
-    CREDENTIAL = (IDENTITY = 'Managed Identity'),
-    FIELDTERMINATOR = ',',
-    ROWTERMINATOR = '0x0A',
-    FIRSTROW = 2
-);
+{{ copy_csv("stg.planes", "landing/reference/planes.csv") }}
 
 -- A fresh table has no statistics, and the joins that follow are planned by them.
 CREATE STATISTICS planes_tailnum ON stg.planes (tailnum);

@@ -1,4 +1,5 @@
 -- Hourly weather at the three origins, for the days to build.
+{%- from "macros/lake.jinja" import copy_csv with context %}
 IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'stg') EXEC('CREATE SCHEMA stg');
 
 IF OBJECT_ID('stg.weather') IS NOT NULL DROP TABLE stg.weather;
@@ -22,18 +23,7 @@ CREATE TABLE stg.weather
 )
 WITH (DISTRIBUTION = ROUND_ROBIN, HEAP);
 
-COPY INTO stg.weather
-FROM
-{%- for day in night.days %}
-    '{{ azure.lake_url }}/landing/weather/{{ day }}/weather.csv'{{ "," if not loop.last }}
-{%- endfor %}
-WITH (
-    FILE_TYPE = 'CSV',
-    CREDENTIAL = (IDENTITY = 'Managed Identity'),
-    FIELDTERMINATOR = ',',
-    ROWTERMINATOR = '0x0A',
-    FIRSTROW = 2
-);
+{{ copy_csv("stg.weather", "landing/weather/{day}/weather.csv", night.days) }}
 
 -- A fresh table has no statistics, and the joins that follow are planned by them.
 CREATE STATISTICS weather_time_hour ON stg.weather (time_hour);

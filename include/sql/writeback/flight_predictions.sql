@@ -1,10 +1,11 @@
 -- ml.flight_predictions, the night's day replaced: the scored rows join the month's other days beside the table and are
 -- switched in. A re-run never doubles them.
-{%- set boundaries = ["2013-01-01", "2013-02-01", "2013-03-01", "2013-04-01", "2013-05-01", "2013-06-01", "2013-07-01",
-                      "2013-08-01", "2013-09-01", "2013-10-01", "2013-11-01", "2013-12-01", "2014-01-01"] %}
+{%- from "macros/lake.jinja" import copy_parquet with context %}
+{%- from "macros/months.jinja" import by_month, refuse_other_months, statistics, switch_in %}
 {%- set columns = ["flight_id", "flight_date", "probability", "late", "model_name", "model_version", "run_id", "deployment",
                    "scored_at"] %}
 {%- set month = night.months[-1] %}
+{%- set scored = "scored/flight_delay/" ~ night.partition ~ "/" ~ night.key %}
 IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'stg') EXEC('CREATE SCHEMA stg');
 IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'ml') EXEC('CREATE SCHEMA ml');
 IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'reporting') EXEC('CREATE SCHEMA reporting');
@@ -22,16 +23,9 @@ IF OBJECT_ID('ml.flight_predictions') IS NULL
         deployment     nvarchar(100)  NULL,
         scored_at      datetime2(6)   NULL   -- UTC
     )
-    WITH (
-        DISTRIBUTION = HASH(flight_id),
-        CLUSTERED COLUMNSTORE INDEX,
-        PARTITION (flight_date RANGE RIGHT FOR VALUES ('{{ boundaries | join("', '") }}'))
-    );
+    {{ by_month("flight_date") | indent }};
 
-{%- if month not in boundaries[:-1] %}
--- A month without a boundary would share a partition with others, and they would be lost in the switch.
-THROW 100001, 'ml.flight_predictions has no partition for {{ month }}: add the boundary to writeback/flight_predictions.sql and split the table', 1;
-{%- endif %}
+{{ refuse_other_months("ml.flight_predictions", [month]) }}
 
 IF OBJECT_ID('stg.flight_predictions') IS NOT NULL DROP TABLE stg.flight_predictions;
 CREATE TABLE stg.flight_predictions
@@ -48,30 +42,21 @@ CREATE TABLE stg.flight_predictions
 )
 WITH (DISTRIBUTION = ROUND_ROBIN, HEAP);
 
-COPY INTO stg.flight_predictions
-FROM '{{ azure.lake_url }}/scored/flight_delay/{{ night.partition }}/{{ night.key }}/*.parquet'
-WITH (
-    FILE_TYPE = 'PARQUET',
-    CREDENTIAL = (IDENTITY = 'Managed Identity')
-);
+{{ copy_parquet("stg.flight_predictions", scored) }}
 
 -- The scored rows replace the day's: they have to be that day's, each flight once.
 IF NOT EXISTS (SELECT flight_id FROM stg.flight_predictions)
-    THROW 100002, 'scored/flight_delay/{{ night.partition }}/{{ night.key }}/ holds no predictions', 1;
+    THROW 100002, '{{ scored }}/ holds no predictions', 1;
 IF EXISTS (SELECT flight_id FROM stg.flight_predictions WHERE flight_date IS NULL OR flight_date <> '{{ night.partition }}')
-    THROW 100003, 'scored/flight_delay/{{ night.partition }}/{{ night.key }}/ holds predictions of other days', 1;
+    THROW 100003, '{{ scored }}/ holds predictions of other days', 1;
 IF EXISTS (SELECT flight_id FROM stg.flight_predictions GROUP BY flight_id HAVING COUNT(*) > 1)
-    THROW 100004, 'scored/flight_delay/{{ night.partition }}/{{ night.key }}/ holds a flight more than once', 1;
+    THROW 100004, '{{ scored }}/ holds a flight more than once', 1;
 
 IF OBJECT_ID('ml.flight_predictions_new') IS NOT NULL DROP TABLE ml.flight_predictions_new;
 GO
 
 CREATE TABLE ml.flight_predictions_new
-WITH (
-    DISTRIBUTION = HASH(flight_id),
-    CLUSTERED COLUMNSTORE INDEX,
-    PARTITION (flight_date RANGE RIGHT FOR VALUES ('{{ boundaries | join("', '") }}'))
-)
+{{ by_month("flight_date") }}
 AS
 SELECT [{{ columns | join("], [") }}]
 FROM ml.flight_predictions
@@ -92,21 +77,11 @@ SELECT
 FROM stg.flight_predictions;
 GO
 
-{%- if month in boundaries[:-1] %}
--- Partition 1 lies before the first boundary; the month at boundary i is partition i + 1.
-ALTER TABLE ml.flight_predictions_new SWITCH PARTITION {{ boundaries.index(month) + 2 }}
-    TO ml.flight_predictions PARTITION {{ boundaries.index(month) + 2 }} WITH (TRUNCATE_TARGET = ON);
-{%- endif %}
-DROP TABLE ml.flight_predictions_new;
+{{ switch_in("ml.flight_predictions", [month]) }}
 DROP TABLE stg.flight_predictions;
 GO
 
-{%- for column in ["flight_id", "flight_date", "model_version"] %}
-IF NOT EXISTS (SELECT * FROM sys.stats WHERE name = 'flight_predictions_{{ column }}' AND object_id = OBJECT_ID('ml.flight_predictions'))
-    CREATE STATISTICS flight_predictions_{{ column }} ON ml.flight_predictions ({{ column }});
-ELSE
-    UPDATE STATISTICS ml.flight_predictions (flight_predictions_{{ column }});
-{%- endfor %}
+{{ statistics("ml.flight_predictions", ["flight_id", "flight_date", "model_version"]) }}
 
 -- What people and reports read: each prediction with its flight and, once known, the outcome.
 IF OBJECT_ID('reporting.v_flight_predictions') IS NULL
