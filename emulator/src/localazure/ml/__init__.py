@@ -12,6 +12,7 @@ from localazure.core.service import Service, ServiceContext
 from localazure.executors.automl import AutoMLRunner
 from localazure.executors.command import CommandRunner
 from localazure.executors.job import JobRunner
+from localazure.executors.pipeline import PipelineRunner
 from localazure.executors.sweep import SweepRunner
 from localazure.ml.assets import Assets
 from localazure.ml.catalogue import Catalogue
@@ -51,6 +52,8 @@ def build(context: ServiceContext) -> Service:
         tracking=tracking,
         runners=runners,
     )
+    # A pipeline's steps are checked as any submission is: the runners know the submission, and it them.
+    runners["Pipeline"] = PipelineRunner(settings, assets, store, blobs, queue.submission.validate)
     context.provide("ml.assets", assets)
     context.provide("ml.catalogue", catalogue)
     context.provide("ml.queue", queue)

@@ -78,6 +78,10 @@ class Assets:
             return {"id": id, "name": id.rpartition("/")[2], "properties": {}}
         return self._asset("environments", id)
 
+    def component(self, id: str) -> dict[str, Any]:
+        """The ARM resource of a component version."""
+        return self._asset("components", id)
+
     def uri(self, reference: str) -> str:
         """The address that a reference stands for, with assets and job outputs followed to their end."""
         for _ in range(8):  # an asset may point at a job's output, that at a datastore
@@ -184,7 +188,8 @@ class Assets:
     def _asset(self, collection: str, id: str) -> dict[str, Any]:
         bare = id.removeprefix("azureml:")
         if match := _VERSION_ID.fullmatch(bare):
-            latest = match["by"].lower() == "labels" and match["version"] == "latest"
+            # Without a chosen default version, the default is the latest one.
+            latest = match["by"].lower() == "labels" and match["version"] in ("latest", "default")
             name, version = match["name"], None if latest else match["version"]
         elif match := _SHORT.fullmatch(bare):
             name, version = match["name"], match["version"]
