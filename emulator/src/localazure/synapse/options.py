@@ -1,7 +1,6 @@
 """From Synapse's `sessionOptions` to the configuration of a local Spark session. Pure.
 
-A pool's smallest node has 4 cores and 28 GB; a laptop hasn't. Sizes are bounded, not refused, so that a notebook's
-options serve both: at most 2 cores and 2 GB for the driver, which is the whole of a local Spark. What would change
+Sizes are bounded (`executors.spark_local`), not refused, so that a notebook's options serve both. What would change
 what the notebook computes is applied or refused, never dropped.
 https://spark.apache.org/docs/3.5.9/configuration.html
 """
@@ -14,38 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from localazure.core.errors import BadRequest, NotImplementedOperation
+from localazure.executors.spark_local import BASE, CORES, MEMORY_MB, REFUSED, SIZES, bounded_megabytes
 
-CORES = 2
-MEMORY_MB = 2048
-_MEMORY = re.compile(r"^(\d+)\s*([kmgt])b?$", re.IGNORECASE)
-_MB = {"k": 1 / 1024, "m": 1, "g": 1024, "t": 1024 * 1024}
 #: Session options that would need another driver.
 _UNSUPPORTED = ("jars", "pyFiles", "files", "archives", "proxyUser")
-#: Configuration about the size of a cluster: a local session is bounded anyway.
-_SIZES = re.compile(
-    r"^spark\.(executor\.|driver\.(memory|cores|memoryOverhead)|dynamicAllocation\.|yarn\.|synapse\.|autotune\.|microsoft\.)"
-)
 #: SQL configuration that is fixed once a session is there.
 _STATIC_SQL = re.compile(
     r"^spark\.sql\.(warehouse\.dir|extensions|catalogImplementation|globalTempDatabase|streaming\.ui|ui\.|queryExecutionListeners"
     r"|streaming\.streamingQueryListeners|codegen\.cache\.maxEntries|catalog\.)"
 )
-_REFUSED = re.compile(r"^spark\.(jars|plugins|submit|master|kubernetes|files|archives)\b")
-
-#: Every session's. The options of the JVM halve a short session's start: compiled by C1 only, one collector thread.
-BASE: dict[str, str] = {
-    "spark.master": f"local[{CORES}]",
-    "spark.driver.memory": f"{MEMORY_MB}m",
-    "spark.driver.host": "127.0.0.1",
-    "spark.driver.bindAddress": "127.0.0.1",
-    "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true",
-    "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
-    "spark.sql.shuffle.partitions": "4",
-    "spark.sql.session.timeZone": "UTC",
-    "spark.sql.catalogImplementation": "in-memory",
-    "spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version": "2",
-}
 
 
 @dataclass(frozen=True)
@@ -85,12 +61,12 @@ def plan(*layers: Mapping[str, Any] | None) -> SessionPlan:
     _number(merged, "executorCores", CORES)
     _number(merged, "numExecutors", 1)
     _megabytes(merged, "executorMemory")
-    static["spark.driver.memory"] = f"{min(MEMORY_MB, _megabytes(merged, 'driverMemory'))}m"
+    static["spark.driver.memory"] = f"{_megabytes(merged, 'driverMemory')}m"
     runtime: dict[str, str] = {}
     for key, text in conf.items():
-        if _REFUSED.match(key):
+        if REFUSED.match(key):
             raise NotImplementedOperation(f"RunNotebook_CreateRun with sessionOptions.conf[{key!r}]")
-        if _SIZES.match(key):
+        if SIZES.match(key):
             continue
         if key.startswith("spark.sql.") and not _STATIC_SQL.match(key):
             runtime[key] = text
@@ -110,8 +86,7 @@ def _megabytes(options: Mapping[str, Any], key: str) -> int:
     value = options.get(key)
     if value is None:
         return MEMORY_MB
-    match = _MEMORY.match(value) if isinstance(value, str) else None
-    if match is None:
+    size = bounded_megabytes(value) if isinstance(value, str) else None
+    if size is None:
         raise BadRequest(f'sessionOptions.{key} must be a size like "28g", not {value!r}.', f"sessionOptions.{key}")
-    # Spark doesn't start below 471859200 bytes of heap.
-    return max(512, int(int(match[1]) * _MB[match[2].lower()]))
+    return size

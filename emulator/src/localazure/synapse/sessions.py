@@ -9,11 +9,7 @@ of its own below `<home>/spark/`; its files are the protocol (`localazure_comput
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import datetime
-import hashlib
-import hmac
 import json
 import logging
 import os
@@ -22,10 +18,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from localazure.core.store import Store
-from localazure.executors import processes
+from localazure.executors import processes, spark_local
 from localazure.settings import Settings
 from localazure.synapse import options
 from localazure.synapse.options import SessionPlan
@@ -33,8 +28,6 @@ from localazure.synapse.options import SessionPlan
 log = logging.getLogger(__name__)
 
 _COUNTER = "synapse.counter"
-_SAS_VERSION = "2021-12-02"
-_SAS_DAYS = 3
 #: An older session is replaced before it is used: its SAS ages.
 _STALE_SECONDS = 24 * 3600
 #: A JVM serves so many runs.
@@ -198,49 +191,20 @@ class Sessions:
     def _environment(self, folder: Path) -> dict[str, str]:
         """The environment of a session: nothing of the server's own, and no more of the account than a SAS."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TZ") if name in os.environ}
-        temporary = str(folder / "tmp")
         return {
             **inherited,
             "PYTHONPATH": str(self._settings.compute_source),
             "PYTHONUNBUFFERED": "1",
-            "TMPDIR": temporary,
-            "SPARK_LOCAL_DIRS": temporary,
-            "SPARK_LOCAL_IP": "127.0.0.1",
+            **spark_local.environment(self._settings, folder),
             "IPYTHONDIR": str(folder / "ipython"),
             "JUPYTER_RUNTIME_DIR": str(folder / "jupyter"),
             "JUPYTER_PLATFORM_DIRS": "1",
             "REQUESTS_CA_BUNDLE": str(self._settings.ca_bundle),
             "SSL_CERT_FILE": str(self._settings.ca_bundle),
-            "LOCALAZURE_LAKE_ENDPOINT": self._settings.blob_url,
-            "LOCALAZURE_LAKE_ACCOUNT": self._settings.storage_account,
-            "LOCALAZURE_LAKE_SAS": account_sas(self._settings),
             "DO_NOT_TRACK": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "GX_ANALYTICS_ENABLED": "false",
         }
-
-
-def account_sas(settings: Settings, days: int = _SAS_DAYS) -> str:
-    """A SAS for all blobs of the account (read, write, delete, list, add, create), as a query string without "?".
-
-    https://learn.microsoft.com/rest/api/storageservices/create-account-sas#version-2020-12-06-and-later
-    """
-    expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-    values = {
-        "sp": "rwdlac",
-        "ss": "b",
-        "srt": "sco",
-        "st": "",
-        "se": expiry.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "sip": "",
-        "spr": "https",
-        "sv": _SAS_VERSION,
-        "ses": "",
-    }
-    signed = "\n".join([settings.storage_account, *values.values()]) + "\n"
-    key = base64.b64decode(settings.storage_account_key)
-    signature = base64.b64encode(hmac.new(key, signed.encode(), hashlib.sha256).digest()).decode()
-    return urlencode({name: value for name, value in values.items() if value} | {"sig": signature})
 
 
 def _tidy_session(folder: Path) -> None:
