@@ -37,6 +37,10 @@ STAGES = (
     "staging/airports.sql",
     "export/schedule.sql",
 )
+TABLES = (
+    *("ml.flight_features", "ml.flight_predictions", "ml.arrival_delay_predictions", "ml.hourly_departures"),
+    "ml.hourly_departures_forecast",
+)
 # Two months, so that a switch has to leave the other one alone.
 FIRST = Night.of("chain", f"first-{uuid.uuid4()}", date(2013, 2, 2), date(2013, 1, 25))
 SECOND = Night.of("chain", f"second-{uuid.uuid4()}", date(2013, 2, 3))
@@ -94,8 +98,8 @@ class Chain:
         value: dict[str, Any] = json.loads(result.exit_value)
         return value
 
-    def exported(self, night: Night, name: str) -> pd.DataFrame:
-        prefix = f"export/flight_delay/{night.partition}/{night.key}/{name}/"
+    def exported(self, night: Night, name: str, model: str = "flight_delay") -> pd.DataFrame:
+        prefix = f"export/{model}/{night.partition}/{night.key}/{name}/"
         blobs = [blob.name for blob in self.lake.list_blobs(name_starts_with=prefix) if blob.name.endswith(".parquet")]
         assert blobs, f"nothing below {prefix}"
         return pd.concat([pd.read_parquet(io.BytesIO(self.lake.download_blob(name).readall())) for name in blobs])
@@ -113,15 +117,21 @@ class Chain:
         scored = self.exported(night, "score")[["flight_id", "flight_date"]].assign(
             probability=0.25,
             late=pd.array([0] * len(self.exported(night, "score")), dtype="int8"),
-            model_name="flight_delay",
+        )
+        self.leave(night, "flight_delay", scored, version, deployment="blue")
+
+    def leave(self, night: Night, model: str, scored: pd.DataFrame, version: str, **more: str) -> None:
+        """Scored rows in the lake, their columns in the table's order: COPY goes by it."""
+        scored = scored.assign(
+            model_name=model,
             model_version=version,
             run_id="run",
-            deployment="blue",
+            **more,
             scored_at=datetime.now(UTC).replace(tzinfo=None, microsecond=0),
         )
         buffer = io.BytesIO()
         scored.to_parquet(buffer, index=False, coerce_timestamps="us")
-        where = f"scored/flight_delay/{night.partition}/{night.key}/predictions.parquet"
+        where = f"scored/{model}/{night.partition}/{night.key}/predictions.parquet"
         self.lake.upload_blob(where, buffer.getvalue(), overwrite=True)
 
 
@@ -141,7 +151,7 @@ def chain(localazure: Any) -> Iterator[Chain]:
     source_simulator.land([date.fromisoformat(day) for day in FIRST.days + SECOND.days], lake)
     with connection, artifacts:
         with connection.cursor() as cursor:
-            for table in ("ml.flight_features", "ml.flight_predictions"):
+            for table in TABLES:
                 cursor.execute(f"SELECT OBJECT_ID('{table}')")
                 if cursor.fetchone()[0] is None:
                     continue
@@ -258,3 +268,54 @@ def test_predictions_of_another_day_are_refused_and_nothing_changes(chain: Chain
     with pytest.raises(pymssql.Error, match="predictions of other days"):
         chain.sql("writeback/flight_predictions.sql", wrong)
     assert chain.rows("SELECT COUNT(*), MAX(model_version) FROM ml.flight_predictions") == before
+
+
+# the models that build on the features
+
+
+def test_minutes_of_delay_are_exported_and_written_back(chain: Chain, source: pd.DataFrame) -> None:
+    chain.sql("export/arrival_delay.sql", SECOND)
+    holdout, score = (chain.exported(SECOND, name, "arrival_delay") for name in ("holdout", "score"))
+    arrived = source[source["flight_date"] >= date(2013, 1, 28)]["arr_delay"].dropna()
+    assert (len(holdout), int(holdout["arr_delay"].sum())) == (len(arrived), int(arrived.sum()))
+    assert not {"late", "arr_delay", "dep_delay"} & set(score.columns), "outcomes aren't known before departure"
+    for version in ("1", "2"):
+        scored = score[["flight_id", "flight_date"]].assign(predicted_delay=-3.5)
+        chain.leave(SECOND, "arrival_delay", scored, version)
+        chain.sql("writeback/arrival_delay_predictions.sql", SECOND)
+    counted = "SELECT model_version, COUNT(*), COUNT(arr_delay), MIN(predicted_delay)"
+    flights = source[source["flight_date"] == SECOND.partition]
+    assert chain.rows(f"{counted} FROM reporting.v_arrival_delay_predictions GROUP BY model_version") == [
+        ("2", len(flights), int(flights["arr_delay"].notna().sum()), -3.5)
+    ]
+
+
+def test_departures_are_counted_in_the_hour_in_which_they_happened(chain: Chain, source: pd.DataFrame) -> None:
+    for _ in range(2):
+        chain.sql("features/hourly_departures.sql", SECOND)
+    left = source.dropna(subset=["dep_delay"])
+    minutes = left["sched_dep_time"] // 100 * 60 + left["sched_dep_time"] % 100 + left["dep_delay"]
+    at = pd.to_datetime(left["flight_date"]) + pd.to_timedelta(minutes, unit="m")
+    expected = left.groupby([left["origin"], at.dt.floor("h")]).size()
+    expected = expected[expected.index.get_level_values(1) < "2013-02-04"]
+    found = chain.rows("SELECT origin, hour_start, departures FROM ml.hourly_departures")
+    assert len(found) == 10 * 24 * 3
+    counted = {(origin, pd.Timestamp(hour)): count for origin, hour, count in found if count}
+    assert counted == expected.to_dict()
+
+
+def test_a_forecast_starts_from_what_was_and_is_written_once(chain: Chain) -> None:
+    chain.sql("export/hourly_departures.sql", SECOND)
+    holdout, score = (chain.exported(SECOND, name, "hourly_departures") for name in ("holdout", "score"))
+    assert sorted({str(hour)[:10] for hour in holdout["hour_start"]}) == [
+        *(f"2013-01-{day}" for day in (28, 29, 30, 31)),
+        *(f"2013-02-0{day}" for day in (1, 2, 3)),
+    ]
+    tomorrow = score[score["departures"].isna()]
+    assert len(tomorrow) == 72 and {str(hour)[:10] for hour in tomorrow["hour_start"]} == {"2013-02-04"}
+    for version in ("1", "2"):
+        forecast = tomorrow[["hour_start", "origin"]].assign(departures=4.5, low=1.0, high=9.0)
+        chain.leave(SECOND, "hourly_departures", forecast, version)
+        chain.sql("writeback/hourly_departures_forecast.sql", SECOND)
+    view = "SELECT model_version, COUNT(*), COUNT(departures), SUM(forecast) FROM reporting.v_hourly_departures"
+    assert chain.rows(f"{view} GROUP BY model_version") == [("2", 72, 0, 324.0)]
