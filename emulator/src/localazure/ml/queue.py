@@ -214,8 +214,20 @@ class JobQueue:
                 raise _Stopped(reason) from None
             self._advance(job.name, states.FINALIZING)
             await runner.finalize(job)
+            self._locate_outputs(job)
             await self._keep_artifacts(job)
             self._register_outputs(job)
+
+    def _locate_outputs(self, job: RunningJob) -> None:
+        """Where the outputs ended up: a pipeline's are where its steps wrote them."""
+
+        def located(document: dict[str, Any]) -> dict[str, Any]:
+            document["run"]["outputs"] = job.outputs
+            shown = document["resource"]["properties"]["outputs"]
+            shown.update({name: entry for name, entry in job.outputs.items() if name != "default"})
+            return document
+
+        self._store.update(JOBS, job.name, located)
 
     async def _track(self, job: RunningJob) -> None:
         """The job's MLflow run. MLflow's server starts slowly: the job waits for it here."""
