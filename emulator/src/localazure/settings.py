@@ -215,6 +215,11 @@ class Settings:
         return self.port_base + 6
 
     @property
+    def data_collector_port(self) -> int:
+        """Where deployments send what they collect."""
+        return self.port_base + 7
+
+    @property
     def inference_port_base(self) -> int:
         """The first port of the inference servers."""
         return self.port_base + 20
@@ -282,6 +287,11 @@ class Settings:
     @property
     def store_file(self) -> Path:
         return self.home / "store.sqlite"
+
+    @property
+    def clock_file(self) -> Path:
+        """Where the clock of schedules is kept if it was set from outside."""
+        return self.home / "clock.json"
 
     @property
     def compute_source(self) -> Path:

@@ -207,8 +207,10 @@ class SchedulesService:
     async def _watch(self) -> None:
         while True:
             pause = self._fire_due()
+            # Not wait_for: before Python 3.12 it may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
             self._changed.clear()
 
     def _fire_due(self) -> float:
