@@ -13,17 +13,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import attrs
+
 from azflow import exports
 from azflow.connection import AzureConnection
-from azflow.errors import AzflowError, ConfigurationError
+from azflow.errors import AzflowError, ConfigurationError, first_line
 from azflow.evaluation import verdict_text
 from azflow.guardrails import PromotionRules, judge_challenger
-from azflow.metrics import check_bounds
-from azflow.ml_jobs import SERVICE, content_digest, git_commit, keep_expressions, override, read_job, tag
+from azflow.job_files import content_digest, keep_expressions, origin, override, read_job, tag
+from azflow.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER, check_bounds
+from azflow.ml_jobs import NIGHT_PROPERTY, SERVICE, children_table
 from azflow.ml_workspace import Workspace
 from azflow.registry import ModelRegistry
-from azflow.runs import AZURE_ML_JOB, Alphabet, AzflowOperator, RemoteRunOperator, RunsReference, airflow_edge
+from azflow.runs import AZURE_ML_JOB, Alphabet, AzflowOperator, RemoteRunOperator, RunLink, RunsReference, airflow_edge
 from azflow.specs import INCLUDE
+from azflow.spend import SpendLimits, allow, declared, hours, measured
 
 if TYPE_CHECKING:
     import jinja2
@@ -31,26 +35,49 @@ if TYPE_CHECKING:
 
     from azflow.remote import RunIdentity
 
+#: XCom of a job's task that failed: {"name", "node_seconds"}.
+SPEND_XCOM = "spend"
+KNOWN_METRICS = (*sorted(HIGHER_IS_BETTER), *sorted(LOWER_IS_BETTER))
+#: Of what a job prints, a task's log holds no more; the rest is in the workspace.
+_LOG_LINES = 1000
+
+
+@attrs.define(init=False)
+class TrackingLink(RunLink):
+    """The run in MLflow, on the task's page in Airflow."""
+
+    attribute: ClassVar[str] = "tracking_url"
+
+    def __init__(self, name: str = "MLflow") -> None:
+        super().__init__(name)
+
 
 class AzureMLJobOperator(RemoteRunOperator):
     """Runs any Azure ML job, exactly once a night, and returns what came out.
 
-    XCom: ``{"name", "status", "url", "outputs": {name: uri}, "metrics": {name: value}, "children": [{"name",
-    "algorithm", "metrics", "status"}], "best_child"}``.
+    XCom: ``{"name", "type", "status", "url", "tracking_url", "experiment", "seconds", "outputs": {name: uri},
+    "model_uri", "metrics": {name: value}, "parameters": {name: value}, "data": {input: address}, "children": [...],
+    "best_child", "compute_seconds", "node_seconds"}``. A child (a trial, a step) is ``{"name", "title", "status",
+    "algorithm", "metrics", "parameters", "seconds", "nodes", "reused"}``. Metrics and parameters of a sweep or AutoML
+    job are its best trial's, those of a pipeline its steps' (``<step>.<metric>``). ``compute_seconds`` are those of all
+    runs that held nodes, ``node_seconds`` those times their nodes. ``model_uri`` is empty if there is no model.
 
     The YAML's template sees ``inputs`` and ``outputs`` (as given here), ``night``, ``azure``, ``model``, ``params`` and
-    ``dag_run``.
+    ``dag_run``. What the job prints appears in the task's log while the worker waits, and the rest when it is over.
 
-    :param job: the YAML, relative to include/ml.
+    :param job: the YAML, relative to include/ml: command, sweep, AutoML, pipeline or Spark.
     :param inputs: values for the template, and for the inputs of the same name that the YAML declares.
     :param outputs: where outputs of the YAML are written (``azureml://datastores/...``).
     :param settings: other keys of the YAML to replace, e.g. ``{"compute": "azureml:gpu", "limits": {"timeout": 60}}``.
+    :param spend: ``{"max_node_hours_per_job", "max_node_hours_per_night"}``, see `azflow.spend`: a job that asks for
+        more isn't submitted, one that doesn't say is cancelled when it has used them up.
     """
 
     service = SERVICE
     alphabet: ClassVar[Alphabet] = AZURE_ML_JOB
     template_fields = ("job", "inputs", "outputs", "settings")
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "outputs": "json", "settings": "json"}
+    operator_extra_links = (RunLink("Azure ML studio"), TrackingLink())
     ui_color = "#e3f5e7"
     #: The project's include folder; tests have their own.
     include: ClassVar[Path] = INCLUDE
@@ -62,6 +89,7 @@ class AzureMLJobOperator(RemoteRunOperator):
         inputs: Mapping[str, Any] | None = None,
         outputs: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
+        spend: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -69,7 +97,11 @@ class AzureMLJobOperator(RemoteRunOperator):
         self.inputs = dict(inputs or {})
         self.outputs = dict(outputs or {})
         self.settings = dict(settings or {})
+        self.spend = SpendLimits.of(spend)
+        #: The run in MLflow, for `TrackingLink`.
+        self.tracking_url = ""
         self._stamp: dict[str, str] = {}
+        self._lines_left = _LOG_LINES
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
         """As the base class; Azure ML's own expressions (``${{inputs.x}}``) are no templates of Airflow's."""
@@ -90,12 +122,15 @@ class AzureMLJobOperator(RemoteRunOperator):
         known |= {"inputs": self.inputs, "outputs": self.outputs}
         rendered = read_job(self.job, known, self.include)
         content = override(rendered, self.inputs, self.outputs, self.settings)
-        self._stamp = _stamp(context) | {
-            f"azflow.input.{name}": tag(value)
-            for name, value in self.inputs.items()
-            if isinstance(value, str) and value
-        }
+        self.stamp(context, self.inputs)
         return {"file": self.job, "content": content, "code": content_digest(content, self.job, self.include)}
+
+    def stamp(self, context: Context, inputs: Mapping[str, Any]) -> None:
+        """Keep where this job comes from, for its tags."""
+        night = context["night"]  # type: ignore[typeddict-item]
+        given = {name: value for name, value in inputs.items() if isinstance(value, str) and value}
+        self._stamp = origin(night) | {f"azflow.input.{name}": tag(value) for name, value in given.items()}
+        self._stamp[NIGHT_PROPERTY] = night.key
 
     def _tags(self, identity: RunIdentity, digest: str) -> dict[str, str]:
         """As the base class, and where the job comes from: commit, partition, data and models it was given.
@@ -103,6 +138,65 @@ class AzureMLJobOperator(RemoteRunOperator):
         Tags aren't part of the payload's digest: a new commit that changes neither job nor code is the same work.
         """
         return {**self._stamp, **super()._tags(identity, digest)}
+
+    # -- around the run ----------------------------------------------------------------------------------------------
+
+    def before_submit(self, context: Context, runs: Any, payload: Mapping[str, Any]) -> None:
+        """Ask the spend limits. See `azflow.spend.allow`."""
+        if not self.spend:
+            return
+        night = context["night"]  # type: ignore[typeddict-item]
+        spent = runs.night_seconds(night.key) if self.spend.max_node_hours_per_night is not None else 0.0
+        job = declared(payload["content"])
+        allowed = allow(job, self.spend, spent)
+        if allowed.refused:
+            raise ConfigurationError(f"include/ml/{payload['file']} isn't submitted: {allowed.refused}.")
+        if allowed.seconds is not None and allowed.seconds < self.timeout_minutes * 60:
+            self.timeout_minutes = allowed.seconds / 60
+            self.log.info(
+                "The job may run for %.1f minutes on %d node(s): %s.", self.timeout_minutes, job.nodes, allowed.reason
+            )
+
+    def find_links(self, runs: Any, run_id: str) -> None:
+        """The studio's page, and MLflow's."""
+        super().find_links(runs, run_id)
+        try:
+            self.tracking_url = runs.tracking_url(run_id)
+        except Exception as problem:
+            self.tracking_url = self.run_url
+            self.log.warning("MLflow's page of %s isn't known: %s", run_id, first_line(problem))
+
+    def follow(self, runs: Any, run_id: str) -> None:
+        """What the job printed since the last look, and which of its children changed."""
+        lines = runs.follow(run_id, self.progress)
+        shown = lines[-self._lines_left :] if self._lines_left else []
+        if (hidden := len(lines) - len(shown)) and self._lines_left:
+            self.log.info("(%d lines are left out here; all of them: %s)", hidden, self.run_url)
+        self._lines_left -= len(shown)
+        for line in shown:
+            self.log.info("| %s", line)
+
+    def outcome(self, context: Context, result: dict[str, Any]) -> Any:
+        """Show trials or steps, and say what it cost."""
+        self.tracking_url = result.get("tracking_url") or self.tracking_url
+        if result.get("children"):
+            shared = [name for name in result["metrics"] if name in result["children"][0]["metrics"]]
+            metric = next((name for name in KNOWN_METRICS if name in shared), shared[0] if shared else "")
+            for line in children_table(result["children"], result["best_child"], metric):
+                self.log.info("%s", line)
+        self.log.info("It took %s.", hours(result["node_seconds"]))
+        self._judge_spending(context, result["name"], result["node_seconds"])
+        return result
+
+    def after_failure(self, context: Context, runs: Any, run_id: str) -> None:
+        """A job that failed was paid for, too: its node seconds stay in the XCom ``spend``."""
+        _, node_seconds = runs.cost(run_id)
+        context["ti"].xcom_push(SPEND_XCOM, {"name": run_id, "node_seconds": node_seconds})
+        self._judge_spending(context, run_id, node_seconds)
+
+    def _judge_spending(self, context: Context, run_id: str, node_seconds: float) -> None:
+        for line in measured(node_seconds, self.spend):
+            self.log.warning("%s %s: %s.", SERVICE, run_id, line)
 
 
 class DataAssetOperator(AzflowOperator):
@@ -157,7 +251,7 @@ class DataAssetOperator(AzflowOperator):
                 folder = exports.write_mltable(connection, export, data)
                 path = f"{self._datastore_url(connection)}/paths/{folder}/"
             tags = {
-                **_stamp(context),
+                **origin(night),
                 "row_count": str(export.rows),
                 "schema_hash": export.schema_hash,
                 "watermark": str(night.partition),
@@ -291,7 +385,8 @@ class RegisterModelOperator(AzflowOperator):
             if not isinstance(job, Mapping) or not job.get("name"):
                 raise ConfigurationError(f"The task {self.training} left no job; clear it and what follows.")
             data = context["ti"].xcom_pull(task_ids=self.data)
-            tags: dict[str, object] = {**_stamp(context), "best_child": job.get("best_child") or ""}
+            night = context["night"]  # type: ignore[typeddict-item]
+            tags: dict[str, object] = {**origin(night), "best_child": job.get("best_child") or ""}
             if isinstance(data, Mapping):
                 tags |= {"data": data.get("id", ""), "schema_hash": data.get("schema_hash", "")}
             tags |= {f"metric.{name}": value for name, value in sorted((job.get("metrics") or {}).items())[:20]}
@@ -359,17 +454,6 @@ def lake_folder(connection: AzureConnection, uri: str) -> _LakeFolder:
             f"({connection.storage_account_url})."
         )
     return _LakeFolder(connection, container, path)
-
-
-def _stamp(context: Context) -> dict[str, str]:
-    """Where something comes from, as tags."""
-    night = context["night"]  # type: ignore[typeddict-item]
-    return {
-        "git_commit": tag(git_commit()),
-        "dag": tag(night.dag_id),
-        "run": tag(night.run_id),
-        "partition": str(night.partition),
-    }
 
 
 def _suite_result(context: Context) -> str:

@@ -8,12 +8,10 @@ https://learn.microsoft.com/azure/machine-learning/reference-yaml-overview#job
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import io
-import os
-import re
-import subprocess
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,18 @@ import yaml
 
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, RunExists, SpecError, first_line
+from azflow.job_files import refusal, tag
+from azflow.ml_history import (
+    RunHistory,
+    cause_of,
+    is_reused,
+    kind_of,
+    metrics_of,
+    nodes_of,
+    parameters_of,
+    seconds_of,
+    tags_of,
+)
 from azflow.ml_workspace import Workspace
 from azflow.remote import DIGEST_TAG, Found, RunFailure, RunState, RunStates
 from azflow.specs import INCLUDE
@@ -49,136 +59,12 @@ STATES = RunStates(
     cancelled=("Canceled",),
 )
 
-_EXPRESSION = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
 _NAME_TAKEN = ("JobPropertyImmutable", "with this name already exists")
-#: Azure ML limits a tag's value: https://learn.microsoft.com/azure/machine-learning/resource-limits-capacity
-_TAG_LENGTH = 256
 _BEST_CHILD = ("best_child_run_id", "automl_best_child_run_id")
-
-
-# -- the file --------------------------------------------------------------------------------------------------------
-
-
-def read_job(job: str, values: Mapping[str, Any], include: Path = INCLUDE) -> dict[str, Any]:
-    """A job's YAML below ``include/ml``, rendered with `values`: plain data.
-
-    :param job: path below include/ml.
-    :raises SpecError: it can't be read, rendered or parsed; names the file and the line.
-    """
-    import jinja2
-    from jinja2.sandbox import SandboxedEnvironment
-
-    path, shown = include / "ml" / job, f"include/ml/{job}"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as problem:
-        raise SpecError(shown, "", f"can't be read: {problem.strerror}") from None
-    text = keep_expressions(text)
-    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    try:
-        rendered = environment.from_string(text).render(**values)
-    except jinja2.TemplateSyntaxError as problem:
-        raise SpecError(shown, f"line {problem.lineno}", f"is no template: {problem.message}") from None
-    except jinja2.UndefinedError as problem:
-        raise SpecError(shown, "", f"{problem.message}; inputs given: {_names(values.get('inputs'))}") from None
-    except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as problem:
-        raise SpecError(shown, "", f"can't be rendered: {first_line(problem)}") from problem
-    try:
-        content = yaml.safe_load(rendered)
-    except yaml.YAMLError as problem:
-        mark = getattr(problem, "problem_mark", None)
-        place = f"line {mark.line + 1} (rendered)" if mark else ""
-        raise SpecError(shown, place, f"is no YAML: {getattr(problem, 'problem', None) or problem}") from None
-    if not isinstance(content, dict):
-        raise SpecError(shown, "", "must be a mapping of keys")
-    return content
-
-
-def keep_expressions(value: Any) -> Any:
-    """Template text, in plain values of any depth, that keeps Azure ML's ``${{...}}``: it has Jinja's braces too."""
-    if isinstance(value, str):
-        return _EXPRESSION.sub(lambda found: "{% raw %}" + found[0] + "{% endraw %}", value)
-    if isinstance(value, Mapping):
-        return {key: keep_expressions(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [keep_expressions(each) for each in value]
-    return value
-
-
-def override(
-    content: dict[str, Any], inputs: Mapping[str, Any], outputs: Mapping[str, str], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """`content` with the values a task gives: inputs and outputs the YAML declares, and any other key (merged deeply).
-
-    Inputs that the YAML doesn't declare are for its template only.
-    """
-    merged = _merge(content, settings)
-    for key, given, literal in (("inputs", inputs, True), ("outputs", outputs, False)):
-        declared = merged.get(key)
-        if not isinstance(declared, dict):
-            continue
-        changed = dict(declared)
-        for name in declared.keys() & given.keys():
-            entry, value = declared[name], given[name]
-            if isinstance(entry, dict):
-                changed[name] = {**entry, "path": value}
-            else:
-                changed[name] = value if literal else {"path": value}
-        merged[key] = changed
-    return merged
-
-
-def content_digest(content: Mapping[str, Any], job: str, include: Path = INCLUDE) -> str:
-    """Digest of the files a job's YAML names: its code folder and its environment's conda file.
-
-    Two tries of a task are the same work only if the code is the same.
-    """
-    folder = (include / "ml" / job).parent
-    named = []
-    environment = content.get("environment")
-    conda = environment.get("conda_file") if isinstance(environment, Mapping) else None
-    for value in (content.get("code"), conda):
-        if isinstance(value, str) and "://" not in value and not value.startswith("azureml:"):
-            named.append((folder / value).resolve())
-    digest = hashlib.sha256()
-    for root in named:
-        for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
-            if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
-                digest.update(path.read_bytes())
-    return digest.hexdigest()[:32]
-
-
-def git_commit(folder: Path = INCLUDE) -> str:
-    """The project's commit (with ``-dirty``): AZFLOW_GIT_COMMIT, where an image was built without .git, or git's."""
-    if given := os.environ.get("AZFLOW_GIT_COMMIT"):
-        return given
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else "unknown"
-
-
-def tag(value: object) -> str:
-    """`value` as a tag's text, within Azure ML's limit."""
-    return str(value)[:_TAG_LENGTH]
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _names(values: object) -> str:
-    return ", ".join(sorted(values)) if isinstance(values, Mapping) and values else "none"
-
-
-# -- the service -----------------------------------------------------------------------------------------------------
+_ORCHESTRATORS = ("AutoML", "Sweep", "Pipeline")
+#: Property of a job: the night it belongs to. Lists of jobs can be filtered by properties' values, not by tags'.
+NIGHT_PROPERTY = "azflow.night"
+_DEEPEST = 5
 
 
 class AzureMLJobs:
@@ -192,6 +78,7 @@ class AzureMLJobs:
         self._connection = connection
         self._include = Path(include)
         self._workspace = Workspace(connection)
+        self._history = RunHistory(self._workspace)
 
     # -- RemoteRuns --------------------------------------------------------------------------------------------------
 
@@ -208,21 +95,23 @@ class AzureMLJobs:
         """Hand the job to the SDK, which uploads its code and creates it under `name`."""
         from azure.core.exceptions import HttpResponseError
 
-        shown = f"include/ml/{payload['file']}"
-        job = self._load(payload, shown)
+        job = self._load(payload)
         job.name = name
         job.tags = {**(job.tags or {}), **{key: tag(value) for key, value in tags.items()}}
+        if night := tags.get(NIGHT_PROPERTY):
+            job.properties = {**(job.properties or {}), NIGHT_PROPERTY: night}
         try:
             self._connection.ml_client().jobs.create_or_update(job)
         except HttpResponseError as problem:
             if any(word in str(problem) for word in _NAME_TAKEN):
                 raise RunExists(name, service=SERVICE) from None
             if problem.status_code == 400:  # noqa: PLR2004
+                shown = f"include/ml/{payload['file']}"
                 raise SpecError(shown, "", f"the service refuses the job: {first_line(problem)}") from problem
             raise
         except Exception as problem:
             if type(problem).__module__.startswith(("azure.ai.ml.exceptions", "marshmallow")):
-                raise SpecError(shown, "", f"the SDK refuses the job: {_sdk_words(problem)}") from problem
+                raise refusal(payload["file"], problem, self._include) from problem
             raise
         return name
 
@@ -245,52 +134,105 @@ class AzureMLJobs:
                 raise
 
     def result(self, id: str) -> dict[str, Any]:
-        """``{"name", "status", "url", "seconds", "outputs": {name: uri}, "metrics": {name: value}, "children":
-        [{"name", "metrics", "algorithm", "status"}], "best_child": name or None}``; children are an AutoML job's or a
-        sweep's trials; seconds from the run's start to its end, None where the service doesn't tell.
-        """
+        """What came out, plain. See `azflow.ml.AzureMLJobOperator` for its keys."""
         properties = self._properties(id)
-        outputs = {
-            name: (entry or {}).get("uri") or f"azureml://jobs/{id}/outputs/{name}/paths/"
-            for name, entry in (properties.get("outputs") or {}).items()
-            if name != "default"
-        }
-        run = self._workspace.tracked_run(id)
-        kept = {**(properties.get("properties") or {}), **_tags(run)}
+        kind = str(properties.get("jobType"))
+        details, run = self._history.details(id), self._history.tracked(id)
+        kept = {**(properties.get("properties") or {}), **tags_of(run)}
         best = next((kept[key] for key in _BEST_CHILD if kept.get(key)), None)
-        children = self._children(id, run) if properties.get("jobType") in ("AutoML", "Sweep", "Pipeline") else []
-        metrics = _metrics(run)
-        if not metrics and best:
-            metrics = next((child["metrics"] for child in children if child["name"] == best), {})
+        children = self._children(id, run) if kind in _ORCHESTRATORS else []
+        chosen = next((child for child in children if child["name"] == best), {})
+        metrics, parameters = metrics_of(run), parameters_of(run)
+        if kind == "Pipeline":
+            steps = {f"{child['title']}.{key}": value for child in children for key, value in child["metrics"].items()}
+            metrics = {**steps, **metrics}
+        outputs = self._outputs(id, properties, best if kind == "Sweep" else None)
+        compute, node = self._cost(details, properties)
         return {
             "name": id,
+            "type": kind,
             "status": properties["status"],
             "url": self.url(id),
-            "seconds": _seconds(run),
-            "outputs": outputs,
-            "metrics": metrics,
+            "tracking_url": self.tracking_url(id, properties, run),
+            "experiment": properties.get("experimentName"),
+            "seconds": seconds_of(details),
+            "outputs": {name: uri for name, (uri, _) in outputs.items()},
+            "model_uri": _model_uri(outputs, best if kind == "AutoML" else None),
+            "metrics": metrics or chosen.get("metrics") or {},
+            "parameters": parameters or chosen.get("parameters") or {},
+            "data": _data(properties),
             "children": children,
             "best_child": best,
+            "compute_seconds": compute,
+            "node_seconds": node,
         }
 
     def failure(self, id: str) -> RunFailure:
-        """The service's error, and the end of what the job printed."""
-        details = self._workspace.run_details(id)
-        error = ((details.get("error") or {}).get("error")) or {}
-        cause = str(error.get("message") or "").strip() or "the service names no error"
+        """The service's error, which step or trial it was, and the end of what that printed."""
+        details = self._history.details(id)
+        code, message = cause_of(details)
+        where = ""
+        failed = self._failed_below(id)
+        if failed:
+            details = self._history.details(str(failed[-1]["runId"]))
+            below_code, below = cause_of(details)
+            where = " > ".join(_title(each) for each in failed)
+            others = f" ({message})" if message and message != below else ""
+            code, message = below_code or code, f"{where}: {below or 'no error named'}{others}"
         try:
-            log = self._workspace.log_tail(id)
+            log = self._history.log_tail(details)
         except Exception as problem:
             # The cause must not hide behind a log that can't be read.
             log = [f"(the log can't be read: {first_line(problem)})"]
         # UserError is the user's code or data: the same job fails again.
-        return RunFailure(cause, log, retry_helps=error.get("code") != "UserError")
+        return RunFailure(message or "the service names no error", log, retry_helps=code != "UserError")
+
+    def cost(self, id: str) -> tuple[float, float]:
+        """Seconds that a job's runs took on its compute, and those times their nodes; of a job that runs, until now
+        only what is over."""
+        return self._cost(self._history.details(id), self._properties(id))
+
+    def night_seconds(self, night: str, without: str = "") -> float:
+        """Node seconds of all jobs of a night, whatever became of them.
+
+        :param night: `azflow.specs.Night.key`.
+        :param without: a job that isn't counted.
+        """
+        jobs = self._workspace.jobs(properties=f"{NIGHT_PROPERTY}={night}")
+        return sum(self.cost(str(job["name"]))[1] for job in jobs if job["name"] != without)
+
+    def follow(self, id: str, progress: dict[str, Any]) -> list[str]:
+        """What happened since the last call: lines it printed, states of its children.
+
+        :param progress: where the last call ended; brought up to date, plain values.
+        """
+        details = self._history.details(id)
+        lines = self._history.log_since(details, progress.setdefault("read", {}))
+        if kind_of(details) != "job":
+            known = progress.setdefault("children", {})
+            for child in self._history.children(id):
+                state, name = str(child.get("status")), str(child["runId"])
+                if known.get(name) != state:
+                    known[name] = state
+                    lines.append(f"{_title(child)}: {state}")
+        return lines
 
     def url(self, id: str) -> str:
         """The job in Azure ML studio."""
-        connection = self._connection
-        studio = connection.cloud.portal.rstrip("/") if connection.cloud else "https://ml.azure.com"
-        return f"{studio}/runs/{id}?wsid={connection.ml_workspace_id}&tid={connection.tenant_id}"
+        return self._studio(f"runs/{id}")
+
+    def tracking_url(
+        self, id: str, properties: Mapping[str, Any] | None = None, run: Mapping[str, Any] | None = None
+    ) -> str:
+        """The run in MLflow: on Azure that is the studio's page of its experiment, where runs are compared; in a
+        private cloud it is where the job's page leads, if that is MLflow's own."""
+        properties = properties if properties is not None else self._properties(id)
+        studio = str(((properties.get("services") or {}).get("Studio") or {}).get("endpoint") or "")
+        if "/#/experiments/" in studio:
+            return studio
+        run = run if run is not None else self._history.tracked(id)
+        experiment = str((run or {}).get("info", {}).get("experiment_id") or "")
+        return self._studio(f"experiments/id/{experiment}") if experiment else self.url(id)
 
     def close(self) -> None:
         """Release the worker's connections."""
@@ -302,7 +244,12 @@ class AzureMLJobs:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _load(self, payload: Mapping[str, Any], shown: str) -> Any:
+    def _studio(self, page: str) -> str:
+        connection = self._connection
+        studio = connection.cloud.portal.rstrip("/") if connection.cloud else "https://ml.azure.com"
+        return f"{studio}/{page}?wsid={connection.ml_workspace_id}&tid={connection.tenant_id}"
+
+    def _load(self, payload: Mapping[str, Any]) -> Any:
         from azure.ai.ml import load_job
 
         text = io.StringIO(yaml.safe_dump(payload["content"], sort_keys=False, allow_unicode=True))
@@ -310,7 +257,7 @@ class AzureMLJobs:
             # Paths in the YAML are relative to where it lies.
             return load_job(text, relative_origin=str(self._include / "ml" / payload["file"]))
         except Exception as problem:
-            raise SpecError(shown, "", f"is no job Azure ML knows: {_sdk_words(problem)}") from problem
+            raise refusal(payload["file"], problem, self._include) from problem
 
     def _properties(self, id: str) -> dict[str, Any]:
         found = self._workspace.job(id)
@@ -322,46 +269,124 @@ class AzureMLJobs:
     def _state(self, properties: Mapping[str, Any], id: str) -> RunState:
         return STATES.of(str(properties.get("status")), id=id, url=self.url(id))
 
+    def _outputs(self, id: str, properties: Mapping[str, Any], best: str | None) -> dict[str, tuple[str, str]]:
+        """Name -> (address, type). A sweep's are its best trial's: it has none of its own."""
+        owner = id
+        if best and (job := self._workspace.job(best)) is not None:
+            owner, properties = best, {"outputs": {**(properties.get("outputs") or {}), **_declared(job)}}
+        return {
+            name: (
+                (entry or {}).get("uri") or f"azureml://jobs/{owner}/outputs/{name}/paths/",
+                str((entry or {}).get("jobOutputType") or ""),
+            )
+            for name, entry in (properties.get("outputs") or {}).items()
+            if name != "default"
+        }
+
     def _children(self, id: str, run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-        """The trials: what they were from run history, how they did from MLflow."""
-        tracked = {child["info"]["run_id"]: child for child in self._workspace.tracked_children(run)} if run else {}
-        return [
-            {
-                "name": child["runId"],
-                "status": child.get("status"),
-                "algorithm": _algorithm(child, tracked.get(child["runId"])),
-                "metrics": _metrics(tracked.get(child["runId"])),
-            }
-            for child in self._workspace.child_runs(id)
-        ]
+        """Trials and steps: what they were from run history, how they did from MLflow."""
+        tracked = {child["info"]["run_id"]: child for child in self._history.tracked_children(run)} if run else {}
+        return [_child(each, tracked.get(each["runId"])) for each in self._history.children(id)]
+
+    def _cost(self, details: Mapping[str, Any], properties: Mapping[str, Any] | None = None) -> tuple[float, float]:
+        """(seconds, node seconds) of a run and all below it. What only starts others costs nothing itself; AutoML keeps
+        its node between trials."""
+        compute = node = 0.0
+        for run, nodes in self._leaves(details, _DEEPEST):
+            compute += seconds_of(run) or 0.0
+            node += (seconds_of(run) or 0.0) * nodes
+        if kind_of(details) == "job":
+            asked = ((properties or {}).get("resources") or {}).get("instanceCount")
+            node = max(node, compute * int(asked or 1))
+        elif kind_of(details) == "automl":
+            own = seconds_of(details) or 0.0
+            compute, node = max(compute, own), max(node, own)
+        return round(compute, 1), round(node, 1)
+
+    def _leaves(self, run: Mapping[str, Any], depth: int) -> list[tuple[Mapping[str, Any], int]]:
+        """The runs that hold nodes, and how many."""
+        if is_reused(run):
+            return []
+        if kind_of(run) == "job" or depth == 0:
+            return [(run, nodes_of(run))]
+        children = self._history.children(str(run["runId"]))
+        return [leaf for child in children for leaf in self._leaves(child, depth - 1)]
+
+    def _failed_below(self, id: str) -> list[dict[str, Any]]:
+        """The way from a run to the first that failed below it, without the run itself."""
+        way: list[dict[str, Any]] = []
+        with contextlib.suppress(Exception):  # the cause is worth telling without it
+            while len(way) < _DEEPEST:
+                failed = [each for each in self._history.children(id) if each.get("status") == "Failed"]
+                if not failed:
+                    break
+                way.append(min(failed, key=lambda each: str(each.get("endTimeUtc") or "~")))
+                id = str(way[-1]["runId"])
+        return way
 
 
-def _algorithm(child: Mapping[str, Any], tracked: Mapping[str, Any] | None) -> str | None:
-    kept = {**_tags(tracked), **(child.get("tags") or {}), **(child.get("properties") or {})}
-    name = kept.get("run_algorithm")
-    before = kept.get("run_preprocessor")
-    return ", ".join(part for part in (before, name) if part) or None
+def _declared(job: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry for name, entry in (job["properties"].get("outputs") or {}).items() if name != "default"}
 
 
-def _seconds(run: Mapping[str, Any] | None) -> float | None:
-    """How long an MLflow run took; its times are milliseconds since 1970."""
-    info = (run or {}).get("info") or {}
-    start, end = info.get("start_time"), info.get("end_time")
-    return round((int(end) - int(start)) / 1000, 1) if start and end else None
+def _child(child: Mapping[str, Any], tracked: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A child as a task's XCom shows it."""
+    kept = {**tags_of(tracked), **(child.get("tags") or {}), **(child.get("properties") or {})}
+    algorithm = ", ".join(part for part in (kept.get("run_preprocessor"), kept.get("run_algorithm")) if part) or None
+    parameters = parameters_of(tracked)
+    if not parameters and kept.get("hyperparameters"):
+        with contextlib.suppress(ValueError):
+            parameters = {str(key): str(value) for key, value in json.loads(kept["hyperparameters"]).items()}
+    return {
+        "name": child["runId"],
+        "title": _title(child),
+        "status": child.get("status"),
+        "algorithm": algorithm,
+        "metrics": metrics_of(tracked),
+        "parameters": parameters,
+        "seconds": seconds_of(child),
+        "nodes": nodes_of(child),
+        "reused": is_reused(child),
+    }
 
 
-def _metrics(run: Mapping[str, Any] | None) -> dict[str, float]:
-    listed = (run or {}).get("data", {}).get("metrics") or []
-    return {each["key"]: float(each["value"]) for each in listed}
+def _title(child: Mapping[str, Any]) -> str:
+    return str(child.get("displayName") or child.get("runId"))
 
 
-def _tags(run: Mapping[str, Any] | None) -> dict[str, str]:
-    listed = (run or {}).get("data", {}).get("tags") or []
-    return {each["key"]: each["value"] for each in listed}
+def _model_uri(outputs: Mapping[str, tuple[str, str]], best: str | None) -> str:
+    """Where the model is: the first output that is one, else what AutoML logs with its best trial.
+
+    https://learn.microsoft.com/azure/machine-learning/how-to-auto-train-image-models#register-and-deploy-model
+    """
+    for uri, kind in outputs.values():
+        if kind.endswith("_model"):
+            return uri
+    return f"azureml://jobs/{best}/outputs/artifacts/paths/outputs/mlflow-model/" if best else ""
 
 
-def _sdk_words(problem: BaseException) -> str:
-    """The SDK's message without its colours, help links and empty lines."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(problem))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines)[:1000] or type(problem).__name__
+def _data(properties: Mapping[str, Any]) -> dict[str, str]:
+    """Input -> address, of the inputs that are data or models."""
+    named = {
+        name: str(entry["uri"])
+        for name, entry in (properties.get("inputs") or {}).items()
+        if isinstance(entry, Mapping) and entry.get("uri")
+    }
+    for field, name in (("trainingData", "training_data"), ("validationData", "validation_data")):
+        if uri := ((properties.get("taskDetails") or {}).get(field) or {}).get("uri"):
+            named[name] = str(uri)
+    return named
+
+
+def children_table(children: Sequence[Mapping[str, Any]], best: str | None, metric: str) -> list[str]:
+    """Trials or steps for a task's log, the best first where it is known."""
+    rows = [("", "state", "seconds", metric or "metric", "what")]
+    for child in sorted(children, key=lambda each: each["name"] != best):
+        value = child["metrics"].get(metric)
+        seconds = "reused" if child["reused"] else f"{child['seconds']:.0f}" if child["seconds"] is not None else "-"
+        what = child["algorithm"] or ", ".join(f"{key}={value}" for key, value in child["parameters"].items())
+        shown = f"{value:.4f}" if isinstance(value, int | float) else "-"
+        mark = "* " if child["name"] == best else "  "
+        rows.append((mark + str(child["title"]), str(child["status"]), seconds, shown, what or ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

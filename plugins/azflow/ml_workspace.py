@@ -1,17 +1,15 @@
 """An Azure ML workspace over plain REST: the small questions that don't need the SDK's seconds of imports.
 
-- Resource Manager: https://learn.microsoft.com/rest/api/azureml/jobs, /datastores, /workspaces
-- run history and MLflow stand at the host that the workspace's tracking address names; run history has no published
-  reference, the calls are those of ``azure-ai-ml`` (``_restclient/runhistory``). MLflow:
-  https://mlflow.org/docs/latest/api_reference/rest-api.html
+Resource Manager: https://learn.microsoft.com/rest/api/azureml/jobs, /datastores, /workspaces, /model-versions.
+What runs were and did is in `azflow.ml_history`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode
 
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError
@@ -22,12 +20,7 @@ if TYPE_CHECKING:
     from azflow.credentials import AsyncRestClient
 
 API_VERSION = "2024-04-01"
-_LOG_BYTES = 64 * 1024
-_CHILDREN = 500
-#: Of the files a run logs, the user's own output; older runtimes call it otherwise.
-_LOG_NAMES = ("std_log", "70_driver_log", "stdout", "stderr")
 _NOT_FOUND = 404
-_NO_RANGE = 416
 
 
 class Workspace:
@@ -42,7 +35,7 @@ class Workspace:
 
     def job(self, name: str) -> dict[str, Any] | None:
         """GET .../jobs/{name}; None if there is none."""
-        return self._get(self._job_url(name), missing_ok=True)
+        return self.get(self._job_url(name))
 
     async def ajob(self, name: str) -> dict[str, Any]:
         """As `job`, for the triggerer; a missing job is an error."""
@@ -61,7 +54,40 @@ class Workspace:
 
     def cancel_job(self, name: str) -> None:
         """POST .../jobs/{name}/cancel: asks, and doesn't wait for the end."""
-        self._call("POST", self._job_url(name, "/cancel"))
+        self.call("POST", self._job_url(name, "/cancel"))
+
+    def jobs(self, *, tag: str = "", properties: str = "", job_type: str = "") -> Iterator[dict[str, Any]]:
+        """GET .../jobs: the workspace's jobs without their children, newest first; as many as the caller takes.
+
+        :param tag: only those that have a tag of this name.
+        :param properties: only those that have these properties, ``name=value,...``.
+        :param job_type: ``Command``, ``Pipeline``, ...
+        """
+        asked = {"tag": tag, "properties": properties, "jobType": job_type}
+        return self.pages(self.arm("/jobs", urlencode({name: value for name, value in asked.items() if value})))
+
+    def put_job(self, name: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+        """PUT .../jobs/{name}: for jobs made of ids that the workspace knows; the SDK uploads what a YAML names."""
+        return self.call("PUT", self._job_url(name), {"properties": dict(properties)})
+
+    # -- versioned assets ----------------------------------------------------------------------------------------------
+
+    def versions(self, collection: str, name: str) -> Iterator[dict[str, Any]]:
+        """GET .../{collection}/{name}/versions, newest first; none if there is no such name.
+
+        :param collection: ``models``, ``components``, ``data``, ``environments``.
+        """
+        return self.pages(self.arm(f"/{collection}/{quote(name)}/versions", "$orderBy=createdtime%20desc"))
+
+    def version(self, collection: str, name: str, version: str) -> dict[str, Any] | None:
+        """GET .../{collection}/{name}/versions/{version}; None if there is none."""
+        return self.get(self.arm(f"/{collection}/{quote(name)}/versions/{quote(version)}"))
+
+    def put_version(self, collection: str, name: str, version: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+        """PUT .../{collection}/{name}/versions/{version}; the service refuses to change what a version is."""
+        return self.call(
+            "PUT", self.arm(f"/{collection}/{quote(name)}/versions/{quote(version)}"), {"properties": dict(properties)}
+        )
 
     def register_data(
         self,
@@ -82,68 +108,15 @@ class Workspace:
         properties: dict[str, Any] = {"dataType": data_type, "dataUri": uri, "tags": dict(tags), "isAnonymous": False}
         if data_type == "mltable":
             properties["referencedUris"] = list(referenced)
-        self._call("PUT", self._arm(f"/data/{quote(name)}/versions/{quote(version)}"), {"properties": properties})
+        self.put_version("data", name, version, properties)
 
     def datastore(self, name: str) -> dict[str, Any]:
         """The properties of a datastore (``accountName``, ``containerName``, ...)."""
-        found = self._get(self._arm(f"/datastores/{quote(name)}"), missing_ok=True)
+        found = self.get(self.arm(f"/datastores/{quote(name)}"))
         if found is None:
             raise ConfigurationError(f"The workspace {self.connection.workspace} has no datastore {name!r}.")
         properties: dict[str, Any] = found["properties"]
         return properties
-
-    # -- run history -------------------------------------------------------------------------------------------------
-
-    def run_details(self, run_id: str) -> dict[str, Any]:
-        """A run's error, and signed addresses of its log files (``logFiles``)."""
-        return self._get(f"{self._history_url}/runs/{quote(run_id)}/details") or {}
-
-    def child_runs(self, run_id: str) -> list[dict[str, Any]]:
-        """The runs a run started, oldest first: ``runId``, ``status``, ``properties``, ``tags``..."""
-        found: list[dict[str, Any]] = []
-        url = f"{self._history_url}/runs/{quote(run_id)}/children"
-        while url and len(found) < _CHILDREN:
-            page = self._get(url) or {}
-            found += page.get("value") or []
-            url = page.get("nextLink") or ""
-        return found
-
-    def log_tail(self, run_id: str, lines: int = 40) -> list[str]:
-        """The last lines the run printed, oldest first; none if it printed nothing."""
-        files: Mapping[str, str] = self.run_details(run_id).get("logFiles") or {}
-        # The user's log first, then any; of several processes' logs the first process's.
-        names = sorted(files, key=lambda name: (not any(known in name for known in _LOG_NAMES), name))
-        for name in names:
-            if tail := _tail(files[name], lines):
-                return tail
-        return []
-
-    # -- MLflow ------------------------------------------------------------------------------------------------------
-
-    def tracked_run(self, run_id: str) -> dict[str, Any] | None:
-        """MLflow's run, or None if nothing was ever tracked for it."""
-        found = self._get(f"{self._mlflow_url}/api/2.0/mlflow/runs/get?run_id={quote(run_id)}", missing_ok=True)
-        run: dict[str, Any] | None = found and found.get("run")
-        return run
-
-    def tracked_children(self, run: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """MLflow's runs whose parent is `run` (as `tracked_run` gives it)."""
-        found: list[dict[str, Any]] = []
-        token = None
-        while len(found) < _CHILDREN:
-            request = {
-                "experiment_ids": [run["info"]["experiment_id"]],
-                "filter": f"tags.mlflow.parentRunId = '{run['info']['run_id']}'",
-                "max_results": 100,
-            }
-            if token:
-                request["page_token"] = token
-            page = self._call("POST", f"{self._mlflow_url}/api/2.0/mlflow/runs/search", request)
-            found += page.get("runs") or []
-            token = page.get("next_page_token")
-            if not token:
-                break
-        return found
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -159,39 +132,48 @@ class Workspace:
             await self._async_client.close()
             self._async_client = None
 
-    # -- steps -------------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _mlflow_url(self) -> str:
-        """``https://<host>/mlflow/v1.0/subscriptions/...``"""
-        found = self._get(self._arm("")) or {}
+    def mlflow_url(self) -> str:
+        """``https://<host>/mlflow/v1.0/subscriptions/...``: the workspace's MLflow server, asked for once.
+
+        Azure ML gives it as ``azureml://``, a scheme only its own MLflow plug-in understands; the server is the same.
+        """
+        found = self.get(self.arm("")) or {}
         uri = str(found.get("properties", {}).get("mlFlowTrackingUri") or "")
         if not uri.startswith(("azureml://", "https://")):
             raise ConfigurationError(f"The workspace {self.connection.workspace} names no tracking server ({uri!r}).")
         return f"https://{uri.partition('://')[2]}".rstrip("/")
 
-    @cached_property
-    def _history_url(self) -> str:
-        # The region's host serves both; Microsoft's SDK finds it through its discovery address.
-        return f"https://{urlsplit(self._mlflow_url).netloc}/history/v1.0{self.connection.ml_workspace_id}"
+    def arm(self, path: str, query: str = "") -> str:
+        """The address of something in the workspace, e.g. ``/jobs/x``; `query` is encoded already."""
+        more = f"&{query}" if query else ""
+        return f"{self.connection.ml_workspace_url}{path}?api-version={API_VERSION}{more}"
 
-    def _job_url(self, name: str, action: str = "") -> str:
-        return self._arm(f"/jobs/{quote(name)}{action}")
-
-    def _arm(self, path: str) -> str:
-        return f"{self.connection.ml_workspace_url}{path}?api-version={API_VERSION}"
-
-    def _get(self, url: str, *, missing_ok: bool = False) -> dict[str, Any] | None:
+    def get(self, url: str) -> dict[str, Any] | None:
+        """GET; None for 404."""
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
-            return self._call("GET", url)
+            return self.call("GET", url)
         except ResourceNotFoundError:
-            if missing_ok:
-                return None
-            raise
+            return None
 
-    def _call(self, method: str, url: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def pages(self, url: str, most: int = 10_000) -> Iterator[dict[str, Any]]:
+        """GET of a list, page after page: its entries, at most `most`; none for 404."""
+        count = 0
+        while url:
+            page = self.get(url) or {}
+            for each in page.get("value") or []:
+                yield each
+                count += 1
+                if count == most:
+                    return
+            url = str(page.get("nextLink") or "")
+
+    def call(self, method: str, url: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One request; its JSON answer, ``{}`` without one. Errors are azure-core's."""
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
         from azure.core.rest import HttpRequest
 
@@ -205,21 +187,10 @@ class Workspace:
         answer: dict[str, Any] = response.json()
         return answer
 
+    def _job_url(self, name: str, action: str = "") -> str:
+        return self.arm(f"/jobs/{quote(name)}{action}")
+
     def _sync(self) -> PipelineClient[Any, Any]:
         if self._client is None:
             self._client = self.connection.rest_client()
         return self._client
-
-
-def _tail(url: str, lines: int) -> list[str]:
-    """The last lines behind a signed address. The address is a secret and stays out of messages."""
-    from azure.storage.blob import BlobClient
-
-    # azure-storage-blob splits a path-style and a host-style address alike.
-    with BlobClient.from_blob_url(url) as blob:
-        size = blob.get_blob_properties().size
-        if size == 0:
-            return []
-        start = max(0, size - _LOG_BYTES)
-        text = blob.download_blob(offset=start, length=size - start).readall().decode(errors="replace")
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from azflow.connection import AzureConnection
 from azflow.errors import AzflowError, ConfigurationError
-from azflow.ml_jobs import tag
+from azflow.job_files import tag
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Model

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import attrs
@@ -100,9 +100,12 @@ class RunLink(BaseOperatorLink):
     def __init__(self, name: str = "Remote run") -> None:
         self.name = name
 
+    #: The operator's attribute that holds the URL.
+    attribute: ClassVar[str] = "run_url"
+
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Called in the task's process at its end; Airflow stores what it returns as an XCom."""
-        return str(getattr(operator, "run_url", ""))
+        return str(getattr(operator, self.attribute, ""))
 
 
 _MAX_ATTEMPTS = 100
@@ -112,7 +115,8 @@ _MAX_GRACE_INTERVAL = 3.0
 class RemoteRunOperator(AzflowOperator):
     """Starts a remote run once, waits for it, returns its result.
 
-    A subclass sets `service` and `alphabet` and implements `remote_runs` and `payload`; it may override `outcome`.
+    A subclass sets `service` and `alphabet` and implements `remote_runs` and `payload`; it may override `outcome`,
+    `before_submit`, `follow`, `find_links` and `after_failure`.
 
     :param timeout_minutes: from now until the remote run is cancelled.
     :param grace_seconds: how long the worker polls before it defers.
@@ -123,7 +127,7 @@ class RemoteRunOperator(AzflowOperator):
     service: ClassVar[str]
     alphabet: ClassVar[Alphabet]
 
-    operator_extra_links = (RunLink(),)
+    operator_extra_links: tuple[RunLink, ...] = (RunLink(),)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -145,7 +149,10 @@ class RemoteRunOperator(AzflowOperator):
         self.poll_seconds = poll_seconds
         #: URL of the current remote run, for `RunLink`; in the task's process only.
         self.run_url = ""
+        #: What `follow` has shown so far; plain values, they go through the deferral.
+        self.progress: dict[str, Any] = {}
         self._stopping = False
+        self._troubles: set[str] = set()
 
     # -- what a subclass gives ---------------------------------------------------------------------------------------
 
@@ -162,20 +169,33 @@ class RemoteRunOperator(AzflowOperator):
         """The task's XCom, from the run's result."""
         return result
 
+    def before_submit(self, context: Context, runs: RemoteRuns, payload: Mapping[str, Any]) -> None:
+        """Called before a run is created, not when one is found. May raise, or lower `timeout_minutes`."""
+
+    def follow(self, runs: RemoteRuns, run_id: str) -> None:
+        """Called after each poll in the worker: log what is new of the run. What it raises is logged and forgotten."""
+
+    def find_links(self, runs: RemoteRuns, run_id: str) -> None:
+        """Set the attributes that `operator_extra_links` show; called in each process that waits for the run."""
+        self.run_url = runs.url(run_id)
+
+    def after_failure(self, context: Context, runs: RemoteRuns, run_id: str) -> None:
+        """Called when the run ended without success. What it raises is logged and forgotten."""
+
     # -- what Airflow calls ------------------------------------------------------------------------------------------
 
     def execute(self, context: Context) -> Any:
         """Find or start the run, wait out the grace period, then finish or defer."""
         with airflow_edge(self.conn_id), self._service() as runs:
-            deadline = time.time() + self.timeout_minutes * 60
             run_id, state = self._find_or_submit(context, runs)
-            return self._wait(context, runs, run_id, state, deadline)
+            return self._wait(context, runs, run_id, state, time.time() + self.timeout_minutes * 60)
 
-    def resume(self, context: Context, event: Mapping[str, Any]) -> Any:
+    def resume(self, context: Context, event: Mapping[str, Any], progress: dict[str, Any] | None = None) -> Any:
         """Called in a worker when the trigger has fired."""
         run_id, deadline = str(event["run_id"]), float(event["deadline"])
+        self.progress = dict(progress or {})
         with airflow_edge(self.conn_id), self._service() as runs:
-            self.run_url = runs.url(run_id)
+            self.find_links(runs, run_id)
             # The trigger's word only wakes us; what counts is what the service says now. A run may even have
             # succeeded at the very moment it was to be cancelled.
             state = self._poll(runs, run_id)
@@ -213,6 +233,7 @@ class RemoteRunOperator(AzflowOperator):
             if found is None:
                 if self._stopping:
                     raise AirflowException(f"The task was stopped before its {self.service} was submitted.")
+                self.before_submit(context, runs, payload)
                 submitted = self._submit(runs, name, payload, self._tags(identity.at(attempt), digest))
                 if isinstance(submitted, str):
                     self.log.info("%s %s submitted.", self.service, submitted)
@@ -264,11 +285,11 @@ class RemoteRunOperator(AzflowOperator):
 
     def _remember(self, context: Context, runs: RemoteRuns, run_id: str, name: str) -> None:
         """Store id and URL at once: the link works while the run does, and the trigger knows which run is current."""
-        self.run_url = runs.url(run_id)
+        self.find_links(runs, run_id)
         ti = context["ti"]
         ti.xcom_push(RUN_XCOM, {"id": run_id, "name": name, "url": self.run_url, "service": self.service})
         for link in self.operator_extra_links:
-            ti.xcom_push(link.xcom_key, self.run_url)
+            ti.xcom_push(link.xcom_key, getattr(self, link.attribute))
         self.log.info("%s: %s", self.service, self.run_url)
 
     def _wait(self, context: Context, runs: RemoteRuns, run_id: str, state: RunState | None, deadline: float) -> Any:
@@ -276,6 +297,7 @@ class RemoteRunOperator(AzflowOperator):
         until, interval = time.monotonic() + self.grace_seconds, self.poll_seconds
         while True:
             state = state or self._poll(runs, run_id)
+            self._aside("its log can't be followed", self.follow, runs, run_id)
             if state is not None and state.is_terminal:
                 return self._finish(context, runs, run_id, state)
             if self._stopping:
@@ -304,6 +326,15 @@ class RemoteRunOperator(AzflowOperator):
         while not self._stopping and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, 0.25))
 
+    def _aside(self, trouble: str, call: Callable[..., None], *arguments: Any) -> None:
+        """Something the run's fate doesn't depend on: its error is logged once and forgotten."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            if trouble not in self._troubles:
+                self._troubles.add(trouble)
+                self.log.warning("%s: %s (%s).", self.service, trouble, first_line(error))
+
     def _defer(self, run_id: str, deadline: float) -> NoReturn:
         reference = self.remote_runs()
         self.defer(
@@ -317,6 +348,7 @@ class RemoteRunOperator(AzflowOperator):
                 deadline=deadline,
             ),
             method_name="resume",
+            kwargs={"progress": self.progress} if self.progress else None,
         )
 
     def _stopped(self, context: Context, runs: RemoteRuns, run_id: str) -> NoReturn:
@@ -346,6 +378,7 @@ class RemoteRunOperator(AzflowOperator):
         except Exception as problem:
             # The failure must not hide behind an error about its explanation.
             failure = RunFailure(f"(its cause can't be read: {first_line(problem)})")
+        self._aside("what it left can't be read", self.after_failure, context, runs, run_id)
         raise RemoteRunFailed(
             service=self.service,
             id=run_id,

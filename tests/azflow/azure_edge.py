@@ -66,8 +66,10 @@ class Edge:
         if request.method == "HEAD":
             return 200, b"", {**headers, "Content-Length": str(len(content))}
         asked = str(request.headers.get("x-ms-range") or request.headers.get("Range") or "")
-        if found := re.fullmatch(r"bytes=(\d+)-(\d+)", asked):
-            first, last = int(found[1]), min(int(found[2]), len(content) - 1)
+        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", asked):
+            first, last = int(found[1]), min(int(found[2] or len(content)), len(content) - 1)
+            if first > last:
+                return 416, b"", {"x-ms-error-code": "InvalidRange"}
             part = content[first : last + 1]
             where = {"Content-Range": f"bytes {first}-{last}/{len(content)}", "Content-Length": str(len(part))}
             return 206, part, {**headers, **where}

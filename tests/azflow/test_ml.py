@@ -15,11 +15,11 @@ import yaml
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
-from azflow import exports, ml_jobs
+from azflow import exports, job_files
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, SpecError, UnknownRunState
 from azflow.ml import AzureMLJobOperator, DataAssetOperator, EvaluationGate, RegisterModelOperator, lake_folder
-from azflow.ml_jobs import AzureMLJobs
+from azflow.ml_jobs import AzureMLJobs, children_table
 from azflow.remote import DIGEST_TAG, RunIdentity
 from azflow.specs import INCLUDE, Night
 from azure_edge import Edge, edge
@@ -71,7 +71,7 @@ VALUES: dict[str, Any] = {"night": NIGHT, "params": {"who": "ü"}, "inputs": {"a
 
 
 def test_a_job_file_is_a_template_and_azures_own_expressions_stay(include: Path) -> None:
-    content = ml_jobs.read_job("jobs/j.yml", VALUES, include)
+    content = job_files.read_job("jobs/j.yml", VALUES, include)
     assert content["command"] == 'python x.py --a ${{inputs.a}} --b "${{ inputs.b }}"'
     assert content["display_name"] == "2013-03-08 ü"
     assert content["inputs"] == {"a": {"type": "uri_folder", "path": "azureml:d:1"}, "b": "7"}
@@ -90,19 +90,19 @@ def test_a_job_file_is_a_template_and_azures_own_expressions_stay(include: Path)
 def test_a_bad_job_file_is_named(include: Path, text: str, said: str) -> None:
     (include / "ml/jobs/bad.yml").write_text(text)
     with pytest.raises(SpecError, match=said):
-        ml_jobs.read_job("jobs/bad.yml", VALUES, include)
+        job_files.read_job("jobs/bad.yml", VALUES, include)
 
 
 def test_a_missing_job_file_is_named(include: Path) -> None:
     with pytest.raises(SpecError, match=r"include/ml/jobs/none\.yml: can't be read"):
-        ml_jobs.read_job("jobs/none.yml", VALUES, include)
+        job_files.read_job("jobs/none.yml", VALUES, include)
 
 
 def test_a_task_overrides_inputs_outputs_and_settings(include: Path) -> None:
-    content = ml_jobs.read_job("jobs/j.yml", VALUES, include)
+    content = job_files.read_job("jobs/j.yml", VALUES, include)
     given = {"a": "azureml:d:2", "b": "8", "for_the_template_only": "x"}
     outputs = {"made": "azureml://datastores/lake/paths/made/", "more": "azureml://datastores/lake/paths/more/"}
-    changed = ml_jobs.override(content, given, outputs, {"limits": {"timeout": 5}, "compute": "azureml:gpu"})
+    changed = job_files.override(content, given, outputs, {"limits": {"timeout": 5}, "compute": "azureml:gpu"})
     assert changed["inputs"] == {"a": {"type": "uri_folder", "path": "azureml:d:2"}, "b": "8"}
     assert changed["outputs"]["made"] == {"type": "uri_folder", "path": outputs["made"]}
     assert changed["outputs"]["more"] == {"path": outputs["more"]}
@@ -112,22 +112,22 @@ def test_a_task_overrides_inputs_outputs_and_settings(include: Path) -> None:
 
 
 def test_other_code_is_other_work(include: Path) -> None:
-    content = ml_jobs.read_job("jobs/j.yml", VALUES, include)
-    before = ml_jobs.content_digest(content, "jobs/j.yml", include)
+    content = job_files.read_job("jobs/j.yml", VALUES, include)
+    before = job_files.content_digest(content, "jobs/j.yml", include)
     write(include / "ml/code/__pycache__/x.pyc", "cache")
-    assert ml_jobs.content_digest(content, "jobs/j.yml", include) == before
+    assert job_files.content_digest(content, "jobs/j.yml", include) == before
     write(include / "ml/code/x.py", "print(2)")
-    changed = ml_jobs.content_digest(content, "jobs/j.yml", include)
+    changed = job_files.content_digest(content, "jobs/j.yml", include)
     assert changed != before
     write(include / "ml/conda.yml", "name: y")
-    assert ml_jobs.content_digest(content, "jobs/j.yml", include) != changed
+    assert job_files.content_digest(content, "jobs/j.yml", include) != changed
 
 
 @pytest.mark.parametrize("job", sorted(path.name for path in (INCLUDE / "ml/jobs").glob("*.yml")))
 def test_the_shipped_jobs_are_what_azures_sdk_takes(job: str) -> None:
     names = ("training_data", "challenger", "champion", "champion_version", "model", "model_name", "model_version")
     inputs = dict.fromkeys((*names, "deployment", "run_id"), "azureml:thing:1")
-    content = ml_jobs.read_job(f"jobs/{job}", {"night": NIGHT, "inputs": inputs, "model": "m", "azure": {}})
+    content = job_files.read_job(f"jobs/{job}", {"night": NIGHT, "inputs": inputs, "model": "m", "azure": {}})
     from azure.ai.ml import load_job
 
     loaded = load_job(io.StringIO(yaml.safe_dump(content)), relative_origin=str(INCLUDE / "ml/jobs" / job))
@@ -136,10 +136,10 @@ def test_the_shipped_jobs_are_what_azures_sdk_takes(job: str) -> None:
 
 def test_the_commit_comes_from_the_environment_or_from_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AZFLOW_GIT_COMMIT", "abc123")
-    assert ml_jobs.git_commit() == "abc123"
+    assert job_files.git_commit() == "abc123"
     monkeypatch.delenv("AZFLOW_GIT_COMMIT")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert ml_jobs.git_commit(tmp_path) == "unknown"
+    assert job_files.git_commit(tmp_path) == "unknown"
 
 
 # -- the service -----------------------------------------------------------------------------------------------------
@@ -207,50 +207,155 @@ def test_cancelling_what_is_over_is_no_error(edge: Edge, jobs: AzureMLJobs) -> N
         jobs.cancel("j")
 
 
-def tracked(name: str, metrics: dict[str, float], **tags: str) -> dict[str, Any]:
+def tracked(name: str, metrics: dict[str, float], params: dict[str, str] | None = None, **tags: str) -> dict[str, Any]:
     return {
         "info": {"run_id": name, "experiment_id": "7"},
         "data": {
             "metrics": [{"key": key, "value": value} for key, value in metrics.items()],
+            "params": [{"key": key, "value": value} for key, value in (params or {}).items()],
             "tags": [{"key": key, "value": value} for key, value in tags.items()],
         },
     }
 
 
+def ran(name: str, seconds: float, kind: str = "azureml.scriptrun", status: str = "Completed", **more: Any) -> Any:
+    """A run as run history shows it, of so many seconds."""
+    end = f"2026-01-01T00:{int(seconds // 60):02}:{seconds % 60:06.3f}+00:00"
+    times = {"startTimeUtc": "2026-01-01T00:00:00.0000000Z", "endTimeUtc": end}
+    return {"runId": name, "runType": kind, "status": status, **times, **more}
+
+
+def history(edge: Edge, run: dict[str, Any], children: Any = ()) -> None:
+    edge.on("GET", f"{HISTORY}/runs/{run['runId']}/details$", (200, run))
+    edge.on("GET", f"{HISTORY}/runs/{run['runId']}/children$", (200, {"value": list(children)}))
+
+
 def test_the_result_of_a_search_has_its_trials(edge: Edge, jobs: AzureMLJobs) -> None:
     outputs = {"best_model": {"jobOutputType": "mlflow_model"}, "default": {"uri": "azureml://x"}}
-    job(edge, jobType="AutoML", status="Completed", outputs=outputs, properties={"best_child_run_id": "j_1"})
+    data = {"trainingData": {"jobInputType": "mltable", "uri": "azureml:train:1"}}
+    more = {"outputs": outputs, "properties": {"best_child_run_id": "j_1"}, "taskDetails": data}
+    job(edge, jobType="AutoML", status="Completed", experimentName="flights", **more)
     edge.on("GET", "/mlflow/runs/get$", (200, {"run": tracked("j", {})}))
-    found = {"runs": [tracked("j_0", {"AUC_weighted": 0.7}), tracked("j_1", {"AUC_weighted": 0.8})]}
+    found = {"runs": [tracked("j_0", {"AUC_weighted": 0.7}), tracked("j_1", {"AUC_weighted": 0.8}, {"depth": "3"})]}
     edge.on("POST", "/mlflow/runs/search$", (200, found))
     children = [
-        {"runId": "j_0", "status": "Completed", "properties": {"run_algorithm": "LightGBM"}},
-        {"runId": "j_1", "status": "Completed", "properties": {"run_algorithm": "RF", "run_preprocessor": "Scaler"}},
+        ran("j_0", 20, properties={"run_algorithm": "LightGBM"}),
+        ran("j_1", 30, properties={"run_algorithm": "RF", "run_preprocessor": "Scaler"}),
         {"runId": "j_2", "status": "Failed", "properties": {}},
     ]
+    history(edge, ran("j", 80, "automl"))
     edge.on("GET", f"{HISTORY}/runs/j/children$", (200, {"value": children[:2], "nextLink": f"{HISTORY}/more"}))
     edge.on("GET", f"{HISTORY}/more$", (200, {"value": children[2:]}))
     result = jobs.result("j")
     # Without an address of its own, an output is named by its job.
     assert result["outputs"] == {"best_model": "azureml://jobs/j/outputs/best_model/paths/"}
+    assert result["model_uri"] == result["outputs"]["best_model"]
+    assert (result["type"], result["experiment"], result["seconds"]) == ("AutoML", "flights", 80)
     assert result["best_child"] == "j_1"
-    assert result["metrics"] == {"AUC_weighted": 0.8}
+    assert (result["metrics"], result["parameters"]) == ({"AUC_weighted": 0.8}, {"depth": "3"})
+    assert result["data"] == {"training_data": "azureml:train:1"}
     assert [(child["name"], child["algorithm"], child["metrics"]) for child in result["children"]] == [
         ("j_0", "LightGBM", {"AUC_weighted": 0.7}),
         ("j_1", "Scaler, RF", {"AUC_weighted": 0.8}),
         ("j_2", None, {}),
     ]
+    # AutoML keeps its node between trials.
+    assert (result["compute_seconds"], result["node_seconds"]) == (80, 80)
     asked = next(body for method, url, body in edge.asked if url.endswith("runs/search"))
     assert asked["filter"] == "tags.mlflow.parentRunId = 'j'"
     assert json.loads(json.dumps(result)) == result
+    table = children_table(result["children"], "j_1", "AUC_weighted")
+    assert [line.split()[:2] for line in table[1:]] == [["*", "j_1"], ["j_0", "Completed"], ["j_2", "Failed"]]
+
+
+def test_the_result_of_a_sweep_is_its_best_trials(edge: Edge, jobs: AzureMLJobs) -> None:
+    outputs = {"model": {"jobOutputType": "mlflow_model"}}
+    job(edge, jobType="Sweep", status="Completed", outputs=outputs, properties={"best_child_run_id": "j_0"})
+    best = {"model": {"jobOutputType": "mlflow_model", "uri": "azureml://datastores/s/paths/j_0/model/"}}
+    job(edge, "j_0", status="Completed", outputs=best)
+    edge.on("GET", "/mlflow/runs/get$", (200, {"run": tracked("j", {})}))
+    edge.on("POST", "/mlflow/runs/search$", (200, {"runs": [tracked("j_0", {"auc": 0.8})]}))
+    trial = {"tags": {"hyperparameters": '{"rate": 0.1}'}, "compute": {"instanceCount": 2}}
+    history(edge, ran("j", 400, "hyperdrive"), [ran("j_0", 60, **trial), ran("j_1", 90, computeDuration="00:00:30.5")])
+    result = jobs.result("j")
+    assert result["model_uri"] == "azureml://datastores/s/paths/j_0/model/"
+    assert (result["metrics"], result["parameters"]) == ({"auc": 0.8}, {"rate": "0.1"})
+    # The sweep itself holds no node.
+    assert (result["compute_seconds"], result["node_seconds"]) == (90.5, 150.5)
+
+
+def test_the_result_of_a_pipeline_is_its_steps(edge: Edge, jobs: AzureMLJobs) -> None:
+    inputs = {"raw": {"jobInputType": "uri_folder", "uri": "azureml:raw:3"}, "rate": {"value": "1"}}
+    job(edge, jobType="Pipeline", status="Completed", inputs=inputs)
+    edge.on("GET", "/mlflow/runs/get$", (200, {"run": tracked("j", {"total": 1.0})}))
+    edge.on("POST", "/mlflow/runs/search$", (200, {"runs": [tracked("p", {"rows": 5.0})]}))
+    reused = ran("r", 100, properties={"azureml.isreused": "true"}, displayName="clean")
+    steps = [ran("p", 10, displayName="prepare"), reused, ran("s", 500, "hyperdrive", displayName="tune")]
+    history(edge, ran("j", 600, "azureml.PipelineRun"), steps)
+    history(edge, steps[2], [ran("s_0", 40), ran("s_1", 50)])
+    result = jobs.result("j")
+    assert result["metrics"] == {"prepare.rows": 5.0, "total": 1.0}
+    assert result["data"] == {"raw": "azureml:raw:3"}
+    assert [(child["title"], child["reused"]) for child in result["children"]] == [
+        ("prepare", False),
+        ("clean", True),
+        ("tune", False),
+    ]
+    # A step that was reused took nothing; one that is a sweep took what its trials took.
+    assert (result["compute_seconds"], result["node_seconds"]) == (100, 100)
 
 
 def test_the_result_of_a_command_without_tracking(edge: Edge, jobs: AzureMLJobs) -> None:
     uri = "azureml://datastores/lake/paths/evaluation/"
-    job(edge, status="Completed", outputs={"evidence": {"uri": uri}})
+    outputs = {"evidence": {"uri": uri, "jobOutputType": "uri_folder"}}
+    job(edge, status="Completed", outputs=outputs, resources={"instanceCount": 3})
+    history(edge, ran("j", 7.5))
     edge.on("GET", "/mlflow/runs/get$", (404, {"error_code": "RESOURCE_DOES_NOT_EXIST"}))
     result = jobs.result("j")
     assert (result["outputs"], result["metrics"], result["children"]) == ({"evidence": uri}, {}, [])
+    assert (result["compute_seconds"], result["node_seconds"], result["model_uri"]) == (7.5, 22.5, "")
+
+
+def test_what_a_night_took_counts_whatever_became_of_its_jobs(edge: Edge, jobs: AzureMLJobs) -> None:
+    for name, status in (("j", "Failed"), ("k", "Completed"), ("now", "Running")):
+        job(edge, name, status=status)
+    edge.on("GET", f"{WORKSPACE}/jobs$", (200, {"value": [{"name": "j"}, {"name": "k"}, {"name": "now"}]}))
+    history(edge, ran("j", 10, status="Failed"))
+    history(edge, ran("k", 5))
+    assert jobs.night_seconds("n1", without="now") == 15
+
+
+def test_what_happens_is_followed(edge: Edge, jobs: AzureMLJobs) -> None:
+    log = "https://lakeaccount.blob.core.windows.net/azureml/log.txt?sig=secret"
+    files = {"user_logs/std_log.txt": log, "system_logs/cs.log": "https://never.asked"}
+    details = ran("j", 10, "azureml.PipelineRun", logFiles=files)
+    history(edge, details, [{"runId": "a", "displayName": "prepare", "status": "Running"}])
+    edge.blobs["azureml/log.txt"] = b"first\nhalf"
+    progress: dict[str, Any] = {}
+    assert jobs.follow("j", progress) == ["first", "prepare: Running"]
+    assert jobs.follow("j", json.loads(json.dumps(progress))) == []
+    edge.blobs["azureml/log.txt"] += b" and the rest\n"
+    history(edge, details, [{"runId": "a", "displayName": "prepare", "status": "Completed"}])
+    assert jobs.follow("j", progress) == ["half and the rest", "prepare: Completed"]
+
+
+def test_a_failure_names_the_step_that_failed_first(edge: Edge, jobs: AzureMLJobs) -> None:
+    log = "https://lakeaccount.blob.core.windows.net/azureml/step.txt?sig=secret"
+    edge.blobs["azureml/step.txt"] = b"KeyError: 'late'\n"
+    error = {"error": {"error": {"code": "UserError", "message": "exit code 1"}}}
+    steps = [
+        ran("a", 5, displayName="prepare"),
+        ran("c", 50, displayName="score", status="Failed"),
+        ran("b", 9, "hyperdrive", displayName="tune", status="Failed"),
+    ]
+    details = ran("j", 60, "azureml.PipelineRun", "Failed", error={"error": {"message": "a step failed"}})
+    history(edge, details, steps)
+    history(edge, steps[2], [ran("b_0", 3, status="Failed", displayName="trial 0")])
+    history(edge, ran("b_0", 3, status="Failed", logFiles={"std_log.txt": log}, **error))
+    failure = jobs.failure("j")
+    assert failure.cause == "tune > trial 0: exit code 1 (a step failed)"
+    assert failure.log_tail == ["KeyError: 'late'"]
+    assert failure.retry_helps is False
 
 
 def test_a_failure_tells_cause_and_log(edge: Edge, jobs: AzureMLJobs) -> None:
@@ -259,7 +364,7 @@ def test_a_failure_tells_cause_and_log(edge: Edge, jobs: AzureMLJobs) -> None:
         "error": {"error": {"code": "UserError", "message": "Execution failed with exit code 1"}},
         "logFiles": {"system_logs/x.log": f"{log}2", "user_logs/std_log.txt": log},
     }
-    edge.on("GET", f"{HISTORY}/runs/j/details$", (200, details))
+    history(edge, {"runId": "j", **details})
     edge.blobs["azureml/log.txt"] = ("early\n" * 30_000 + "Traceback\n\nValueError: x\n").encode()
     failure = jobs.failure("j")
     assert failure.cause == "Execution failed with exit code 1"
@@ -273,7 +378,7 @@ def test_a_log_that_cannot_be_read_hides_nothing_and_shows_no_signature(edge: Ed
         "error": {"error": {"code": "SystemError", "message": "node preempted"}},
         "logFiles": {"std_log.txt": "https://lakeaccount.blob.core.windows.net/azureml/none?sig=secret"},
     }
-    edge.on("GET", f"{HISTORY}/runs/j/details$", (200, details))
+    history(edge, {"runId": "j", **details})
     failure = jobs.failure("j")
     assert (failure.cause, failure.retry_helps) == ("node preempted", True)
     assert "can't be read" in failure.log_tail[0]

@@ -23,7 +23,7 @@ import requests
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from azflow import exports, ml_jobs
+from azflow import exports, job_files
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, RunExists, SpecError
 from azflow.ml import AzureMLJobOperator, DataAssetOperator, EvaluationGate, RegisterModelOperator, lake_folder
@@ -114,8 +114,8 @@ NIGHT = Night.of("nightly", f"manual__{uuid.uuid4()}", date(2013, 3, 8))
 
 
 def payload(include: Path, word: str, **settings: Any) -> dict[str, Any]:
-    rendered = ml_jobs.read_job("jobs/job.yml", {"night": NIGHT, "inputs": {"word": word}}, include)
-    content = ml_jobs.override(rendered, {"word": word}, {}, settings)
+    rendered = job_files.read_job("jobs/job.yml", {"night": NIGHT, "inputs": {"word": word}}, include)
+    content = job_files.override(rendered, {"word": word}, {}, settings)
     return {"file": "jobs/job.yml", "content": content, "code": "-"}
 
 
