@@ -71,6 +71,7 @@ def test_a_table_is_placed_with_local_paths_only(tmp_path: Path) -> None:
         {"folder": str(tmp_path / ".in.paths/2/train")},
     ]
     assert content["transformations"] == ["read_parquet"]
+    assert content["metadata"]["sources"] == {str(tmp_path / ".in.paths/2/train"): remote["folder"]}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,7 @@ def test_a_table_is_evaluated_to_the_files_it_names(tmp_path: Path) -> None:
         ("- pip:\n  - git+https://x/y", ["git+https://x/y"]),
         ("- pip:\n  - y @ https://x/y.whl", ["y @ https://x/y.whl"]),
         ("- pip:\n  - --extra-index-url=x", ["--extra-index-url=x"]),
+        ("- gcc\n- r-essentials=4\n- libgcc", ["gcc", "r-essentials=4"]),
     ],
 )
 def test_requirements(home: Settings, line: str, missing: list[str]) -> None:

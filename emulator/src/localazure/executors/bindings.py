@@ -179,12 +179,28 @@ def place_table(source: Path, folder: Path, assets: AssetSource, uri: str) -> Pa
     """
     table = _table(source, uri)
     _copy_beside(source, folder)
+    apart = folder.with_name(f".{folder.name}.paths")
+    asked = table["paths"]
     table["paths"] = [
-        _local_path(entry, folder, folder.with_name(f".{folder.name}.paths") / str(number), assets, uri)
-        for number, entry in enumerate(table["paths"])
+        _local_path(entry, folder, apart / str(number), assets, uri) for number, entry in enumerate(asked)
     ]
+    # Columns that are taken from a file's path (include_path_column, extract_columns_from_partition_format) are to have
+    # its address, not its place on this machine.
+    sources = {
+        next(iter(local.values())): _address(entry)
+        for entry, local in zip(asked, table["paths"], strict=True)
+        if "://" in _address(entry) or _address(entry).startswith("azureml:")
+    }
+    if sources:
+        table["metadata"] = {**(table.get("metadata") or {}), "sources": sources}
     (folder / "MLTable").write_text(yaml.safe_dump(table, sort_keys=False))
     return folder
+
+
+def _address(entry: Mapping[str, Any]) -> str:
+    """What a path of a table says; of a pattern the folder that all its matches are below."""
+    path = str(next(entry[kind] for kind in _PATH_KINDS if kind in entry))
+    return path if "*" not in path else path.partition("*")[0].rpartition("/")[0]
 
 
 def place_files(source: Path, folder: Path, assets: AssetSource, uri: str) -> Path:

@@ -60,19 +60,9 @@ class CommandRunner:
         return distribution.instances(properties)
 
     async def prepare(self, job: RunningJob) -> None:
-        """Checks the environment, unpacks the code, brings the inputs."""
-        await check_environment(job, job.properties.get("environmentId"))
-        directory = job.working_directory
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        if code := job.properties.get("codeId"):
-            snapshot = await asyncio.to_thread(job.assets.code_folder, code)
-            if snapshot.is_file():
-                directory.mkdir(exist_ok=True)
-                await asyncio.to_thread(shutil.copy, snapshot, directory)
-            else:
-                # A copy: jobs may write beside their code, the mirror's folder must not change.
-                await asyncio.to_thread(shutil.copytree, snapshot, directory, dirs_exist_ok=True)
-        directory.mkdir(exist_ok=True)
+        """Readies the environment, unpacks the code, brings the inputs."""
+        await use_environment(job, job.properties.get("environmentId"))
+        await unpack_code(job)
         job.found["inputs"] = await bindings.inputs(job)
         job.found["outputs"] = bindings.output_paths(job)
 
@@ -146,19 +136,34 @@ def _artifacts(job: RunningJob) -> Location:
     return Location("azureml", f"ExperimentRun/dcid.{job.name}")
 
 
-async def check_environment(job: RunningJob, id: str | None) -> None:
-    """Fails the job if its environment asks for what the compute environment doesn't have, naming each requirement."""
+async def unpack_code(job: RunningJob) -> None:
+    """The job's working directory, with its code snapshot in it if it has one."""
+    directory = job.working_directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    if code := job.properties.get("codeId"):
+        snapshot = await asyncio.to_thread(job.assets.code_folder, code)
+        if snapshot.is_file():
+            directory.mkdir(exist_ok=True)
+            await asyncio.to_thread(shutil.copy, snapshot, directory)
+        else:
+            # A copy: jobs may write beside their code, the mirror's folder must not change.
+            await asyncio.to_thread(shutil.copytree, snapshot, directory, dirs_exist_ok=True)
+    directory.mkdir(exist_ok=True)
+
+
+async def use_environment(job: RunningJob, id: str | None) -> None:
+    """The job runs in the environment `id`, built if need be; JobFailed says what can't be had."""
     if not id:
         return
-    environment = job.assets.environment(id)
-    missing = await asyncio.to_thread(environments.check, environment, job.settings)
-    if missing:
-        listed = "\n".join(f"  - {each}" for each in missing)
-        raise JobFailed(
-            f"The environment '{id.rpartition('/environments/')[2] or id}' can't be satisfied by localazure's compute "
-            f"environment ({job.settings.compute_python}):\n{listed}\n"
-            "Install them there, or change the environment's conda file."
-        )
-    image = environment.get("properties", {}).get("image")
-    if image:
-        job.note(f"image {image} is not pulled; the job runs in {job.settings.compute_python.parent.parent}")
+    environment = await asyncio.to_thread(job.assets.environment, id)
+    name = id.rpartition("/environments/")[2] or id
+    try:
+        job.python = await environments.ready(environment, job.settings, lambda: job.log_file(environments.BUILD_LOG))
+    except environments.EnvironmentFailed as error:
+        raise JobFailed(f"{error.message}\n(environment '{name}')", error.code) from error
+    if job.python == job.settings.compute_python:
+        image = environment.get("properties", {}).get("image")
+        what = f"image {image}" if image else f"environment {name}"
+        job.note(f"{what} is not pulled; the job runs in the compute environment ({job.python.parent.parent})")
+    else:
+        job.note(f"environment {name} is built; the job runs in {job.python.parent.parent}")

@@ -47,6 +47,7 @@ class AssetSource(Protocol):
     def resolve(self, uri: str) -> Path: ...
     def uri(self, reference: str) -> str: ...
     def location(self, reference: str) -> Location: ...
+    def datastores(self) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,12 @@ class RunningJob:
     found: dict[str, Any] = field(default_factory=dict)  # properties of the job that the run brought to light
     mounts: dict[str, Mount] = field(default_factory=dict)
     logs: list[str] = field(default_factory=lambda: [LOG_NAME])  # below `folder`; clients see each as it grows
+    python: Path = Path()  # of the job's environment; the compute environment's until another is ready
     _processes: list[processes.Process] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.python == Path():
+            self.python = self.settings.compute_python
 
     @property
     def log(self) -> Path:
@@ -166,8 +172,7 @@ class RunningJob:
         """
         settings = self.settings
         base = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        binaries = str(settings.compute_python.parent)
-        base["PATH"] = f"{binaries}:{base.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
+        base["PATH"] = f"{self.python.parent}:{base.get('PATH', '/usr/local/bin:/usr/bin:/bin')}"
         # Threads that spin while they wait make a busy machine crawl (measured: LightGBM 1.2 s -> 32 s).
         base |= {name: "2" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         base |= {"OMP_WAIT_POLICY": "PASSIVE"}

@@ -24,6 +24,7 @@ from localazure.ml import states
 from localazure.ml.assets import JOBS
 from localazure.ml.queue import JobQueue
 from localazure.ml.resources import WORKSPACE, body, in_workspace, page, touched, visible
+from localazure.ml.schedules import SCHEDULE_PROPERTY
 from localazure.ml.submission import MUTABLE, Submission, same_or_taken
 from localazure.settings import Settings
 
@@ -96,6 +97,7 @@ class JobsService:
         query = request.query_params
         tag = query.get("tag", "")
         wanted = [pair.partition("=") for pair in query.get("properties", "").split(",") if pair]
+        scheduled, schedule = query.get("scheduled", "").lower(), query.get("scheduleId")
         found = []
         for job in self._store.list(JOBS):
             document = job["resource"]
@@ -107,6 +109,9 @@ class JobsService:
             if tag and tag not in (properties.get("tags") or {}):
                 continue
             own = properties.get("properties") or {}
+            by = own.get(SCHEDULE_PROPERTY)
+            if (scheduled and (by is not None) != (scheduled == "true")) or (schedule and by != schedule):
+                continue
             if all(key in own and (not equals or own[key] == value) for key, equals, value in wanted) and visible(
                 request, document
             ):

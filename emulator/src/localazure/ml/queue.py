@@ -25,7 +25,7 @@ from localazure.ml.assets import JOBS, Assets, artifact_folder
 from localazure.ml.catalogue import Catalogue
 from localazure.ml.children import ChildJobs
 from localazure.ml.nodes import Nodes
-from localazure.ml.submission import Submission, studio_url
+from localazure.ml.submission import SERVERLESS, Submission, studio_url
 from localazure.ml.workspace import ARTIFACT_CONTAINER, COMPUTES, tracking_uri
 from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 _LOG_SECONDS = 1.0
 _LOG_BYTES_A_SECOND = 2_000_000
 _DEFAULT_NODES = 2
-_SERVERLESS = "serverless"
 
 
 class _Stopped(Exception):
@@ -315,7 +314,7 @@ class JobQueue:
             self._catalogue.add(path, name, version, {**content, "properties": {"jobName": job.name}})
 
     def _pool(self, compute_id: str | None) -> Nodes:
-        name = compute_id.rpartition("/")[2] if compute_id else _SERVERLESS
+        name = compute_id.rpartition("/")[2] if compute_id else SERVERLESS
         if name not in self._nodes:
             compute = self._store.get(COMPUTES, name) or {}
             scale = compute.get("properties", {}).get("properties", {}).get("scaleSettings") or {}

@@ -17,9 +17,10 @@ from localazure.ml.resources import resource
 from localazure.ml.workspace import ARTIFACTSTORE, BLOBSTORE, COMPUTES, tracking_uri
 from localazure.settings import Settings
 
-JOB_TYPES = ("Command", "AutoML", "Pipeline", "Sweep", "Spark")
+JOB_TYPES = ("Command", "AutoML", "Pipeline", "Sweep", "Spark", "Labeling", "FineTuning")
 # Which child belongs to which parent: key `<parent>/<child>`, so that a parent's children are one look-up.
 CHILDREN = "ml.children"
+SERVERLESS = "serverless"  # what the SDK sends for no compute of the workspace's own
 # What may change of a job, and what the server adds.
 MUTABLE = frozenset({"description", "tags", "displayName", "properties", "isArchived"})
 _SERVER_SIDE = frozenset({"status", "services", "parentJobName"})
@@ -162,8 +163,8 @@ class Submission:
         return str((above or {}).get("run", {}).get("root") or parent)
 
     def _check_compute(self, kind: str, id: str | None) -> None:
-        if not id:
-            return  # serverless
+        if not id or id == SERVERLESS:
+            return
         name = id.rpartition("/")[2]
         compute = self._store.get(COMPUTES, name)
         if compute is None:
