@@ -19,6 +19,8 @@ import requests
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import (
     CodeConfiguration,
+    DataCollector,
+    DeploymentCollection,
     Environment,
     KubernetesOnlineDeployment,
     KubernetesOnlineEndpoint,
@@ -27,6 +29,7 @@ from azure.ai.ml.entities import (
     Model,
 )
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.storage.blob import ContainerClient
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCORING = CHECKOUT / "include/ml/endpoints/flight_delay/code"
@@ -180,6 +183,35 @@ def test_keys_and_input(client: MLClient, endpoint: KubernetesOnlineEndpoint, mo
     assert "no value for origin, sched_dep_hour, temp" in refused.json()["error"]["message"]
     # The SDK's own way of asking.
     assert score(client, name, azureml_model_deployment="purple").status_code == 404
+
+
+def test_what_is_asked_and_answered_is_collected(
+    localazure: Any, client: MLClient, endpoint: KubernetesOnlineEndpoint, model: Model
+) -> None:
+    name = endpoint.name
+    collector = DataCollector(
+        collections={
+            "model_inputs": DeploymentCollection(enabled="true"),
+            "model_outputs": DeploymentCollection(enabled="true"),
+        }
+    )
+    made = deployment(name, "blue", model, data_collector=collector)
+    client.online_deployments.begin_create_or_update(made).result()
+    assert client.online_deployments.get("blue", name).data_collector.collections["model_inputs"].enabled == "true"
+    answer = score(client, name, azureml_model_deployment="blue")
+    asset = client.data.get(f"{name}-blue-model_inputs", "1")
+    assert asset.path.endswith(f"/datastores/workspaceblobstore/paths/modelDataCollector/{name}/blue/model_inputs")
+    container = ContainerClient(
+        localazure["storage_account_url"], "azureml", localazure.credential(), connection_verify=localazure["ca_bundle"]
+    )
+    end = time.monotonic() + 15
+    while len(found := sorted(container.list_blob_names(name_starts_with=f"modelDataCollector/{name}/"))) < 2:
+        assert time.monotonic() < end, found
+        time.sleep(0.2)
+    inputs, outputs = (json.loads(container.download_blob(blob).readall()) for blob in found)
+    assert inputs["data"] == [{**ROWS[0]}, {**ROWS[1], "unknown": None}]
+    assert outputs["data"] == answer.json()["predictions"]
+    assert inputs["correlationid"] == outputs["correlationid"]
 
 
 def test_a_broken_container_shows_its_log(

@@ -48,7 +48,7 @@ _LOOPBACK = "127.0.0.1"
 # What `reset` empties. Settings, certificates and keys stay: clients that know the home keep working.
 _STATE = (
     "store.sqlite", "store.sqlite-shm", "store.sqlite-wal", "azurite", "sql", "mlflow", "jobs", "cache", "deployments",
-    "notebooks", "router", "logs", "pids.json", "connection.json",
+    "environments", "notebooks", "router", "logs", "pids.json", "connection.json",
 )  # fmt: skip
 
 
@@ -359,6 +359,7 @@ def _check_ports(settings: Settings) -> None:
     wanted = [
         ("router's administration", _LOOPBACK, settings.admin_port),
         ("inner router", _LOOPBACK, settings.inner_router_port),
+        ("data collector", _LOOPBACK, settings.data_collector_port),
         *((program.name, settings.bind_host, program.port) for program in programs(settings)),
     ]
     for name, host, port in wanted:

@@ -214,3 +214,9 @@ def test_waiting_for_nothing_times_out(blobs: BlobStore) -> None:
     nobody = BlobStore(replace(blobs._settings, port_base=1024))
     with pytest.raises(TimeoutError, match="didn't answer"):
         nobody.wait_until_ready(0.1)
+
+
+def test_an_append_blob_grows(blobs: BlobStore) -> None:
+    for part in (b"one\n", b"two\n"):
+        blobs.append("lake", "events/a.jsonl", part)
+    assert blobs.read("lake", "events/a.jsonl") == b"one\ntwo\n"

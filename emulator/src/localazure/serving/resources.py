@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from localazure.core.errors import BadRequest, NotImplementedOperation
+from localazure.serving.data_collector import PAYLOAD, Collected
 
 Document = dict[str, Any]
 
@@ -120,7 +121,7 @@ def deployment_document(
         raise BadRequest("properties.environmentId is missing.", "properties.environmentId")
     if (given.get("scaleSettings") or {}).get("scaleType", "Default") != "Default":
         raise NotImplementedOperation("OnlineDeployments_CreateOrUpdate with scaleType TargetUtilization")
-    for feature in ("dataCollector", "modelMountPath", "privateNetworkConnection"):
+    for feature in ("modelMountPath", "privateNetworkConnection"):
         if given.get(feature):
             raise NotImplementedOperation(f"OnlineDeployments_CreateOrUpdate with {feature}")
     properties = given | {
@@ -134,6 +135,8 @@ def deployment_document(
         "environmentVariables": {k: str(v) for k, v in (given.get("environmentVariables") or {}).items()},
         "provisioningState": "Updating" if previous else "Creating",
     }
+    if given.get("dataCollector"):
+        properties["dataCollector"] = data_collector(given["dataCollector"])
     identifier = f"{endpoint['id']}/deployments/{name}"
     document = _document(identifier, DEPLOYMENT_TYPE, body, properties, _origin(previous, author))
     document["sku"] = {"name": "Default"} | _given(body.get("sku"))
@@ -145,6 +148,23 @@ def deployment_document(
     if not 0 < seconds(properties["requestSettings"]["requestTimeout"]) <= _LONGEST_TIMEOUT_SECONDS:
         raise BadRequest("requestTimeout must be above 0 and at most 300 s.", "properties.requestSettings")
     return document
+
+
+def data_collector(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a deployment collects, in Azure's spelling. Raises BadRequest, NotImplementedOperation."""
+    collected = Collected.parse(given)
+    for collection in collected.collections if collected else ():
+        if collection.name in PAYLOAD:
+            raise NotImplementedOperation(
+                f"OnlineDeployments_CreateOrUpdate with the payload collection '{collection.name}' (what a scoring "
+                "script collects itself, model_inputs and model_outputs, is there)"
+            )
+    names = {collection.name for collection in collected.collections} if collected else set()
+    collections = {
+        name: {**entry, "dataCollectionMode": "Enabled" if name.lower() in names else "Disabled"}
+        for name, entry in (given.get("collections") or {}).items()
+    }
+    return {**given, "collections": collections}
 
 
 def instances_of(deployment: Document) -> int:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -25,6 +25,7 @@ from localazure.core.registry import Handler, Operation
 from localazure.core.service import ServiceContext
 from localazure.executors import processes
 from localazure.serving import files, pages, resources
+from localazure.serving.data_collector import Collected, DataCollector
 from localazure.serving.resources import Document
 from localazure.serving.router import Router, RouterError
 from localazure.serving.routing import (
@@ -82,6 +83,7 @@ class ServingService:
         self._assets: files.Assets = context.require("ml.assets")
         self._router = Router(context.settings)
         self._servers = Servers(context.settings)
+        self._collector = DataCollector(context.settings, context.blobs, context.require("ml.assets"))
         self._running: dict[str, Running] = {}
         self._draining: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,6 +116,7 @@ class ServingService:
 
     async def start(self) -> None:
         """Route at once (503 until ready), and start every deployment again in the background."""
+        await self._collector.start()
         if reaped := await asyncio.to_thread(self._servers.reap):
             log.warning("%d inference servers of an earlier process were ended", reaped)
         for document in self._store.list(_ENDPOINT):
@@ -138,6 +141,7 @@ class ServingService:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self._servers.stop(each.instances, grace=2) for each in self._running.values()))
         self._running.clear()
+        await self._collector.stop()
 
     # Endpoints.
 
@@ -322,7 +326,7 @@ class ServingService:
                 failed_update = operation is None and document["properties"]["provisioningState"] == "Failed"
                 if failed_update:
                     document = self._store.get(_LIVE, key) or document
-                spec = await asyncio.to_thread(files.prepare, self._settings, self._assets, endpoint, document)
+                spec = await asyncio.to_thread(self._prepare, endpoint, document)
                 current = self._running.get(key)
                 if current is None or current.spec != spec or current.given_up:
                     self._running[key] = Running(spec, await self._servers.start(spec))
@@ -352,6 +356,13 @@ class ServingService:
         keep = {spec.folder, files.folder_of(self._settings, endpoint, name) / files.digest(wanted)}
         await asyncio.to_thread(files.forget_versions, self._settings, endpoint, name, keep)
 
+    def _prepare(self, endpoint: str, document: Document) -> Spec:
+        """The deployment's files in place, and what tells its scoring script where collected data goes. Blocks."""
+        spec = files.prepare(self._settings, self._assets, endpoint, document)
+        collected = Collected.parse(document["properties"].get("dataCollector"))
+        more = self._collector.environment(spec.label, document["id"], collected, spec.folder)
+        return replace(spec, environment={**spec.environment, **more})
+
     async def _end(self, endpoint: str, name: str) -> None:
         """Stop routing to a deployment, end its servers when they are idle, forget it."""
         key = f"{endpoint}/{name}"
@@ -367,6 +378,7 @@ class ServingService:
             except RouterError as error:
                 log.warning("%s is deleted; %s", key, error)
             await self._drain(running)
+        self._collector.forget(key)
         await asyncio.to_thread(files.forget_versions, self._settings, endpoint, name, set())
 
     async def _drain(self, running: Running) -> None:

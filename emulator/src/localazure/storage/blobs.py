@@ -34,6 +34,7 @@ from localazure.storage.mirror import Mirror
 _VERSION = "2021-12-02"
 # A blob above this many bytes is sent in blocks of as many.
 _BLOCK = 32 * 1024 * 1024
+_APPEND_BLOCK = 4 * 1024 * 1024
 _PARALLEL = 4
 
 T = TypeVar("T")
@@ -111,6 +112,17 @@ class BlobStore:
     def write(self, container: str, name: str, data: bytes, content_type: str = "application/octet-stream") -> None:
         """Write a block blob, in place of the one that may be there."""
         self._put(container, name, data, content_type)
+
+    def append(self, container: str, name: str, data: bytes) -> None:
+        """Add to the end of an append blob, which is made if it isn't there. One writer a blob.
+
+        https://learn.microsoft.com/rest/api/storageservices/append-block
+        """
+        if not self.exists(container, name):
+            self._send("PUT", container, name, headers={"x-ms-blob-type": "AppendBlob"})
+        for start in range(0, len(data), _APPEND_BLOCK):
+            block = data[start : start + _APPEND_BLOCK]
+            self._send("PUT", container, name, query={"comp": "appendblock"}, content=block)
 
     def download_file(self, container: str, name: str, path: Path) -> str:
         """Write the blob's content to `path`, all or nothing; its ETag, without quotes."""

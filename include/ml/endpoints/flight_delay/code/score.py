@@ -33,6 +33,7 @@ _schema: dict[str, str] = {}  # column -> MLflow type; empty if the model was sa
 _required: frozenset[str] = frozenset()
 _positive = 1  # position of the positive class in predict_proba
 _threshold = 0.5
+_collectors: tuple[Any, ...] = ()  # of what came and what was answered; empty where the deployment collects nothing
 
 
 class BadRequest(Exception):
@@ -41,7 +42,7 @@ class BadRequest(Exception):
 
 def init() -> None:
     """Load the model once, when the server starts. An exception here fails the deployment."""
-    global _model, _schema, _required, _positive, _threshold  # the contract of a scoring script
+    global _model, _schema, _required, _positive, _threshold, _collectors  # the contract of a scoring script
     folder = model_folder(Path(os.environ["AZUREML_MODEL_DIR"]))
     described = yaml.safe_load((folder / "MLmodel").read_text())
     columns = signature_of(described)
@@ -61,15 +62,42 @@ def init() -> None:
             predict([dict.fromkeys(_schema)] * 2)
         except Exception as error:  # a model without support for missing values is still a good model
             logger.info("warm-up skipped: %s", error)
+    _collectors = collectors()
     logger.info("model loaded from %s: %d features", folder, len(_schema))
 
 
 def run(data: str) -> Any:
     """Score one request. Called by the server with the body of the request."""
     try:
-        return {"predictions": predict(rows_of(data))}
+        rows = rows_of(data)
+        predictions = predict(rows)
+        if _collectors:
+            collect(rows, predictions)
+        return {"predictions": predictions}
     except BadRequest as error:
         return AMLResponse({"error": {"code": "BadRequest", "message": str(error)}}, 400, json_str=True)
+
+
+def collectors() -> tuple[Any, ...]:
+    """Azure ML's collectors of inputs and outputs, where the deployment has a `data_collector`; else none.
+
+    https://learn.microsoft.com/azure/machine-learning/how-to-collect-production-data
+    """
+    if not os.environ.get("AZUREML_MDC_CONFIG_PATH"):
+        return ()
+    from azureml.ai.monitoring import Collector
+
+    def lost(error: Exception) -> None:
+        logger.warning("not collected: %s", error)  # a prediction is worth more than its record
+
+    return tuple(Collector(name=name, on_error=lost) for name in ("model_inputs", "model_outputs"))
+
+
+def collect(rows: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> None:
+    """Hand a request's rows and answers to the collectors, which send them from a thread of their own."""
+    inputs, outputs = _collectors
+    context = inputs.collect(pd.DataFrame(rows))
+    outputs.collect(pd.DataFrame(predictions), context)
 
 
 def model_folder(root: Path) -> Path:
