@@ -1,17 +1,20 @@
 """The lake as code inside the compute environment sees it: ADLS paths over the blob service's REST interface.
 
-A notebook names its data `abfss://{container}@{account}.dfs.{suffix}/{path}`. Hadoop's ABFS driver isn't available to a
-local Spark, so paths are mapped to blobs of the same account here. Credentials come from the process environment:
+A notebook or job names its data `abfss://{container}@{account}.dfs.{suffix}/{path}`, `wasbs://` likewise, or in Azure
+ML's Spark `azureml://[...]datastores/{datastore}/paths/{path}`. Hadoop's drivers for these aren't available to a local
+Spark, so paths are mapped to blobs of the same account here. Credentials come from the process environment:
 
-    LOCALAZURE_LAKE_ENDPOINT   path-style blob endpoint, e.g. https://localhost:18402/azflowlake
-    LOCALAZURE_LAKE_ACCOUNT    the only account that can be reached
-    LOCALAZURE_LAKE_SAS        account SAS (query string without '?')
+    LOCALAZURE_LAKE_ENDPOINT     path-style blob endpoint, e.g. https://localhost:18402/azflowlake
+    LOCALAZURE_LAKE_ACCOUNT      the only account that can be reached
+    LOCALAZURE_LAKE_SAS          account SAS (query string without '?')
+    LOCALAZURE_LAKE_DATASTORES   JSON, datastore -> container; in jobs of Azure ML only
 
 Sizes are bytes. Every error names the abfss path. Reference: https://learn.microsoft.com/rest/api/storageservices/
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -29,7 +32,14 @@ import requests
 API_VERSION = "2021-12-02"
 PARALLEL = 8
 HTTP_NOT_FOUND = 404
-_ABFSS = re.compile(r"^abfss?://(?P<container>[^@/]+)@(?P<account>[^./]+)\.(?P<host>[^/]+)(?:/(?P<path>.*))?$")
+_ABFSS = re.compile(
+    r"^(?:abfss?|wasbs?)://(?P<container>[^@/]+)@(?P<account>[^./]+)\.(?P<host>[^/]+)(?:/(?P<path>.*))?$", re.IGNORECASE
+)
+_DATASTORE = re.compile(
+    r"^azureml://(?:subscriptions/.+?/workspaces/[^/]+/)?datastores/(?P<datastore>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$",
+    re.IGNORECASE,
+)
+_SCHEMES = ("abfss://", "abfs://", "wasbs://", "wasb://", "azureml://")
 _WILDCARD = re.compile(r"[*?\[{]")
 
 
@@ -74,21 +84,36 @@ class Entry:
 
 
 def is_lake(path: object) -> bool:
-    """Whether a value is an abfss path (what isn't stays Spark's own business)."""
-    return isinstance(path, str) and path.lower().startswith(("abfss://", "abfs://"))
+    """Whether a value is a path of the lake (what isn't stays Spark's own business)."""
+    return isinstance(path, str) and path.lower().startswith(_SCHEMES)
 
 
 def parse(path: str) -> LakePath:
-    """Read an abfss path. Raises ValueError for any other form."""
-    match = _ABFSS.match(path)
-    if match is None:
+    """Read a path of the lake. Raises ValueError for any other form, LakeError for an unknown datastore."""
+    if match := _DATASTORE.match(path):
+        container, account, host = _container(match["datastore"], path), _account(), "dfs.core.windows.net"
+    elif match := _ABFSS.match(path):
+        container, account, host = match["container"], match["account"], match["host"]
+    else:
         raise ValueError(
             f"{path!r} isn't an ADLS path; expected abfss://<container>@<account>.dfs.core.windows.net/<path>"
         )
     parts = [part for part in (match["path"] or "").split("/") if part]
     if any(part in (".", "..") for part in parts):
         raise ValueError(f"{path!r} holds '.' or '..', which ADLS paths can't")
-    return LakePath(match["container"], match["account"], match["host"], "/".join(parts))
+    return LakePath(container, account, host, "/".join(parts))
+
+
+def _container(datastore: str, path: str) -> str:
+    known: dict[str, str] = json.loads(os.environ.get("LOCALAZURE_LAKE_DATASTORES") or "{}")
+    if datastore not in known:
+        there = f"it has {', '.join(sorted(known))}" if known else "azureml:// paths are for jobs of Azure ML"
+        raise LakeError(f"{path}: there is no datastore {datastore!r} here; {there}")
+    return known[datastore]
+
+
+def _account() -> str:
+    return os.environ.get("LOCALAZURE_LAKE_ACCOUNT", "")
 
 
 def split_wildcard(path: str) -> tuple[str, bool]:

@@ -13,6 +13,7 @@ from localazure.executors.automl import AutoMLRunner
 from localazure.executors.command import CommandRunner
 from localazure.executors.job import JobRunner
 from localazure.executors.pipeline import PipelineRunner
+from localazure.executors.spark import SparkRunner
 from localazure.executors.sweep import SweepRunner
 from localazure.ml.assets import Assets
 from localazure.ml.catalogue import Catalogue
@@ -40,6 +41,7 @@ def build(context: ServiceContext) -> Service:
     runners: dict[str, JobRunner] = {
         "Command": command,
         "AutoML": AutoMLRunner(settings, assets),
+        "Spark": SparkRunner(settings, assets),
         "Sweep": SweepRunner(settings, command),
     }
     queue = JobQueue(
