@@ -226,3 +226,43 @@ def calibration(curves: Mapping[str, Sequence[tuple[float, float]]], *, label: s
     turned = f'transform="rotate(-90 16 {middle})" text-anchor="middle"'
     parts.append(f'<text x="16" y="{middle}" {turned} class="soft">observed</text>')
     return _svg(_TOP + height + 46, "".join(parts), label)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run in `trend`: its label below, its value, and whether it is the one that is looked at."""
+
+    label: str
+    value: float
+    note: str = ""
+    this: bool = False
+
+
+_TREND = 210.0
+_CROWDED = 12
+
+
+def trend(points: Sequence[Point], *, label: str = "") -> Html:
+    """Values from left to right, oldest first, joined by a line; the one that is looked at is filled."""
+    left, right, bottom = 70.0, WIDTH - 30.0, _TOP + _TREND
+    up = Scale.over([point.value for point in points], bottom, _TOP + 12)
+    step = (right - left) / max(1, len(points) - 1)
+    places = [(left + step * index if len(points) > 1 else (left + right) / 2) for index in range(len(points))]
+    ticks = up.ticks(5)
+    decimals = max((len(f"{tick:.6f}".rstrip("0").partition(".")[2]) for tick in ticks), default=0)
+    parts = []
+    for tick in ticks:
+        y = up(tick)
+        parts.append(f'<line x1="{left - 8:.1f}" y1="{y:.1f}" x2="{right + 8:.1f}" y2="{y:.1f}" class="grid"/>')
+        parts.append(_text(left - 14, y + 4, f"{tick:.{decimals}f}", css="soft", anchor="end"))
+    way = " ".join(f"{x:.1f},{up(point.value):.1f}" for x, point in zip(places, points, strict=True))
+    parts.append(f'<polyline points="{way}" fill="none" stroke="var(--muted)" stroke-width="2"/>')
+    for index, (x, point) in enumerate(zip(places, points, strict=True)):
+        y = up(point.value)
+        tone = "accent" if point.this else "bar soft"
+        parts.append(f"<g><title>{escape(point.note or point.label)}</title>")
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{7 if point.this else 5}" class="{tone}"/></g>')
+        if len(points) <= _CROWDED or point.this or index == 0:
+            anchor = "end" if index == len(points) - 1 and len(points) > 1 else "start" if index == 0 else "middle"
+            parts.append(_text(x, bottom + 19, point.label, css="" if point.this else "soft", anchor=anchor))
+    return _svg(bottom + 28, "".join(parts), label)

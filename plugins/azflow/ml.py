@@ -16,16 +16,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 
 from azflow import exports
+from azflow.comparison import known_metrics
 from azflow.connection import AzureConnection
 from azflow.errors import AzflowError, ConfigurationError, first_line
 from azflow.evaluation import verdict_text
 from azflow.guardrails import PromotionRules, judge_challenger
 from azflow.job_files import content_digest, keep_expressions, origin, override, read_job, tag
-from azflow.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER, check_bounds
+from azflow.metrics import check_bounds
 from azflow.ml_jobs import NIGHT_PROPERTY, SERVICE, children_table
 from azflow.ml_workspace import Workspace
 from azflow.registry import ModelRegistry
-from azflow.runs import AZURE_ML_JOB, Alphabet, AzflowOperator, RemoteRunOperator, RunLink, RunsReference, airflow_edge
+from azflow.runs import (
+    AZURE_ML_JOB,
+    SPEND_XCOM,
+    Alphabet,
+    AzflowOperator,
+    RemoteRunOperator,
+    RunLink,
+    RunsReference,
+    airflow_edge,
+)
 from azflow.specs import INCLUDE
 from azflow.spend import SpendLimits, allow, declared, hours, measured
 
@@ -35,9 +45,6 @@ if TYPE_CHECKING:
 
     from azflow.remote import RunIdentity
 
-#: XCom of a job's task that failed: {"name", "node_seconds"}.
-SPEND_XCOM = "spend"
-KNOWN_METRICS = (*sorted(HIGHER_IS_BETTER), *sorted(LOWER_IS_BETTER))
 #: Of what a job prints, a task's log holds no more; the rest is in the workspace.
 _LOG_LINES = 1000
 
@@ -180,8 +187,9 @@ class AzureMLJobOperator(RemoteRunOperator):
         """Show trials or steps, and say what it cost."""
         self.tracking_url = result.get("tracking_url") or self.tracking_url
         if result.get("children"):
-            shared = [name for name in result["metrics"] if name in result["children"][0]["metrics"]]
-            metric = next((name for name in KNOWN_METRICS if name in shared), shared[0] if shared else "")
+            tried = {name for child in result["children"] for name in child["metrics"]}
+            shared = [name for name in result["metrics"] if name in tried]
+            metric = next(iter([*known_metrics(shared), *shared]), "")
             for line in children_table(result["children"], result["best_child"], metric):
                 self.log.info("%s", line)
         self.log.info("It took %s.", hours(result["node_seconds"]))

@@ -60,7 +60,8 @@ STATES = RunStates(
 )
 
 _NAME_TAKEN = ("JobPropertyImmutable", "with this name already exists")
-_BEST_CHILD = ("best_child_run_id", "automl_best_child_run_id")
+#: Properties and tags of a job that name its best trial.
+BEST_CHILD = ("best_child_run_id", "automl_best_child_run_id")
 _ORCHESTRATORS = ("AutoML", "Sweep", "Pipeline")
 #: Property of a job: the night it belongs to. Lists of jobs can be filtered by properties' values, not by tags'.
 NIGHT_PROPERTY = "azflow.night"
@@ -139,7 +140,7 @@ class AzureMLJobs:
         kind = str(properties.get("jobType"))
         details, run = self._history.details(id), self._history.tracked(id)
         kept = {**(properties.get("properties") or {}), **tags_of(run)}
-        best = next((kept[key] for key in _BEST_CHILD if kept.get(key)), None)
+        best = next((kept[key] for key in BEST_CHILD if kept.get(key)), None)
         children = self._children(id, run) if kind in _ORCHESTRATORS else []
         chosen = next((child for child in children if child["name"] == best), {})
         metrics, parameters = metrics_of(run), parameters_of(run)

@@ -5,21 +5,20 @@ A part of the night that isn't there is left out; one that failed is shown as su
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from azflow import charts, pages
+from azflow.comparison import known_metrics
+from azflow.metrics import LOWER_IS_BETTER
 from azflow.pages import Html, badge, code, join, link, section, table, text
+from azflow.spend import hours
 
 _TONES = {"success": "good", "failed": "bad", "upstream_failed": "warn", "skipped": "wait", "running": "accent"}
 _SHOWN_TRIALS = 15
 _SHOWN_SLICES = 16
-#: Metrics a leaderboard is sorted by, the first that the trials have; all but the last three: more is better.
-_METRICS = (
-    *("AUC_weighted", "roc_auc", "average_precision_score_weighted", "norm_macro_recall", "accuracy", "r2_score"),
-    *("normalized_root_mean_squared_error", "normalized_mean_absolute_error", "log_loss"),
-)
-_LESS_IS_BETTER = frozenset(_METRICS[-3:])
+_SHOWN_METRICS = 4
+_SHOWN_PARAMETERS = 3
 
 
 # what it comes to
@@ -37,6 +36,7 @@ def summarise(report: Mapping[str, Any]) -> dict[str, Any]:
         "model_version": _left(report, "register.model").get("version") or verdict.get("champion_version"),
         "rows_written": rows_written(report),
         "traffic": _left(report, "roll_out.traffic").get("traffic"),
+        "node_hours": round(sum(spent(report).values()) / 3600, 4),
         "seconds": wall_seconds(report),
     }
 
@@ -95,10 +95,12 @@ def render(report: Mapping[str, Any]) -> str:
         _verdict(report),
         _slices(report),
         _trials(report),
+        _compared(report),
         _quality(report),
         _rollout(report),
         _written(report),
         _times(report),
+        _cost(report),
         _assets(report),
         footer=f"Written by azflow on {report['generated']}.",
     )
@@ -217,12 +219,12 @@ def _trials(report: Mapping[str, Any]) -> Html:
     children = [child for child in job.get("children") or () if isinstance(child, Mapping) and child.get("metrics")]
     if not children:
         return Html("")
-    metric = next((name for name in _METRICS if any(name in child["metrics"] for child in children)), None)
-    metric = metric or next(iter(children[0]["metrics"]))
+    names = dict.fromkeys(name for child in children for name in child["metrics"])
+    metric = next(iter([*known_metrics(names), *names]))
     ranked = sorted(
         (child for child in children if isinstance(child["metrics"].get(metric), int | float)),
         key=lambda child: child["metrics"][metric],
-        reverse=metric not in _LESS_IS_BETTER,
+        reverse=metric not in LOWER_IS_BETTER,
     )
     best = job.get("best_child") or (ranked[0]["name"] if ranked else "")
     rows = [
@@ -232,6 +234,56 @@ def _trials(report: Mapping[str, Any]) -> Html:
     more = f", the best {_SHOWN_TRIALS} of {len(ranked)}" if len(ranked) > _SHOWN_TRIALS else ""
     intro = join([text(f"{metric} in validation{more}. "), link("The job", str(job.get("url") or ""))])
     return section(f"Trials: {len(ranked)}", intro, charts.leaderboard(rows, label="trials by metric"))
+
+
+def _compared(report: Mapping[str, Any]) -> Html:
+    """This run beside the last ones (`azflow.tracking.CompareRunsOperator`)."""
+    found = _left(report, "evaluate.compare")
+    runs = [run for run in found.get("runs") or () if isinstance(run, Mapping)]
+    if len(runs) < 2:  # noqa: PLR2004 - nothing to compare with
+        return Html("")
+    metric = str(found.get("metric") or "")
+    points = [
+        charts.Point(str(run["label"]), float(value), f"{run['label']}: {metric} {value:.4f}", run is runs[0])
+        for run in reversed(runs)
+        if isinstance(value := run["metrics"].get(metric), int | float)
+    ]
+    parts: list[str] = []
+    if len(points) > 1:
+        parts.append(charts.trend(points, label=f"{metric} of the last runs"))
+    summary = [text(line) for line in found.get("summary") or ()]
+    if found.get("unusual"):
+        summary.append(badge("unusual", "warn"))
+    changed = "".join(f"<li>{text(line)}</li>" for line in found.get("changed") or ())
+    if changed:
+        parts.append(pages.fold("What changed since the run before", f"<ul>{changed}</ul>"))
+    shown = [metric] if metric else []
+    shown += [name for name in sorted(runs[0]["metrics"]) if name != metric][: _SHOWN_METRICS - len(shown)]
+    parameters = _varying(runs)[:_SHOWN_PARAMETERS]
+    headers = ["Run", "Started", *shown, *parameters, "Data"]
+    rows = [
+        (
+            link(run["label"], str(run.get("url") or "")),
+            str(run.get("started") or "")[:16].replace("T", " "),
+            *(run["metrics"].get(name) for name in shown),
+            *(run["parameters"].get(name) for name in parameters),
+            ", ".join(_tail(value) for value in run["data"].values()),
+        )
+        for run in runs
+    ]
+    parts.append(table(headers, rows, numbers=tuple(range(2, 2 + len(shown)))))
+    intro = join([Html("; ".join(summary)), Html(". "), link("Compare in MLflow", str(found.get("url") or ""))])
+    return section("Beside the last runs", intro, *parts)
+
+
+def _varying(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = {name for run in runs for name in run["parameters"]}
+    return sorted(name for name in names if len({run["parameters"].get(name) for run in runs}) > 1)
+
+
+def _tail(value: object, length: int = 40) -> str:
+    shown = str(value)
+    return shown if len(shown) <= length else f"…{shown[-(length - 1) :]}"
 
 
 def _trial_name(child: Mapping[str, Any], rank: int) -> str:
@@ -340,6 +392,23 @@ def _times(report: Mapping[str, Any]) -> Html:
     links = [(code(step["task"]), link("open", step["url"])) for step in report["steps"] if step.get("url")]
     remote = table(["Remote run of", ""], links) if links else ""
     return section("What each step took", intro, charts.spans(rows, label="when each step ran"), after, remote)
+
+
+def spent(report: Mapping[str, Any]) -> dict[str, float]:
+    """Task id -> node seconds of its Azure ML job, also of jobs that failed."""
+    found = {task: value.get("node_seconds") for task, value in report["left"].items() if isinstance(value, Mapping)}
+    found |= {task: value.get("node_seconds") for task, value in (report.get("spent") or {}).items()}
+    return {task: float(value) for task, value in found.items() if isinstance(value, int | float)}
+
+
+def _cost(report: Mapping[str, Any]) -> Html:
+    seconds = spent(report)
+    if not seconds:
+        return Html("")
+    total = sum(seconds.values())
+    rows = [charts.Span(task, 0.0, each, "bar", hours(each)) for task, each in seconds.items()]
+    intro = f"{hours(total)} in all: how long Azure ML's jobs held nodes, times their nodes."
+    return section("What the jobs cost", intro, charts.spans(rows, label="node seconds by task"))
 
 
 def _assets(report: Mapping[str, Any]) -> Html:

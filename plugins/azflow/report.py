@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from azflow.connection import AzureConnection
 from azflow.night_page import render, summarise
-from azflow.runs import RUN_XCOM, AzflowOperator, RunLink, airflow_edge
+from azflow.runs import RUN_XCOM, SPEND_XCOM, AzflowOperator, RunLink, airflow_edge
 from azflow.specs import Night
 
 __all__ = ["RunReportOperator", "collect", "render", "summarise", "upload"]
@@ -30,7 +30,7 @@ class RunReportOperator(AzflowOperator):
     """Writes the night's page to the lake, whatever happened before.
 
     XCom: ``{"url", "path", "summary": {"outcome", "promoted", "metric", "challenger", "champion", "difference",
-    "model_version", "rows_written", "traffic", "seconds"}}``.
+    "model_version", "rows_written", "traffic", "node_hours", "seconds"}}``.
     """
 
     operator_extra_links = (RunLink("Report"),)
@@ -71,7 +71,8 @@ def collect(context: Mapping[str, Any], model: str) -> dict[str, Any]:
     """What the run's tasks left, as plain values: the input of `render`.
 
     ``steps``: ``[{"task", "state", "start": seconds from the first, "seconds", "operator", "url"}]``;
-    ``left``: task id -> its XCom; ``quality``: the summaries of the quality tasks.
+    ``left``: task id -> its XCom; ``quality``: the summaries of the quality tasks; ``spent``: task id -> what its
+    Azure ML job cost, where that failed.
     """
     ti = context["ti"]
     night: Night = context["night"]
@@ -84,7 +85,10 @@ def collect(context: Mapping[str, Any], model: str) -> dict[str, Any]:
         if task.task_id.startswith("quality.")
         and (found := ti.xcom_pull(task_ids=task.task_id, key=_QUALITY_XCOM)) is not None
     ]
+    spent = {}
     for step in steps:
+        if isinstance(cost := ti.xcom_pull(task_ids=step["task"], key=SPEND_XCOM), Mapping):
+            spent[step["task"]] = cost
         run = ti.xcom_pull(task_ids=step["task"], key=RUN_XCOM)
         step["url"] = run.get("url", "") if isinstance(run, Mapping) else ""
     return {
@@ -98,6 +102,7 @@ def collect(context: Mapping[str, Any], model: str) -> dict[str, Any]:
         "steps": steps,
         "measured": measured,
         "quality": quality,
+        "spent": spent,
         "left": {task: value for task, value in left.items() if value is not None},
     }
 

@@ -72,6 +72,7 @@ __all__ = [
     "DIGEST_TAG",
     "NOTEBOOK_RUN",
     "RUN_XCOM",
+    "SPEND_XCOM",
     "Alphabet",
     "AzflowOperator",
     "Found",
@@ -107,6 +108,9 @@ class RunLink(BaseOperatorLink):
         """Called in the task's process at its end; Airflow stores what it returns as an XCom."""
         return str(getattr(operator, self.attribute, ""))
 
+
+#: XCom of a task whose remote run failed and was paid for: {"name", "node_seconds"}.
+SPEND_XCOM = "spend"
 
 _MAX_ATTEMPTS = 100
 _MAX_GRACE_INTERVAL = 3.0

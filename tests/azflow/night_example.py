@@ -48,6 +48,34 @@ def stage(percent: int, champion: int, **seen: Any) -> dict[str, Any]:
     return {**base, "requests": 84, "p95_ms": 31.4, "agreement": 0.94, "share": percent / 100, "seconds": 8.3, **seen}
 
 
+def comparison() -> dict[str, Any]:
+    """As `azflow.tracking.CompareRunsOperator` leaves it."""
+    values = [0.7184, 0.7171, 0.7202, 0.7139, 0.7166, 0.7150, 0.7158, 0.7090]
+    runs = [
+        {
+            "name": f"train-{index}",
+            "label": f"2013-03-{9 - index:02}",
+            "started": f"2013-03-{10 - index:02}T02:01:05+00:00",
+            "metrics": {"AUC_weighted": value, "accuracy": 0.8 + index / 1000},
+            "parameters": {"algorithm": "LightGBM" if index % 3 else "XGBoostClassifier", "seed": "1"},
+            "data": {"training_data": f"azureml:flight_delay_train:2013-03-{9 - index:02}-0a1b2c3d4e"},
+            "commit": "c0ffee",
+            "url": f"https://ml.azure.com/runs/train-{index}",
+        }
+        for index, value in enumerate(values)
+    ]
+    return {
+        "metric": "AUC_weighted",
+        "lower_is_better": False,
+        "rank": 2,
+        "unusual": False,
+        "summary": ["AUC_weighted 0.7184 (higher is better): 2nd of 8", "+0.0013 against the run before (2013-03-08)"],
+        "changed": ["parameter algorithm: LightGBM -> XGBoostClassifier"],
+        "url": "https://ml.azure.com/experiments/id/7",
+        "runs": runs,
+    }
+
+
 def night() -> dict[str, Any]:
     """A fresh copy each time."""
     steps = [
@@ -140,8 +168,14 @@ def night() -> dict[str, Any]:
                 "url": "https://ml.azure.com/runs/train-1",
                 "children": children,
                 "best_child": "train-1_0",
+                "node_seconds": 66.0,
             },
-            "evaluate.job": {"name": "evaluate-1", "url": "https://ml.azure.com/runs/evaluate-1"},
+            "evaluate.compare": comparison(),
+            "evaluate.job": {
+                "name": "evaluate-1",
+                "url": "https://ml.azure.com/runs/evaluate-1",
+                "node_seconds": 12.0,
+            },
             "evaluate.verdict": verdict,
             "approve": {"approved": True, "by": "gate"},
             "register.model": {

@@ -5,14 +5,11 @@ from __future__ import annotations
 import io
 import json
 import textwrap
-from datetime import date
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
 from azflow import exports, job_files
@@ -21,17 +18,11 @@ from azflow.errors import ConfigurationError, SpecError, UnknownRunState
 from azflow.ml import AzureMLJobOperator, DataAssetOperator, EvaluationGate, RegisterModelOperator, lake_folder
 from azflow.ml_jobs import AzureMLJobs, children_table
 from azflow.remote import DIGEST_TAG, RunIdentity
-from azflow.specs import INCLUDE, Night
+from azflow.specs import INCLUDE
 from azure_edge import Edge, edge
+from workspace_edge import HISTORY, NIGHT, WORKSPACE, context_of, history, job, ran, tracked, workspace
 
 __all__ = ["edge"]
-
-NIGHT = Night.of("nightly", "manual__1", date(2013, 3, 8))
-ARM = "https://management.azure.com/subscriptions/sub/resourceGroups/rg/providers/Microsoft.MachineLearningServices"
-WORKSPACE = f"{ARM}/workspaces/ws"
-REGION = "https://westeurope.api.azureml.ms"
-HISTORY = f"{REGION}/history/v1.0{WORKSPACE.removeprefix('https://management.azure.com')}"
-MLFLOW = f"{REGION}/mlflow/v1.0{WORKSPACE.removeprefix('https://management.azure.com')}"
 
 
 def write(path: Path, text: str) -> Path:
@@ -147,13 +138,8 @@ def test_the_commit_comes_from_the_environment_or_from_git(monkeypatch: pytest.M
 
 @pytest.fixture
 def jobs(edge: Edge) -> AzureMLJobs:
-    edge.on("GET", f"{WORKSPACE}$", (200, {"properties": {"mlFlowTrackingUri": f"azureml{MLFLOW[5:]}"}}))
+    workspace(edge)
     return AzureMLJobs(AzureConnection.load("azure_default"))
-
-
-def job(edge: Edge, name: str = "j", **properties: Any) -> None:
-    content = {"name": name, "properties": {"jobType": "Command", **properties}}
-    edge.on("GET", f"{WORKSPACE}/jobs/{name}$", (200, content))
 
 
 def test_lookup(edge: Edge, jobs: AzureMLJobs) -> None:
@@ -205,29 +191,6 @@ def test_cancelling_what_is_over_is_no_error(edge: Edge, jobs: AzureMLJobs) -> N
     job(edge, status="Running")
     with pytest.raises(Exception, match="final state"):
         jobs.cancel("j")
-
-
-def tracked(name: str, metrics: dict[str, float], params: dict[str, str] | None = None, **tags: str) -> dict[str, Any]:
-    return {
-        "info": {"run_id": name, "experiment_id": "7"},
-        "data": {
-            "metrics": [{"key": key, "value": value} for key, value in metrics.items()],
-            "params": [{"key": key, "value": value} for key, value in (params or {}).items()],
-            "tags": [{"key": key, "value": value} for key, value in tags.items()],
-        },
-    }
-
-
-def ran(name: str, seconds: float, kind: str = "azureml.scriptrun", status: str = "Completed", **more: Any) -> Any:
-    """A run as run history shows it, of so many seconds."""
-    end = f"2026-01-01T00:{int(seconds // 60):02}:{seconds % 60:06.3f}+00:00"
-    times = {"startTimeUtc": "2026-01-01T00:00:00.0000000Z", "endTimeUtc": end}
-    return {"runId": name, "runType": kind, "status": status, **times, **more}
-
-
-def history(edge: Edge, run: dict[str, Any], children: Any = ()) -> None:
-    edge.on("GET", f"{HISTORY}/runs/{run['runId']}/details$", (200, run))
-    edge.on("GET", f"{HISTORY}/runs/{run['runId']}/children$", (200, {"value": list(children)}))
 
 
 def test_the_result_of_a_search_has_its_trials(edge: Edge, jobs: AzureMLJobs) -> None:
@@ -393,26 +356,6 @@ def test_where_a_person_looks(jobs: AzureMLJobs) -> None:
 
 
 # -- operators -------------------------------------------------------------------------------------------------------
-
-
-class TaskInstance(SimpleNamespace):
-    def xcom_pull(self, task_ids: str) -> Any:
-        return self.xcoms.get(task_ids)
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        self.pushed[key] = value
-
-
-def context_of(operator: Any, xcoms: dict[str, Any] | None = None, **params: Any) -> Any:
-    operator.dag = DAG("nightly", schedule=None)
-    ti = TaskInstance(
-        xcoms=xcoms or {}, pushed={}, task=operator, dag_id="nightly", run_id="manual__1", task_id=operator.task_id,
-        map_index=-1, max_tries=0,
-    )  # fmt: skip
-    dag_run = SimpleNamespace(dag_id="nightly", run_id="manual__1", partition_key=None)
-    context: Any = {"ti": ti, "dag_run": dag_run, "params": {"partition": "2013-03-08", **params}, "task": operator}
-    operator.render_template_fields(context)
-    return context
 
 
 def test_a_jobs_payload_is_the_same_for_every_try_and_is_stamped(

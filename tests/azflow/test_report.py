@@ -73,6 +73,10 @@ def test_the_page_shows_what_was_decided_and_on_what() -> None:
         "prepare.airport_congestion",
         "azureml:flight_delay:2",
         "3 min 48 s",
+        "Beside the last runs",
+        "AUC_weighted 0.7184 (higher is better): 2nd of 8",
+        "parameter algorithm: LightGBM -> XGBoostClassifier",
+        "0.0217 node hours in all",
     ):
         assert piece in shown, piece
 
@@ -101,7 +105,7 @@ def test_what_the_data_says_is_escaped() -> None:
 def test_plots_are_well_formed() -> None:
     html = night_page.render(night())
     plots = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    assert len(plots) == 7
+    assert len(plots) == 9
     for plot in plots:
         xml.dom.minidom.parseString(plot)
 
@@ -146,6 +150,30 @@ def test_a_challenger_that_lost_keeps_the_champion() -> None:
     assert "Roll-out" not in shown
     summary = night_page.summarise(report)
     assert (summary["promoted"], summary["model_version"], summary["rows_written"]) == (False, "1", 764)
+
+
+def test_a_run_without_predecessors_or_a_shared_metric_has_a_page() -> None:
+    report = night()
+    found = report["left"]["evaluate.compare"]
+    found |= {"metric": "", "summary": ["no known metric to compare by"], "unusual": True}
+    shown = said(night_page.render(report))
+    assert "no known metric to compare by" in shown and "unusual" in shown
+    found["runs"] = found["runs"][:1]
+    assert "Beside the last runs" not in said(night_page.render(report))
+
+
+def test_a_job_that_failed_was_paid_for() -> None:
+    report = failed_at("train.job") | {"spent": {"train.job": {"name": "j", "node_seconds": 1800.0}}}
+    assert "0.5 node hours in all" in said(night_page.render(report))
+    assert night_page.summarise(report)["node_hours"] == 0.5
+
+
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_a_trend_is_well_formed(count: int) -> None:
+    points = [charts.Point(f"run <{index}>", 0.5, this=index == count - 1) for index in range(count)]
+    plot = charts.trend(points, label="x")
+    assert plot.count("<circle") == count
+    xml.dom.minidom.parseString(plot)
 
 
 def test_a_first_night_has_no_champion_to_show() -> None:
@@ -265,6 +293,7 @@ def context(logical_date: datetime | None = None) -> dict[str, Any]:
         ("prepare.a", "return_value"): {"rows_affected": 3},
         ("quality.x", "quality"): {"suite": "x"},
         ("prepare.a", "azflow_run"): {"id": "1", "url": "https://run"},
+        ("train.job", "spend"): {"name": "j", "node_seconds": 7.0},
     }
     return {
         "ti": FakeTaskInstance(xcoms),
@@ -285,6 +314,7 @@ def test_what_the_tasks_left_is_collected() -> None:
     assert report["steps"][0]["url"] == "https://run"
     assert report["left"] == {"prepare.a": {"rows_affected": 3}}
     assert report["quality"] == [{"suite": "x"}]
+    assert report["spent"] == {"train.job": {"name": "j", "node_seconds": 7.0}}
 
 
 def test_starts_are_measured_where_airflow_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,5 +353,6 @@ def test_the_operator_writes_the_page_and_sums_up(monkeypatch: pytest.MonkeyPatc
         "model_version": "2",
         "rows_written": 764,
         "traffic": {"blue-7f3a": 0, "green-91c2": 100},
+        "node_hours": 0.0217,
         "seconds": 227.8,
     }

@@ -201,7 +201,7 @@ def test_one_name_is_one_job(jobs: AzureMLJobs, include: Path) -> None:
 def test_a_job_the_service_or_the_sdk_refuses_names_the_file(jobs: AzureMLJobs, include: Path) -> None:
     with pytest.raises(SpecError, match=r"include/ml/jobs/job\.yml.*no-such-compute"):
         jobs.submit(f"t-{uuid.uuid4().hex[:12]}", payload(include, "x", compute="azureml:no-such-compute"), {})
-    with pytest.raises(SpecError, match=r"include/ml/jobs/job\.yml: is no job Azure ML knows"):
+    with pytest.raises(SpecError, match=r"include/ml/jobs/job\.yml: line 2, type: Unsupported job type"):
         jobs.submit(f"t-{uuid.uuid4().hex[:12]}", payload(include, "x", type="no-such-type"), {})
 
 
