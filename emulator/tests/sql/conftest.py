@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,14 +16,17 @@ from localazure.settings import Settings
 from localazure.sql.pool import Pool, Session
 from localazure.sql.results import Result, ResultSet
 from localazure.sql.rules import DEDICATED, PoolKind
+from localazure.sql.serverless import Serverless
+from localazure.storage.blobs import Blob
 from localazure.storage.locations import Location
 
 
 class FolderLake:
-    """What the engine asks of the blob store, over a folder: ``materialize`` and ``upload_tree``."""
+    """What the engine asks of the blob store, over a folder. ``opened``: the files that were asked for."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.opened: set[str] = set()
         self.copies = root.parent / "copies"
 
     def materialize(self, location: Location) -> Path:
@@ -31,6 +35,7 @@ class FolderLake:
             found = base / location.path
             if not found.exists():
                 raise NotFound(f"There is nothing at '{location}'.")
+            self.opened.add(location.path)
             return found
         pattern = re.escape(location.path).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
         names = [str(p.relative_to(base)) for p in base.rglob("*") if p.is_file()]
@@ -44,6 +49,14 @@ class FolderLake:
             shutil.copy(base / name, copy / name)
         return copy
 
+    def list(self, container: str, prefix: str = "") -> list[Blob]:
+        base = self.root / container
+        if not base.is_dir():
+            raise NotFound(f"There is no container '{container}'.")
+        found = {str(path.relative_to(base)): path.stat().st_size for path in base.rglob("*") if path.is_file()}
+        stamp = datetime.datetime.now(datetime.UTC)
+        return [Blob(name, found[name], "", stamp) for name in sorted(found) if name.startswith(prefix)]
+
     def upload_tree(self, local: Path, location: Location) -> list[str]:
         target = self.root / location.container / location.path
         shutil.copytree(local, target, dirs_exist_ok=True)
@@ -55,6 +68,17 @@ def make_pool(folder: Path, kind: PoolKind = DEDICATED, database: str = "dw") ->
     lake: Any = FolderLake(folder / "lake")
     (folder / "lake" / "lake").mkdir(parents=True, exist_ok=True)
     return Pool(settings, lake, kind=kind)
+
+
+def make_serverless(folder: Path, database: str = "demo") -> Serverless:
+    """A serverless pool over the folder's lake; with a database of this name unless it is master."""
+    settings = Settings.load(folder / "home", sql_database="dw", storage_account="acct", container="lake")
+    lake: Any = FolderLake(folder / "lake")
+    (folder / "lake" / "lake").mkdir(parents=True, exist_ok=True)
+    server = Serverless(settings, lake)
+    if database.lower() not in server.databases:
+        server.create(database, "", 1)
+    return server
 
 
 @pytest.fixture

@@ -124,9 +124,9 @@ def test_files_stay_shut_even_for_duckdb_itself(pool: Pool) -> None:
     import duckdb
 
     with pytest.raises(duckdb.Error, match="disabled by configuration"):
-        pool.connection.execute("SELECT * FROM read_csv('/etc/passwd')")
+        pool.engine.connection.execute("SELECT * FROM read_csv('/etc/passwd')")
     with pytest.raises(duckdb.Error, match="locked"):
-        pool.connection.execute("SET enable_external_access = true")
+        pool.engine.connection.execute("SET enable_external_access = true")
 
 
 def test_statements_need_no_semicolons(session: Session) -> None:

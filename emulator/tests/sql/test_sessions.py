@@ -144,9 +144,9 @@ def test_secrets_are_not_kept(session: Session) -> None:
             "'Shared Access Signature', SECRET = 'hidden-value''s'))",
         )
     assert "hidden-value" not in str(caught.value)
-    kept = session.pool.connection.execute("SELECT string_agg(document, ' ') FROM \"$catalog\".entries").fetchall()[0][
-        0
-    ]
+    kept = session.pool.engine.connection.execute(
+        "SELECT string_agg(document, ' ') FROM \"$catalog\".entries"
+    ).fetchall()[0][0]
     assert "hidden-value" not in kept
     assert rows(session, "SELECT credential_identity FROM sys.database_scoped_credentials") == [
         ("SHARED ACCESS SIGNATURE",)

@@ -6,8 +6,10 @@ open transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,6 +18,7 @@ from localazure.sql.catalog import Catalog, CatalogObject, Table, quote
 from localazure.sql.conversions import Value
 from localazure.sql.results import SqlError, SqlType
 from localazure.sql.rules import PoolKind
+from localazure.sql.scans import LakeScan
 from localazure.sql.sqltypes import CHARACTER
 from localazure.sql.syntax import Parts
 
@@ -91,6 +94,10 @@ class Scope:
         return next((source for source in self.sources if source.answers(qualifier)), None)
 
 
+Attachments = dict[str, pa.Table | LakeScan]
+"""What a statement registers under these names while it runs."""
+
+
 @dataclass(frozen=True)
 class SystemRows:
     """The rows of a catalogue view at this moment."""
@@ -104,8 +111,9 @@ class Context:
     """What one compilation knows and collects.
 
     variables: declared types by lower-case name; constant: a variable's present value; parameters: the variables that
-    the SQL names as $v_<name>; attachments: Arrow tables to register under these names before running; cacheable:
-    nothing in the SQL depends on the moment.
+    the SQL names as $v_<name>; attachments: what to register under these names before running; lake: the rows of files
+    in a serverless pool; pool, databases: where names are looked up; system, local: a catalogue view or a temporary
+    table was named; cacheable: nothing in the SQL depends on the moment.
     """
 
     catalog: Catalog
@@ -119,11 +127,15 @@ class Context:
     external_rows: Callable[[Table], pa.Table]
     default_schema: str = "dbo"
     parameters: set[str] = field(default_factory=set)
-    attachments: dict[str, pa.Table] = field(default_factory=dict)
+    attachments: Attachments = field(default_factory=dict)
     cacheable: bool = True
     depth: int = 0
     counter: int = 0
-    read_location: Callable[..., tuple[SystemRows, dict[str, str]]] | None = None
+    system: bool = False
+    lake: Callable[..., tuple[str, RowSource]] | None = None
+    pool: Any = None
+    databases: Callable[[], list[tuple[str, int, str]]] = list
+    local: bool = False
 
     def fresh(self, prefix: str) -> str:
         """A quoted name that nothing else in this statement has."""
@@ -140,16 +152,49 @@ class Context:
                     "version of SQL Server.",
                     line=line,
                 )
-            raise errors.invalid_object(".".join(parts), line)
+            if len(parts) > 3 or self.pool is None or self.pool.server is None:  # noqa: PLR2004
+                raise errors.invalid_object(".".join(parts), line)
         return (parts[-2] if len(parts) > 1 and parts[-2] else self.default_schema), parts[-1]
 
     def find(self, parts: Parts, line: int) -> CatalogObject | None:
         """The object of this name: a temporary table, a table or a view."""
         if parts[-1].startswith("#"):
             self.cacheable = False
+            self.local = True
             return self.temporary.get(parts[-1].lower())
         schema, name = self.split_name(parts, line)
-        return self.catalog.find(schema, name)
+        other = self.elsewhere(parts, line)
+        return (self.catalog if other is None else other.catalog).find(schema, name)
+
+    def elsewhere(self, parts: Parts, line: int) -> Any:
+        """The other database that a three-part name leads to; None for the present one."""
+        if len(parts) != 3 or parts[0].lower() in {self.database.lower(), "", "tempdb"} or not self.kind.cross_database:  # noqa: PLR2004
+            return None
+        server = getattr(self.pool, "server", None)
+        return None if server is None else server.database(parts[0], line)
+
+    @contextmanager
+    def inside(self, other: Any) -> Iterator[None]:
+        """Names are looked up in another database: that of a view that is being expanded."""
+        if other is None:
+            yield
+            return
+        saved = self.pool, self.catalog, self.database
+        self.pool, self.catalog, self.database = other, other.catalog, other.database
+        try:
+            yield
+        finally:
+            self.pool, self.catalog, self.database = saved
+
+    def check_mixed(self, line: int) -> None:
+        """A serverless pool doesn't read files together with temporary tables or catalogue views.
+
+        https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/develop-tables-temporary
+        """
+        if (self.local or self.system) and any(isinstance(scan, LakeScan) for scan in self.attachments.values()):
+            raise SqlError(
+                15816, "The query references an object that is not supported in distributed processing mode.", line=line
+            )
 
     def table(self, parts: Parts, line: int) -> Table:
         """A table of this name or SqlError 208."""

@@ -17,9 +17,9 @@ import duckdb
 
 from localazure.sql.results import SqlType
 
-_ENTRIES = '"$catalog".entries'
 _SYSTEM_SCHEMAS = {"dbo": 1, "guest": 2, "information_schema": 3, "sys": 4}
 _FIRST_OBJECT = 245575913  # object ids of a fresh database look like this; any positive int is valid
+_IDS_OF_A_DATABASE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -143,22 +143,24 @@ def now() -> str:
 class Catalog:
     """Thread-safe. Readers see whole objects, never halves: objects are frozen and replaced."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, number: int = 0) -> None:
+        """``number`` tells apart the catalogues of several databases in one file; their object ids don't overlap."""
         self.lock = threading.RLock()
+        self.entries = '"$catalog".' + (f"entries_{number}" if number else "entries")
         self.version = 0
         self.schemas: dict[str, tuple[str, int]] = {}
         self.objects: dict[tuple[str, str], CatalogObject] = {}
         self.settings: dict[tuple[str, str], Setting] = {}
-        self._next_id = _FIRST_OBJECT
+        self._next_id = _FIRST_OBJECT + number * _IDS_OF_A_DATABASE
         self._open(connection)
 
     def _open(self, connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute('CREATE SCHEMA IF NOT EXISTS "$catalog"')
-        connection.execute(f"CREATE TABLE IF NOT EXISTS {_ENTRIES} (kind VARCHAR, key VARCHAR, document VARCHAR)")
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {self.entries} (kind VARCHAR, key VARCHAR, document VARCHAR)")
         connection.execute("CREATE SCHEMA IF NOT EXISTS dbo")
         for name, number in _SYSTEM_SCHEMAS.items():
             self.schemas[name] = ("INFORMATION_SCHEMA" if name == "information_schema" else name, number)
-        for kind, _key, text in connection.execute(f"SELECT kind, key, document FROM {_ENTRIES}").fetchall():
+        for kind, _key, text in connection.execute(f"SELECT kind, key, document FROM {self.entries}").fetchall():
             document = json.loads(text)
             if kind == "schema":
                 self.schemas[document["name"].lower()] = (document["name"], document["id"])
@@ -170,7 +172,7 @@ class Catalog:
                 self.objects[found.key] = found
         used = [entry.object_id for entry in self.objects.values()] + [s.object_id for s in self.settings.values()]
         used += [key.object_id for entry in self.objects.values() if isinstance(entry, Table) for key in entry.keys]
-        self._next_id = max([_FIRST_OBJECT, *used]) + 1
+        self._next_id = max([self._next_id, *used]) + 1
 
     def new_id(self) -> int:
         with self.lock:
@@ -258,11 +260,13 @@ class Change:
                 self._delete("schema", name.lower())
 
     def _delete(self, kind: str, key: str) -> None:
-        self.connection.execute(f"DELETE FROM {_ENTRIES} WHERE kind = ? AND key = ?", [kind, key])
+        self.connection.execute(f"DELETE FROM {self.catalog.entries} WHERE kind = ? AND key = ?", [kind, key])
 
     def _replace(self, kind: str, key: str, document: dict[str, object]) -> None:
         self._delete(kind, key)
-        self.connection.execute(f"INSERT INTO {_ENTRIES} VALUES (?, ?, ?)", [kind, key, json.dumps(document)])
+        self.connection.execute(
+            f"INSERT INTO {self.catalog.entries} VALUES (?, ?, ?)", [kind, key, json.dumps(document)]
+        )
 
     def apply(self) -> None:
         """Show the change: readers in other threads hold either the old maps or the new ones."""

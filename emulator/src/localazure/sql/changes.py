@@ -92,8 +92,16 @@ class ChangeCompiler(QueryCompiler):
         )
         return CompiledChange(sql, "INSERT", table)
 
-    def target(self, parts: s.Parts, line: int) -> Table:
-        table = self.context.table(parts, line)
+    def target(self, parts: s.Parts, line: int, verb: str = "INSERT") -> Table:
+        """A table that may be changed. A serverless pool changes temporary tables alone."""
+        table = self.context.find(parts, line)
+        if not self.context.kind.tables and not parts[-1].startswith("#"):
+            if isinstance(table, Table):
+                raise SqlError(46519, "DML Operations are not supported with external tables.", state=16, line=line)
+            if table is not None:
+                raise SqlError(15882, f"{verb} operation is not allowed for this type of table.", line=line)
+        if not isinstance(table, Table):
+            raise errors.invalid_object(".".join(parts), line)
         if table.external is not None:
             raise _outside(line)
         return table

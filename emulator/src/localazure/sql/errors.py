@@ -33,6 +33,11 @@ def refused(construct: str, line: int, why: str = "") -> SqlError:
     )
 
 
+def unsupported(construct: str, line: int) -> SqlError:
+    """What a serverless pool refuses: 15868."""
+    return SqlError(15868, f"{construct} is not supported.", line=line)
+
+
 def not_implemented(construct: str, line: int, why: str = "") -> SqlError:
     """A construct the pool has and localazure hasn't."""
     tail = f" {why}" if why else ""

@@ -1,4 +1,4 @@
-"""External data sources, file formats and tables, CETAS, and OPENROWSET of a serverless pool.
+"""External data sources, file formats and tables, and CETAS.
 
 https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/develop-tables-external-tables
 https://learn.microsoft.com/en-us/sql/t-sql/statements/create-external-table-as-select-transact-sql
@@ -6,7 +6,6 @@ https://learn.microsoft.com/en-us/sql/t-sql/statements/create-external-table-as-
 
 from __future__ import annotations
 
-import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +18,15 @@ import pyarrow.parquet
 from localazure.core.errors import AzureError
 from localazure.sql import errors
 from localazure.sql import syntax as s
-from localazure.sql.binding import Scope, SystemRows
 from localazure.sql.catalog import Setting, Table, TableColumn, now, quote, renumbered
 from localazure.sql.conversions import Value, convert
-from localazure.sql.files import inferred, local_files, read_parquet, read_text
+from localazure.sql.files import local_files, read_parquet, read_text
+from localazure.sql.lake import list_files
 from localazure.sql.load import format_layout
-from localazure.sql.results import Result, RowsAffected, SqlError, SqlType
+from localazure.sql.results import Result, RowsAffected, SqlError
 from localazure.sql.sqltypes import arrow, from_arrow, with_length
 
 if TYPE_CHECKING:
-    from localazure.sql.expressions import ExpressionCompiler
     from localazure.sql.interpreter import Frame
     from localazure.sql.pool import Pool, Session
 
@@ -67,7 +65,7 @@ def _note_missing_credential(session: Session, credential: str, line: int) -> No
     )
 
 
-def _location(pool: Pool, options: dict[str, str], line: int) -> str:
+def location(pool: Pool, options: dict[str, str], line: int) -> str:
     """The URI of an external table: its data source's location and its own path."""
     name = options.get("DATA_SOURCE", "")
     source = pool.catalog.setting("DATA SOURCE", name)
@@ -76,7 +74,7 @@ def _location(pool: Pool, options: dict[str, str], line: int) -> str:
     return source.options["LOCATION"].rstrip("/") + "/" + options.get("LOCATION", "").lstrip("/")
 
 
-def _format(pool: Pool, options: dict[str, str], line: int) -> dict[str, str]:
+def file_format(pool: Pool, options: dict[str, str], line: int) -> dict[str, str]:
     name = options.get("FILE_FORMAT", "")
     found = pool.catalog.setting("FILE FORMAT", name)
     if found is None:
@@ -90,8 +88,8 @@ def create_table(session: Session, statement: s.CreateExternalTable, frame: Fram
 
     pool, line, options = session.pool, statement.line, dict(statement.options)
     schema, name = place(session, statement.name, line)
-    uri = _location(pool, options, line)
-    layout = _format(pool, options, line)
+    uri = location(pool, options, line)
+    layout = file_format(pool, options, line)
     count: int | None = None
     if statement.query is None:
         columns = [column_of(definition) for definition in statement.columns]
@@ -119,6 +117,9 @@ def _export(
         raise SqlError(13807, "This pool has no storage account.", line=line)
     compiler = session.compiler(frame)
     compiled = compiler.query(query, None)
+    compiler.context.check_mixed(line)
+    if pool.server is not None:
+        _check_export(pool, uri, line)
     names = [column.name for column in compiled.columns]
     for position, name in enumerate(names, 1):
         if not name:
@@ -144,6 +145,7 @@ def _export(
             quoting = "all_valid" if text.quote else "none"
             options = pyarrow.csv.WriteOptions(include_header=False, delimiter=text.field, quoting_style=quoting)
             pyarrow.csv.write_csv(table, file, options)
+        session.usage.written += file.stat().st_size
         try:
             pool.blobs.upload_tree(Path(folder), parse(uri, pool.settings))
         except AzureError as error:
@@ -158,11 +160,28 @@ def _export(
     return columns, table.num_rows
 
 
+def _check_export(pool: Pool, uri: str, line: int) -> None:
+    """A serverless pool exports into a new folder alone.
+
+    https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/develop-tables-cetas
+    """
+    if "*" in uri:
+        raise SqlError(
+            15841, f"External table location cannot contain wildcard characters. Location provided: '{uri}'", line=line
+        )
+    if list_files(pool, uri, line, recursive=True):
+        raise SqlError(
+            15842,
+            f"Cannot create external table. External table location already exists. Location provided: '{uri}'",
+            line=line,
+        )
+
+
 def read_table(pool: Pool, table: Table) -> pa.Table:
     """The rows of an external table, by position, in its declared types."""
     options = table.external or {}
-    uri = _location(pool, options, 1)
-    kind, layout = format_layout(_format(pool, options, 1), 1)
+    uri = location(pool, options, 1)
+    kind, layout = format_layout(file_format(pool, options, 1), 1)
     pieces: list[pa.Table] = []
     for file in local_files(pool, uri, 1):
         piece = read_parquet([file], 1)[0] if kind == "PARQUET" else read_text(file, layout, 1, len(table.columns))[0]
@@ -187,7 +206,7 @@ def _typed(pool: Pool, piece: pa.Table, columns: tuple[TableColumn, ...]) -> pa.
     for index, column in enumerate(columns):
         value = Value(f'd."d{index}"', from_arrow(piece.schema.field(index).type, 1))
         items.append(f"{convert(value, with_length(column.type, 1), 1, explicit=False).sql} AS {quote(column.name)}")
-    cursor = pool.connection.cursor()
+    cursor = pool.engine.connection.cursor()
     try:
         cursor.register("external$rows", piece.rename_columns([f"d{index}" for index in range(len(columns))]))
         done = cursor.sql(f'SELECT {", ".join(items)} FROM "external$rows" AS d').to_arrow_table()
@@ -201,84 +220,3 @@ def _typed(pool: Pool, piece: pa.Table, columns: tuple[TableColumn, ...]) -> pa.
         column if column.type == kind else column.cast(kind) for column, kind in zip(done.columns, wanted, strict=True)
     ]
     return pa.Table.from_arrays(arrays, names=names)
-
-
-# ---- OPENROWSET --------
-
-
-def openrowset(pool: Pool, compiler: ExpressionCompiler, source: s.FunctionSource) -> tuple[SystemRows, dict[str, str]]:
-    """(rows, {FILEPATH1: hidden column, FILENAME: hidden column}) of OPENROWSET(BULK ..).
-
-    https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/develop-openrowset
-    """
-    options = {key: str(compiler.constant(value)) for key, value in source.options.items()}
-    uri, line = options.get("BULK", ""), source.line
-    if "DATA_SOURCE" in options:
-        uri = _location(pool, {"DATA_SOURCE": options["DATA_SOURCE"], "LOCATION": uri}, line)
-    form = options.get("FORMAT", "").upper()
-    if form not in {"PARQUET", "CSV"}:
-        raise errors.not_implemented(f"OPENROWSET FORMAT = '{form}'", line)
-    from localazure.sql.files import DelimitedText, parse_delimiter
-
-    header = options.get("HEADER_ROW", "FALSE").upper() == "TRUE"
-    layout = DelimitedText(
-        parse_delimiter(options.get("FIELDTERMINATOR", ",")),
-        parse_delimiter(options.get("ROWTERMINATOR", "")),
-        parse_delimiter(options.get("FIELDQUOTE", '"')),
-        int(options.get("FIRSTROW", "1")),
-    )
-    pieces, hidden = [], {"FILEPATH": "file$path", "FILENAME": "file$name"}
-    wildcards = uri.count("*") - 2 * uri.count("**") + uri.count("**")
-    for file in local_files(pool, uri, line):
-        if form == "PARQUET":
-            piece = read_parquet([file], line)[0]
-        else:
-            piece, _ = read_text(file, layout, line)
-            if header:
-                titles = [str(column[0].as_py()) for column in piece.columns]
-                piece = piece.slice(1).rename_columns(titles)
-        if source.schema:
-            piece = _selected(pool, piece, source.schema, form, line)
-        elif form == "CSV":
-            piece = inferred(piece)
-        parts = _wild_parts(uri, file)
-        piece = piece.append_column("file$path", pa.array([str(file)] * piece.num_rows, pa.string()))
-        piece = piece.append_column("file$name", pa.array([file.name] * piece.num_rows, pa.string()))
-        for index in range(1, wildcards + 1):
-            text = parts[index - 1] if index <= len(parts) else None
-            piece = piece.append_column(f"file$path{index}", pa.array([text] * piece.num_rows, pa.string()))
-            hidden[f"FILEPATH{index}"] = f"file$path{index}"
-        pieces.append(piece)
-    table = pa.concat_tables(pieces)
-    columns = tuple(
-        (name, from_arrow(field.type, line)) for name, field in zip(table.column_names, table.schema, strict=True)
-    )
-    return SystemRows(columns, table), hidden
-
-
-def _selected(pool: Pool, piece: pa.Table, schema: list[s.WithColumn], form: str, line: int) -> pa.Table:
-    picked, definitions = [], []
-    for index, column in enumerate(schema):
-        definitions.append(TableColumn(column.name, with_length(column.type, 1)))
-        if form == "PARQUET":
-            names = [name.lower() for name in piece.column_names]
-            if column.name.lower() not in names:
-                picked.append(pa.nulls(piece.num_rows, pa.string()))
-                continue
-            picked.append(piece.column(names.index(column.name.lower())))
-        else:
-            position = (column.ordinal or index + 1) - 1
-            if position >= piece.num_columns:
-                raise SqlError(13812, f"Column '{column.name}' is not in the file.", line=line)
-            picked.append(piece.column(position))
-    return _typed(pool, pa.Table.from_arrays(picked, names=[column.name for column in definitions]), tuple(definitions))
-
-
-def _wild_parts(uri: str, file: Path) -> list[str]:
-    """What each wildcard of the location matched, read off the end of the local path."""
-    pattern = re.escape(uri.split("://", 1)[-1].split("/", 2)[-1]).replace(r"\*\*", "(.*)").replace(r"\*", "([^/]*)")
-    found = re.search(pattern + "$", str(file))
-    return list(found.groups()) if found else []
-
-
-__all__ = ["Scope", "SqlType", "create", "create_table", "openrowset", "read_table"]

@@ -7,6 +7,7 @@ https://learn.microsoft.com/en-us/sql/t-sql/statements/copy-into-transact-sql
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import io
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class DelimitedText:
     first_row: int = 1
     encoding: str = "utf-8"
     compression: str = ""
+    escape: str = ""
 
 
 def parse_delimiter(text: str) -> str:
@@ -129,12 +131,79 @@ def read_text(file: Path, layout: DelimitedText, line: int, width: int | None = 
     return table, rejected
 
 
-def inferred(table: pa.Table) -> pa.Table:
-    """Columns of text with the types that their values have: what a serverless pool does without a WITH clause."""
-    buffer = io.BytesIO()
-    pyarrow.csv.write_csv(table, buffer)
-    typed = pyarrow.csv.read_csv(io.BytesIO(buffer.getvalue()))
-    return typed.rename_columns(table.column_names)
+def read_rows(file: Path, layout: DelimitedText) -> pa.Table:
+    """All fields as strings, as a serverless pool reads them: a row may have fewer fields (NULL) or more (ignored)."""
+    data = _decoded(file, layout, 1, cut=True)
+    row_end = b"\n" if layout.row in {"", "\n", "\r\n"} else layout.row.encode()
+    for _ in range(layout.first_row - 1):
+        end = data.find(row_end)
+        data = data[end + len(row_end) :] if end >= 0 else b""
+    if not data:
+        return pa.table({"f0": pa.array([], pa.string())})
+    quote = "" if layout.quote == layout.field else layout.quote
+    if row_end != b"\n" or len(layout.field.encode()) != 1 or (not layout.escape and layout.field.encode() == b"\n"):
+        return _columns(_split(data, row_end, layout.field.encode(), quote.encode()))
+    irregular = False
+
+    def seen(row: pyarrow.csv.InvalidRow) -> str:
+        nonlocal irregular
+        irregular = True
+        return "skip"
+
+    options = pyarrow.csv.ParseOptions(
+        delimiter=layout.field,
+        quote_char=quote or False,
+        escape_char=layout.escape or False,
+        newlines_in_values=bool(quote),
+        invalid_row_handler=seen,
+    )
+    reading = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
+    first = pyarrow.csv.open_csv(io.BytesIO(data), read_options=reading, parse_options=options).schema
+    table = pyarrow.csv.read_csv(
+        io.BytesIO(data),
+        read_options=reading,
+        parse_options=options,
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={name: pa.string() for name in first.names},
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    if not irregular:
+        return table
+    text = io.StringIO(data.decode(errors="replace"), newline="")
+    made = csv.reader(
+        text,
+        delimiter=layout.field,
+        quotechar=quote or None,
+        quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
+        escapechar=layout.escape or None,
+    )
+    return _columns([[value or None for value in row] for row in made if row])
+
+
+def _split(data: bytes, row_end: bytes, field_end: bytes, quote: bytes) -> list[list[str | None]]:
+    """Rows and fields by terminators of any length; a field may stand in quotes if it holds no row's end."""
+    found: list[list[str | None]] = []
+    lines = data.split(row_end)
+    if lines and not lines[-1].strip():
+        lines.pop()
+    for line in lines:
+        row: list[str | None] = []
+        for part in line.split(field_end) if field_end else [line]:
+            if quote and len(part) > 1 and part.startswith(quote) and part.endswith(quote):
+                row.append(part[len(quote) : -len(quote)].replace(quote * 2, quote).decode(errors="replace"))
+            else:
+                row.append(part.decode(errors="replace") or None)
+        found.append(row)
+    return found
+
+
+def _columns(rows: list[list[str | None]]) -> pa.Table:
+    width = max((len(row) for row in rows), default=1)
+    columns = [pa.array([row[i] if i < len(row) else None for row in rows], pa.string()) for i in range(width)]
+    return pa.table(columns, names=[f"f{i}" for i in range(width)])
 
 
 def _parse_options(layout: DelimitedText, skip: object) -> pyarrow.csv.ParseOptions:
@@ -147,8 +216,8 @@ def _parse_options(layout: DelimitedText, skip: object) -> pyarrow.csv.ParseOpti
     )
 
 
-def _decoded(file: Path, layout: DelimitedText, line: int) -> bytes:
-    """The file's text as UTF-8 with newline row ends."""
+def _decoded(file: Path, layout: DelimitedText, line: int, *, cut: bool = False) -> bytes:
+    """The file's text as UTF-8 with newline row ends (left alone when the caller cuts the rows itself)."""
     data = file.read_bytes()
     kind = layout.compression.upper() or {".gz": "GZIP", ".bz2": "BZIP2"}.get(file.suffix.lower(), "")
     if kind in {"GZIP", "ORG.APACHE.HADOOP.IO.COMPRESS.GZIPCODEC"}:
@@ -160,7 +229,7 @@ def _decoded(file: Path, layout: DelimitedText, line: int) -> bytes:
     if layout.encoding != "utf-8":
         data = data.decode(layout.encoding).encode()
     data = data.removeprefix(b"\xef\xbb\xbf")
-    if layout.row not in {"", "\n", "\r\n"}:
+    if layout.row not in {"", "\n", "\r\n"} and not cut:
         data = data.replace(layout.row.encode(), b"\n")
     return data
 

@@ -7,7 +7,9 @@ https://learn.microsoft.com/en-us/sql/t-sql/language-elements/try-catch-transact
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from localazure.sql.conversions import implicit
 from localazure.sql.parse_statements import parse
 from localazure.sql.procedures import call_procedure
 from localazure.sql.results import (
+    DatabaseChange,
     Message,
     Parameter,
     Result,
@@ -29,9 +32,11 @@ from localazure.sql.results import (
 )
 from localazure.sql.service import administer, drop_setting
 from localazure.sql.sqltypes import CHARACTER, with_length
+from localazure.sql.syntax_queries import reads_rows
 
 if TYPE_CHECKING:
-    from localazure.sql.pool import Session
+    from localazure.sql.rules import PoolKind
+    from localazure.sql.session import Session
 
 _DEEPEST = 8  # a dedicated pool's limit of procedure nesting
 _LOWEST_SEVERITY = 11
@@ -59,6 +64,18 @@ _NEEDS_NO_TRANSACTION = (
 
 class BreakLoop(Exception):
     """BREAK on its way to its WHILE."""
+
+
+class ContinueLoop(Exception):
+    """CONTINUE on its way to its WHILE."""
+
+
+class Returned(Exception):
+    """RETURN on its way to the end of its batch or procedure; ``status`` is its value."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 @dataclass
@@ -98,6 +115,9 @@ class Interpreter:
             s.If: self._if,
             s.While: self._while,
             s.Break: self._break,
+            s.Continue: self._continue,
+            s.Return: self._return,
+            s.WaitFor: self._wait,
             s.TryCatch: self._try,
             s.Throw: self._throw,
             s.RaiseError: self._raise,
@@ -118,7 +138,12 @@ class Interpreter:
             self.frame.variables[parameter.name.lower()] = Variable(kind, value)
 
     def batch(self, text: str) -> Iterator[Result]:
-        yield from self.run(parse(text))
+        statements = parse(text)
+        _check_flow(statements, self.session.pool.kind)
+        try:
+            yield from self.run(statements)
+        except Returned:
+            return
 
     def run(self, statements: Sequence[s.Statement]) -> Iterator[Result]:
         for statement in statements:
@@ -136,7 +161,14 @@ class Interpreter:
             handler = self._definition
         if handler is None:
             raise errors.not_implemented(type(statement).__name__, statement.line)
-        yield from handler(statement)
+        try:
+            yield from handler(statement)
+        except SqlError:
+            if session.usage.external:
+                session.account(statement.line)  # what was read before it failed is charged as well
+            raise
+        if session.usage.external:
+            yield session.account(statement.line)
 
     # ---- rows --------
 
@@ -164,7 +196,7 @@ class Interpreter:
     def _select_into(self, statement: s.QueryStatement, select: s.Select) -> Iterator[Result]:
         plain = replace(statement.query, body=replace(select, into=None))
         options = s.TableOptions(statement.line, distribution="ROUND_ROBIN")
-        yield from self.one(s.CreateTableAs(statement.line, select.into or (), [], options, plain))
+        yield from self.one(s.CreateTableAs(statement.line, select.into or (), [], options, plain, into=True))
 
     def _assign(self, statement: s.QueryStatement, select: s.Select) -> None:
         """``SELECT @x = e``: the last row's value; no row leaves the variable alone."""
@@ -250,9 +282,31 @@ class Interpreter:
         try:
             while self.session.test(statement.condition, self.frame, statement.line):
                 self.session.check_cancelled(statement.line)
-                yield from self.one(statement.body)
+                with suppress(ContinueLoop):
+                    yield from self.one(statement.body)
         except BreakLoop:
             return
+
+    def _continue(self, statement: s.Continue) -> Iterator[Result]:
+        raise ContinueLoop
+
+    def _return(self, statement: s.Return) -> Iterator[Result]:
+        raise Returned(int(self.scalar(statement.value, statement.line) or 0))
+
+    def _wait(self, statement: s.WaitFor) -> Iterator[Result]:
+        """WAITFOR DELAY 'hh:mm:ss[.mmm]'; it can be cancelled."""
+        text = str(self.scalar(statement.delay, statement.line))
+        match = re.fullmatch(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(\.\d{1,3})?)?", text.strip())
+        if match is None:
+            raise SqlError(
+                148, f"Incorrect time syntax in time string '{text}' used with WAITFOR.", line=statement.line
+            )
+        hours, minutes, seconds, fraction = match.groups(default="0")
+        end = time.monotonic() + int(hours) * 3600 + int(minutes) * 60 + int(seconds) + float(fraction)
+        while (left := end - time.monotonic()) > 0:
+            self.session.check_cancelled(statement.line)
+            time.sleep(min(left, 0.1))
+        yield from ()
 
     def _break(self, statement: s.Break) -> Iterator[Result]:
         raise BreakLoop
@@ -358,6 +412,11 @@ class Interpreter:
 
     def _use(self, statement: s.UseDatabase) -> Iterator[Result]:
         """A dedicated pool changes database only by connecting; naming the present one is let through."""
+        session = self.session
+        if session.pool.server is not None:
+            old, session.pool = session.database, session.pool.server.database(statement.name, statement.line)
+            yield DatabaseChange(session.database, old)
+            return
         if statement.name.lower() != self.session.database.lower():
             raise SqlError(
                 40508,
@@ -372,6 +431,33 @@ class Interpreter:
 
     def _administration(self, statement: s.Administration) -> Iterator[Result]:
         yield from administer(self.session, statement)
+
+
+def _check_flow(statements: Sequence[s.Statement], kind: PoolKind) -> None:
+    """Refuse, before anything runs, control of flow that this kind of pool doesn't have.
+
+    https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/overview-features#query-language
+    """
+    for statement in statements:
+        match statement:
+            case s.Return() | s.Continue() | s.WaitFor() if not kind.returns:
+                raise errors.refused(type(statement).__name__.upper(), statement.line)
+            case s.Block():
+                _check_flow(statement.statements, kind)
+            case s.If():
+                _check_flow([statement.then, *([statement.otherwise] if statement.otherwise else [])], kind)
+            case s.While():
+                if not kind.queries_in_while and reads_rows(statement.condition):
+                    raise SqlError(
+                        15876, "Queries are not supported in the conditions of WHILE statements.", line=statement.line
+                    )
+                _check_flow([statement.body], kind)
+            case s.TryCatch():
+                _check_flow([*statement.body, *statement.handler], kind)
+            case s.CreateProcedure():
+                _check_flow(statement.body, kind)
+            case _:
+                continue
 
 
 def _mentions_variable(node: object, name: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from localazure.sql import serverless_views
 from localazure.sql.view_columns import Spec, declare
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def _requests(session: Session) -> tuple[Spec, Rows]:
         "client_correlation_id nvarchar(255), row_count bigint"
     )
     found = []
-    for request in session.pool.requests.rows():
+    for request in session.pool.engine.requests.rows():
         ended = request.ended or datetime.now(UTC).replace(tzinfo=None)
         elapsed = int((ended - request.submitted).total_seconds() * 1000)
         found.append(
@@ -68,7 +69,7 @@ def _steps(session: Session) -> tuple[Spec, Rows]:
         "row_count bigint, command nvarchar(4000)"
     )
     found = []
-    for request in session.pool.requests.rows():
+    for request in session.pool.engine.requests.rows():
         if request.status == "Running":
             continue
         elapsed = int(((request.ended or request.submitted) - request.submitted).total_seconds() * 1000)
@@ -98,7 +99,7 @@ def _pdw_sessions(session: Session) -> tuple[Spec, Rows]:
         "client_id nvarchar(255), app_name nvarchar(255), sql_spid int"
     )
     counts: dict[str, int] = {}
-    for request in session.pool.requests.rows():
+    for request in session.pool.engine.requests.rows():
         counts[request.session_id] = counts.get(request.session_id, 0) + 1
     found = [
         (
@@ -114,7 +115,7 @@ def _pdw_sessions(session: Session) -> tuple[Spec, Rows]:
             other.application,
             spid,
         )
-        for spid, other in list(session.pool.sessions.items())
+        for spid, other in list(session.pool.engine.sessions.items())
     ]
     return spec, found
 
@@ -144,7 +145,7 @@ def _exec_sessions(session: Session) -> tuple[Spec, Rows]:
             other.transaction_count,
             other.row_count,
         )
-        for spid, other in list(session.pool.sessions.items())
+        for spid, other in list(session.pool.engine.sessions.items())
     ]
     return spec, found
 
@@ -153,7 +154,7 @@ def _connections(session: Session) -> tuple[Spec, Rows]:
     spec: Spec = declare(
         "session_id int, net_transport sysname, encrypt_option sysname, auth_scheme sysname, protocol_type sysname"
     )
-    return spec, [(spid, "TCP", "TRUE", "SQL", "TSQL") for spid in list(session.pool.sessions)]
+    return spec, [(spid, "TCP", "TRUE", "SQL", "TSQL") for spid in list(session.pool.engine.sessions)]
 
 
 def _databases(session: Session) -> tuple[Spec, Rows]:
@@ -167,14 +168,14 @@ def _databases(session: Session) -> tuple[Spec, Rows]:
     )
     made = datetime(2024, 1, 1)
 
-    def row(name: str, number: int) -> tuple[Any, ...]:
+    def row(name: str, number: int, collation: str) -> tuple[Any, ...]:
         return (
             name,
             number,
             None,
             made,
             160,
-            COLLATION,
+            collation,
             0,
             "MULTI_USER",
             False,
@@ -189,7 +190,7 @@ def _databases(session: Session) -> tuple[Spec, Rows]:
             0,
         )
 
-    return spec, [row("master", 1), row(session.database, 5)]
+    return spec, [row(*database) for database in session.pool.databases()]
 
 
 def _principals(session: Session) -> tuple[Spec, Rows]:
@@ -244,17 +245,8 @@ def _format_row(name: str, number: int, o: dict[str, str]) -> tuple[Any, ...]:
     )
 
 
-def _data_processed(session: Session) -> tuple[Spec, Rows]:
-    """Nothing is billed here."""
-    return declare("type sysname, data_processed_mb bigint"), [("daily", 0), ("weekly", 0), ("monthly", 0)]
-
-
 def _empty(spec: Spec) -> Callable[[Session], tuple[Spec, Rows]]:
     return lambda session: (spec, [])
-
-
-def _configurations(session: Session) -> tuple[Spec, Rows]:
-    return declare("configuration_id int, name sysname, value int"), []
 
 
 VIEWS: dict[str, Callable[[Session], tuple[Spec, Rows]]] = {
@@ -266,8 +258,7 @@ VIEWS: dict[str, Callable[[Session], tuple[Spec, Rows]]] = {
     "sys.dm_exec_connections": _connections,
     "sys.databases": _databases,
     "sys.database_principals": _principals,
-    "sys.configurations": _configurations,
-    "sys.dm_external_data_processed": _data_processed,
+    **serverless_views.VIEWS,
     "sys.external_data_sources": _settings(
         "data source",
         _SOURCES,

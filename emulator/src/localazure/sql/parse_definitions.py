@@ -25,6 +25,7 @@ _ADMINISTRATION = {
     ("SECURITY", "POLICY"),
     ("DATABASE", "ENCRYPTION"),
     ("EXTERNAL", "LIBRARY"),
+    ("CREDENTIAL",),
 }
 _KIND_WORDS = frozenset(
     {"GROUP", "CLASSIFIER", "KEY", "SCOPED", "CREDENTIAL", "POLICY", "ENCRYPTION", "VIEW", "CONFIGURATION"}
@@ -496,6 +497,7 @@ class DefinitionParser(QueryParser):
             "SYMMETRIC KEY",
             "DATABASE ENCRYPTION KEY",
             "DATABASE SCOPED CREDENTIAL",
+            "CREDENTIAL",
             "DATABASE",
             "SECURITY POLICY",
         }
@@ -572,7 +574,9 @@ class DefinitionParser(QueryParser):
         key: list[str] = []
         while self.token.kind != "end" and not self.at(";") and not self._next_statement():
             token = self.advance()
-            if token.kind == "word":
+            if token.key == "COLLATE" and kind == "DATABASE":
+                options["COLLATE"] = self.advance().text
+            elif token.kind == "word":
                 key.append(token.key)
             elif token.kind in {"string", "nstring"} or token.kind in {"int", "decimal", "quoted"}:
                 text = " ".join(key[-3:]) or "VALUE"

@@ -337,7 +337,7 @@ class QueryParser(ExpressionParser):
         name = self.identifier()
         column = s.WithColumn(line, name, self.data_type())
         if self.take("COLLATE"):
-            self.advance()
+            column.collation = self.advance().text
         if self.token.kind in {"string", "nstring"}:
             column.path = self.advance().text
         elif self.token.kind == "int":

@@ -19,8 +19,6 @@ _ASSIGN = frozenset({"=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^="})
 _REFUSED = frozenset(
     {
         "GOTO",
-        "WAITFOR",
-        "CONTINUE",
         "BACKUP",
         "RESTORE",
         "CURSOR",
@@ -89,7 +87,9 @@ class StatementParser(DefinitionParser):
             "BEGIN": self._begin,
             "WHILE": self._while,
             "BREAK": self._break,
+            "CONTINUE": self._continue,
             "RETURN": self._return,
+            "WAITFOR": self._wait,
             "THROW": self._throw,
             "RAISERROR": self._raiserror,
             "PRINT": self._print,
@@ -353,8 +353,19 @@ class StatementParser(DefinitionParser):
     def _break(self) -> s.Statement:
         return s.Break(self.expect("BREAK").line)
 
+    def _continue(self) -> s.Statement:
+        return s.Continue(self.expect("CONTINUE").line)
+
     def _return(self) -> s.Statement:
-        raise errors.refused("RETURN", self.line)
+        line = self.expect("RETURN").line
+        ends = self.token.kind == "end" or self.at(";") or self.at_any("END", "ELSE")
+        return s.Return(line, None if ends or self.token.key in self._parsers() else self.value())
+
+    def _wait(self) -> s.Statement:
+        line = self.expect("WAITFOR").line
+        if not self.take("DELAY"):
+            raise errors.not_implemented("WAITFOR TIME", line)
+        return s.WaitFor(line, self.value())
 
     def _throw(self) -> s.Statement:
         line = self.expect("THROW").line

@@ -44,7 +44,7 @@ def call_procedure(interpreter: Interpreter, statement: s.Execute) -> Iterator[R
 
 
 def _user_procedure(interpreter: Interpreter, statement: s.Execute, found: Procedure) -> Iterator[Result]:
-    from localazure.sql.interpreter import Frame, Interpreter, Variable
+    from localazure.sql.interpreter import Frame, Interpreter, Returned, Variable
     from localazure.sql.parse_statements import parse
 
     definition = parse(found.text)[0]
@@ -82,8 +82,11 @@ def _user_procedure(interpreter: Interpreter, statement: s.Execute, found: Proce
                 line=statement.line,
             )
         frame.variables[parameter.name.lower()] = Variable(with_length(parameter.type, 1))
+    status = 0
     try:
         yield from inner.run(definition.body)
+    except Returned as returned:
+        status = returned.status
     except SqlError as error:
         error.procedure = error.procedure or found.name
         raise
@@ -91,7 +94,7 @@ def _user_procedure(interpreter: Interpreter, statement: s.Execute, found: Proce
         variable = frame.variables[inside.lower()]
         interpreter.store(outside, variable.type, variable.value, statement.line)
     if statement.result:
-        interpreter.store(statement.result, INT, 0, statement.line)
+        interpreter.store(statement.result, INT, status, statement.line)
 
 
 class _ParameterParser(ExpressionParser):
@@ -169,6 +172,15 @@ def rows(columns: list[tuple[str, SqlType]], data: list[tuple[Any, ...]]) -> Res
 
 def _nothing(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
     """Limits, statistics and pooled connections: there is nothing to change and no row to return."""
+    yield RowsAffected(None)
+
+
+def _data_processed_limit(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    """https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/data-processed#cost-control"""
+    server = interpreter.session.pool.server
+    if server is None:
+        raise SqlError(15892, "Stored procedure sp_set_data_processed_limit is not supported.", line=line)
+    server.ledger.limit(str(_pick(values, "@type", 0)), _pick(values, "@limit_tb", 1), line)
     yield RowsAffected(None)
 
 
@@ -307,7 +319,7 @@ _SYSTEM = {
     "sp_describe_first_result_set": _sp_describe,
     "sp_addrolemember": _role_member,
     "sp_droprolemember": _role_member,
-    "sp_set_data_processed_limit": _nothing,
+    "sp_set_data_processed_limit": _data_processed_limit,
     "sp_updatestats": _nothing,
     "sp_set_session_context": _session_context,
     "sp_reset_connection": _nothing,

@@ -95,8 +95,8 @@ class QueryCompiler(SourceCompiler):
     def _ordered(self, query: s.Query, scope: Scope | None) -> CompiledQuery:
         if query.offset is not None and not self.context.kind.offset_fetch:
             raise errors.refused("OFFSET", query.line)
-        if query.options and "LABEL" in query.options and not self.context.kind.labels:
-            raise errors.refused("LABEL", query.line)
+        if query.options and not self.context.kind.hints:
+            raise SqlError(15874, f"Query hint {next(iter(query.options))} is not allowed.", line=query.line)
         if isinstance(query.body, s.Select):
             compiled = self._select(query.body, scope, query.order)
         else:
@@ -249,6 +249,8 @@ class QueryCompiler(SourceCompiler):
         if group.kind == "PLAIN":
             return one(group.sets[0])
         if group.kind == "SETS":
+            if not self.context.kind.grouping_sets and group.sets != [[]]:
+                raise errors.unsupported("GROUPING SETS", group.line)
             return f"GROUPING SETS ({', '.join(f'({one(exprs)})' for exprs in group.sets)})"
         inner = ", ".join(f"({one(exprs)})" if len(exprs) > 1 else one(exprs) for exprs in group.sets)
         return f"{group.kind} ({inner})"

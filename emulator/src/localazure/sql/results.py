@@ -87,6 +87,14 @@ class TransactionChange:
 
 
 @dataclass(frozen=True)
+class DatabaseChange:
+    """USE led to another database; the wire tells the client by ENVCHANGE."""
+
+    name: str
+    old: str
+
+
+@dataclass(frozen=True)
 class Parameter:
     """A bound parameter. ``name`` starts with @; ``value`` is a Python value or None."""
 
@@ -126,4 +134,4 @@ class SqlError(Exception):
         return f"Msg {self.number}, Level {self.severity}, State {self.state}, Line {self.line}: {self.message}"
 
 
-Result = ResultSet | RowsAffected | Message | TransactionChange
+Result = ResultSet | RowsAffected | Message | TransactionChange | DatabaseChange

@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from localazure.sql import catalog_views, errors, external, tables
+from localazure.sql import catalog_views, errors, external, openrowset, tables
 from localazure.sql import syntax as s
-from localazure.sql.binding import Context, Scope, parameter_name
+from localazure.sql.binding import Attachments, Context, RowSource, Scope, parameter_name
 from localazure.sql.catalog import Table, quote
 from localazure.sql.changes import ChangeCompiler, CompiledChange, stored
 from localazure.sql.conversions import Value, convert
 from localazure.sql.queries import CompiledQuery, OutputColumn
 from localazure.sql.results import Column, Result, ResultSet, RowsAffected, SqlError, SqlType
+from localazure.sql.scans import LakeScan, Usage, prune
 from localazure.sql.sqltypes import CHARACTER, INT, SYSNAME, arrow, duck, from_arrow
+from localazure.sql.syntax_queries import reads_rows
 
 if TYPE_CHECKING:
     from localazure.sql.interpreter import Frame
     from localazure.sql.pool import Pool
+    from localazure.sql.requests import Request
 
 _ATTEMPTS = 5
 
@@ -37,7 +40,7 @@ class Compiled:
     statement: s.Node
     sql: str
     parameters: frozenset[str]
-    attachments: dict[str, pa.Table] = field(default_factory=dict)
+    attachments: Attachments = field(default_factory=dict)
     output: tuple[OutputColumn, ...] = ()
     change: CompiledChange | None = None
 
@@ -61,6 +64,8 @@ class Running:
     last_error_number: int
     identity_insert: str
     options: dict[str, str]
+    usage: Usage
+    request: Request | None
     _cancelled: threading.Event
 
     # ---- compiling --------
@@ -76,7 +81,9 @@ class Running:
             server_value=self.server_value,
             system_rows=lambda schema, name: catalog_views.system_rows(self, schema, name),  # type: ignore[arg-type]
             external_rows=lambda table: external.read_table(self.pool, table),
-            read_location=lambda compiler, source: external.openrowset(self.pool, compiler, source),
+            databases=self.pool.databases,
+            pool=self.pool,
+            lake=_lake if self.pool.kind.openrowset else None,
         )
 
     def compiler(self, frame: Frame) -> ChangeCompiler:
@@ -91,9 +98,9 @@ class Running:
             if frame.variables
             else ()
         )
-        key = (id(statement), self.pool.catalog.version, str(types), self.identity_insert)
+        key = (id(statement), self.pool.number, self.pool.catalog.version, str(types), self.identity_insert)
         if cached:
-            found = self.pool.cached(key)
+            found = self.pool.engine.cached(key)
             if isinstance(found, Compiled):
                 return found
         compiler = self.compiler(frame)
@@ -115,21 +122,19 @@ class Running:
             case _:
                 raise errors.not_implemented(type(statement).__name__, statement.line)
         if change is not None:
-            if not self.pool.kind.tables:
-                raise errors.refused(change.verb, statement.line)
             sql = change.sql
+        context.check_mixed(statement.line)
         done = Compiled(statement, sql, frozenset(context.parameters), context.attachments, output, change)
         if cached and context.cacheable:
-            self.pool.remember(key, done)
+            self.pool.engine.remember(key, done)
         return done
 
     # ---- running --------
 
     def select(self, statement: s.QueryStatement, frame: Frame, *, cached: bool = True) -> ResultSet:
-        with self.pool.requests.running(
-            self.spid, self._text(statement), statement.query.options.get("LABEL")
-        ) as request:
+        with self._logged(statement, statement.query.options.get("LABEL")) as request:
             compiled = self.compile(statement, frame, cached=cached)
+            request.compiled = moment_now()
             table = self.fetch(
                 compiled.sql, self.values(compiled.parameters, frame), compiled.attachments, statement.line
             )
@@ -137,8 +142,9 @@ class Running:
         return ResultSet(result_columns(compiled.output), conformed(table, compiled.output))
 
     def change(self, statement: Any, frame: Frame) -> RowsAffected:
-        with self.pool.requests.running(self.spid, self._text(statement), statement.options.get("LABEL")) as request:
+        with self._logged(statement, statement.options.get("LABEL")) as request:
             compiled = self.compile(statement, frame)
+            request.compiled = moment_now()
             verb = compiled.change.verb if compiled.change else "INSERT"
             values = self.values(compiled.parameters, frame)
             count = self.run(compiled.sql, values, compiled.attachments, statement.line, verb)
@@ -152,7 +158,7 @@ class Running:
         label = options.get("OPTION.LABEL") if isinstance(options, dict) else None
         if isinstance(statement, s.CreateTableAs):
             label = statement.query.options.get("LABEL")
-        with self.pool.requests.running(self.spid, self._text(statement), label) as request:
+        with self._logged(statement, label) as request:
             try:
                 results = list(tables.define(self, statement, frame))  # type: ignore[arg-type]
             except duckdb.Error as error:
@@ -162,22 +168,33 @@ class Running:
                     request.rows = self.row_count = result.count
         yield from results
 
-    def fetch(self, sql: str, values: dict[str, Any], attachments: dict[str, pa.Table], line: int) -> pa.Table:
+    @contextmanager
+    def _logged(self, statement: s.Statement, label: str | None) -> Iterator[Request]:
+        with self.pool.engine.requests.running(
+            self.spid, self._text(statement), label, self.login, type(statement).__name__
+        ) as request:
+            self.request = request
+            yield request
+
+    def fetch(self, sql: str, values: dict[str, Any], attachments: Attachments, line: int) -> pa.Table:
         """Run a query and return its rows."""
         self._usable(line)
-        with self.attached(attachments):
+        with self.attached(attachments, sql, values, line):
             try:
-                return self.cursor.sql(sql, params=values).to_arrow_table()
+                table = self.cursor.sql(sql, params=values).to_arrow_table()
             except duckdb.Error as error:
-                raise self._failed(error, line, "SELECT") from error
+                raise self._failed(error, line, "SELECT", attachments) from error
+        if self.usage.external:
+            self.usage.moved += table.nbytes
+        return table
 
-    def run(self, sql: str, values: dict[str, Any], attachments: dict[str, pa.Table], line: int, verb: str) -> int:
+    def run(self, sql: str, values: dict[str, Any], attachments: Attachments, line: int, verb: str) -> int:
         """Run a change and return how many rows it touched; a conflict outside a transaction is tried again."""
         self._usable(line)
         if self.transaction_count and not self.changing:
             self.cursor.execute("BEGIN TRANSACTION")
             self.changing = True
-        with self.attached(attachments):
+        with self.attached(attachments, sql, values, line):
             for attempt in range(_ATTEMPTS):
                 try:
                     found = self.cursor.execute(sql, values or None).fetchall()
@@ -201,16 +218,28 @@ class Running:
                 line=line,
             )
 
-    def _failed(self, error: duckdb.Error, line: int, verb: str) -> SqlError:
+    def _failed(self, error: duckdb.Error, line: int, verb: str, attachments: Attachments | None = None) -> SqlError:
         if self.transaction_count:
             self.doomed = True
+        for scan in (attachments or {}).values():
+            if isinstance(scan, LakeScan) and isinstance(scan.error, SqlError):
+                scan.error.line = line
+                return scan.error
         return errors.from_duckdb(error, line, verb)
 
     @contextmanager
-    def attached(self, attachments: dict[str, pa.Table]) -> Iterator[None]:
+    def attached(
+        self, attachments: Attachments, sql: str = "", values: dict[str, Any] | None = None, line: int = 1
+    ) -> Iterator[None]:
+        """Register what a statement reads beside DuckDB's own tables. Files are chosen now, and read as it runs."""
+        scans = [scan for scan in attachments.values() if isinstance(scan, LakeScan)]
+        if scans and self.pool.server is not None:
+            self.pool.server.ledger.check(line)
         for name, table in attachments.items():
-            self.cursor.register(name, table)
+            self.cursor.register(name, table.opened(self.usage) if isinstance(table, LakeScan) else table)
         try:
+            if scans and sql:
+                prune(self.cursor, sql, values or {}, scans)
             yield
         finally:
             for name in attachments:
@@ -225,7 +254,7 @@ class Running:
         found: dict[str, Any] = {}
         for name in names:
             if name == "$now":
-                found["now"] = datetime.now(UTC).replace(tzinfo=None)
+                found["now"] = moment_now()
             else:
                 found[parameter_name(name)] = bindable(frame.variables[name].value)
         return found
@@ -245,7 +274,7 @@ class Running:
 
     def _one(self, sql: str, context: Context, frame: Frame, expr: s.Node, line: int) -> Any:
         values = self.values(frozenset(context.parameters), frame)
-        if _reads_rows(expr) or context.attachments:
+        if reads_rows(expr) or context.attachments:
             table = self.fetch(sql, values, context.attachments, line)
         else:  # values alone are worked out beside the transaction, so that an error can't doom it
             try:
@@ -429,23 +458,22 @@ class Running:
         return self.run(sql, values, {"loaded$rows": renamed}, line, "INSERT")
 
 
+def _lake(compiler: Any, table: Table | None, source: Any) -> tuple[str, RowSource]:
+    """The rows of files in a serverless pool: of OPENROWSET, or of an external table."""
+    pool = compiler.context.pool
+    if table is None:
+        return openrowset.openrowset(pool, compiler, source)
+    return openrowset.external_table(pool, compiler, table, source)
+
+
+def moment_now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
 def _empty_frame() -> Frame:
     from localazure.sql.interpreter import Frame
 
     return Frame()
-
-
-def _reads_rows(node: object) -> bool:
-    stack = [node]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, s.Query):
-            return True
-        if isinstance(item, s.Node):
-            stack += [getattr(item, slot) for base in type(item).__mro__ for slot in getattr(base, "__slots__", ())]
-        elif isinstance(item, list | tuple):
-            stack += item
-    return False
 
 
 def bindable(value: Any) -> Any:

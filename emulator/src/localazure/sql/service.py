@@ -18,7 +18,8 @@ from localazure.sql.results import Message, Result, RowsAffected, SqlError, SqlT
 from localazure.sql.sqltypes import BIGINT, INT
 
 if TYPE_CHECKING:
-    from localazure.sql.pool import Session
+    from localazure.sql.serverless import Serverless
+    from localazure.sql.session import Session
 
 _SECURITY = frozenset(
     {"USER", "LOGIN", "ROLE", "SECURITY POLICY", "CERTIFICATE", "SYMMETRIC KEY", "DATABASE ENCRYPTION KEY"}
@@ -47,8 +48,12 @@ def administer(session: Session, statement: s.Administration) -> Iterator[Result
         _kill(session, statement)
     elif kind in {"GRANT", "DENY", "REVOKE"} or kind.partition(" ")[2] in _SECURITY:
         raise errors.no_security(kind, statement.line)
+    elif session.pool.server is not None and kind in {"CREATE DATABASE", "ALTER DATABASE"}:
+        _serverless_database(session, session.pool.server, statement)
     elif kind == "CREATE DATABASE":
         raise errors.not_implemented("CREATE DATABASE", statement.line)
+    elif session.pool.server is not None and _refused_by_serverless(kind):
+        raise errors.unsupported(kind, statement.line)
     elif kind.startswith("CREATE "):
         _create(session, statement, kind.removeprefix("CREATE "))
     elif kind == "ALTER DATABASE":
@@ -67,6 +72,39 @@ def administer(session: Session, statement: s.Administration) -> Iterator[Result
     yield RowsAffected(None)
 
 
+_DEDICATED_ONLY = frozenset({"WORKLOAD GROUP", "WORKLOAD CLASSIFIER", "MATERIALIZED VIEW", "DATABASE ENCRYPTION KEY"})
+
+
+def _refused_by_serverless(kind: str) -> bool:
+    """https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/overview-features"""
+    return kind.partition(" ")[2] in _DEDICATED_ONLY
+
+
+def _serverless_database(session: Session, server: Serverless, statement: s.Administration) -> None:
+    """https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/create-use-views#prerequisites"""
+    collation = statement.options.get("COLLATE", "")
+    if statement.kind == "CREATE DATABASE":
+        if session.transaction_count:
+            raise SqlError(226, "CREATE DATABASE statement not allowed within multi-statement transaction.",
+                           line=statement.line)  # fmt: skip
+        server.create(statement.name, collation, statement.line)
+    elif collation:
+        name = session.database if statement.name.lower() == "current" else statement.name
+        server.collate(name, collation, statement.line)
+    else:
+        raise errors.not_implemented("ALTER DATABASE", statement.line)
+
+
+def drop_database(session: Session, name: str, if_exists: bool, line: int) -> None:
+    """DROP DATABASE of a serverless pool; a dedicated pool is dropped by its workspace."""
+    server = session.pool.server
+    if server is None:
+        raise errors.not_implemented("DROP DATABASE", line)
+    if if_exists and name.lower() not in server.databases:
+        return
+    server.drop(name, line)
+
+
 def _alter_database(statement: s.Administration) -> None:
     words = " ".join(statement.options).split()
     if _SPEED.isdisjoint(words):
@@ -76,6 +114,8 @@ def _alter_database(statement: s.Administration) -> None:
 def _create(session: Session, statement: s.Administration, kind: str) -> None:
     catalog = session.pool.catalog
     name = statement.name or "##MS_DatabaseMasterKey##"
+    if kind == "DATABASE SCOPED CREDENTIAL" and session.pool.server is not None and session.database == "master":
+        raise SqlError(33158, "Database credentials are not supported in master database.", line=statement.line)
     if catalog.setting(kind, name) is not None:
         number = 15578 if kind == "MASTER KEY" else 15530
         raise SqlError(
@@ -107,7 +147,7 @@ def _kill(session: Session, statement: s.Administration) -> None:
     digits = "".join(letter for letter in statement.name if letter.isdigit())
     if not digits:
         raise SqlError(6106, f"Process ID {statement.name} is not an active process ID.", line=statement.line)
-    session.pool.kill(int(digits), session.spid)
+    session.pool.engine.kill(int(digits), session.spid)
 
 
 def _dbcc(session: Session, statement: s.Administration) -> Iterator[Result]:

@@ -73,6 +73,8 @@ class SourceCompiler(ExpressionCompiler):
         return f"{left_sql} {join.kind} JOIN {right_sql} ON {condition}", left + right
 
     def _table(self, source: s.TableSource) -> tuple[str, Sources]:
+        if source.hints and not self.context.kind.hints:
+            raise SqlError(15873, f"Table hint {source.hints[0]} is not allowed.", line=source.line)
         if len(source.parts) == 1:
             wanted = source.parts[0].lower()
             for name, alias, columns in reversed(self.tables):
@@ -83,6 +85,7 @@ class SourceCompiler(ExpressionCompiler):
             rows = self.context.system_rows(schema, source.parts[-1].lower())
             if rows is None:
                 raise errors.invalid_object(".".join(source.parts), source.line)
+            self.context.system = True
             return self._attached(rows, source.alias or source.parts[-1], source.parts[-2:] if not source.alias else ())
         found = self.context.find(source.parts, source.line)
         if isinstance(found, View):
@@ -93,6 +96,10 @@ class SourceCompiler(ExpressionCompiler):
                 if rows is not None and source.parts[0].lower().startswith("sys"):
                     return self._attached(rows, source.alias or source.parts[-1], ())
             raise errors.invalid_object(".".join(source.parts), source.line)
+        if found.external is not None and self.context.lake is not None:
+            with self.context.inside(self.context.elsewhere(source.parts, source.line)):
+                sql, made = self.context.lake(self, found, source)
+            return sql, [made]
         if found.external is not None:
             table = self.context.external_rows(found)
             declared = tuple((column.name, column.type) for column in found.columns)
@@ -146,7 +153,8 @@ class SourceCompiler(ExpressionCompiler):
         saved, self.tables = self.tables, []
         self.context.depth += 1
         try:
-            compiled = self.query(statement.query, None)
+            with self.context.inside(self.context.elsewhere(source.parts, source.line)):
+                compiled = self.query(statement.query, None)
         except SqlError as error:
             raise SqlError(
                 4413,
@@ -310,15 +318,10 @@ class SourceCompiler(ExpressionCompiler):
         return sql, [RowSource(source.alias or "OPENJSON", columns)]
 
     def _openrowset(self, source: s.FunctionSource) -> tuple[str, Sources]:
-        if not self.context.kind.openrowset or self.context.read_location is None:
+        if self.context.lake is None:
             raise errors.refused("OPENROWSET", source.line)
-        rows, files = self.context.read_location(self, source)
-        sql, found = self._attached(rows, source.alias or "OPENROWSET", ())
-        for key, column in files.items():
-            hidden = next(c for c in found[0].columns if c.name == column)
-            found[0].file_columns[key] = hidden.sql
-        found[0].columns = [c for c in found[0].columns if c.name not in files.values()]
-        return sql, found
+        sql, made = self.context.lake(self, None, source)
+        return sql, [made]
 
     # ---- PIVOT, UNPIVOT --------
 

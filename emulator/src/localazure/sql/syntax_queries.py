@@ -258,6 +258,7 @@ class WithColumn(Node):
     path: str | None = None
     ordinal: int | None = None
     as_json: bool = False
+    collation: str = ""
 
 
 @dataclass(slots=True)
@@ -363,3 +364,17 @@ class Query(Node):
     offset: Expr | None = None
     fetch: Expr | None = None
     options: dict[str, str] = field(default_factory=dict)
+
+
+def reads_rows(node: object) -> bool:
+    """Whether a query stands anywhere in it."""
+    stack = [node]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Query):
+            return True
+        if isinstance(item, Node):
+            stack += [getattr(item, slot) for base in type(item).__mro__ for slot in getattr(base, "__slots__", ())]
+        elif isinstance(item, list | tuple):
+            stack += item
+    return False

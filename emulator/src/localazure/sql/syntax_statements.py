@@ -141,6 +141,25 @@ class Break(Statement):
 
 
 @dataclass(slots=True)
+class Continue(Statement):
+    pass
+
+
+@dataclass(slots=True)
+class Return(Statement):
+    """RETURN, with a procedure's status if that is given."""
+
+    value: Expr | None
+
+
+@dataclass(slots=True)
+class WaitFor(Statement):
+    """WAITFOR DELAY."""
+
+    delay: Expr
+
+
+@dataclass(slots=True)
 class TryCatch(Statement):
     body: list[Statement]
     handler: list[Statement]
@@ -231,10 +250,13 @@ class CreateTable(Statement):
 
 @dataclass(slots=True)
 class CreateTableAs(Statement):
+    """``into``: written as SELECT .. INTO."""
+
     name: Parts
     columns: list[str]
     options: TableOptions
     query: Query
+    into: bool = False
 
 
 @dataclass(slots=True)

@@ -132,16 +132,20 @@ def _schema_name(i: Invocation) -> Value:
 @function("DB_NAME", "ORIGINAL_DB_NAME", args=(0, 1))
 def _db_name(i: Invocation) -> Value:
     database = i.compiler.context.database
+    i.compiler.context.cacheable = False
     if not i.call.args:
         return _name(database)
-    return _lookup(i.number(0, INT), [(1, "master"), (2, "tempdb"), (5, database)], SYSNAME)
+    databases = i.compiler.context.databases()
+    return _lookup(i.number(0, INT), [(2, "tempdb"), *((number, name) for name, number, _ in databases)], SYSNAME)
 
 
 @function("DB_ID", args=(0, 1))
 def _db_id(i: Invocation) -> Value:
+    i.compiler.context.cacheable = False
+    databases = [(name, number) for name, number, _ in i.compiler.context.databases()]
     if not i.call.args:
-        return _int(5)
-    pairs = [("master", 1), ("tempdb", 2), (i.compiler.context.database, 5)]
+        return _int(next((number for name, number in databases if name == i.compiler.context.database), None))
+    pairs = [("tempdb", 2), *databases]
     return _lookup(f"lower({i.text(0).sql})", pairs, INT)
 
 

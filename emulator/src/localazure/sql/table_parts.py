@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def place(session: Session, parts: s.Parts, line: int) -> tuple[str, str]:
     """(schema, name) of an object to be made; SqlError 2760 for a missing schema, 2714 for a taken name."""
     context = session.context(frame_of())
+    refuse_elsewhere(session, parts, line)
     schema, name = context.split_name(parts, line)
     if name.startswith("#"):
         if name.lower() in session.temporary:
@@ -34,6 +35,14 @@ def place(session: Session, parts: s.Parts, line: int) -> tuple[str, str]:
     if session.pool.catalog.find(schema, name) is not None:
         raise SqlError(2714, f"There is already an object named '{name}' in the database.", state=6, line=line)
     return known[0], name
+
+
+def refuse_elsewhere(session: Session, parts: s.Parts, line: int) -> None:
+    """Objects are made and dropped in the present database alone."""
+    if session.context(frame_of()).elsewhere(parts, line) is not None:
+        raise SqlError(
+            166, "The statement does not allow specifying the database name as a prefix to the object name.", line=line
+        )
 
 
 def frame_of() -> Frame:

@@ -23,7 +23,8 @@ from localazure.sql.catalog import (
 )
 from localazure.sql.changes import stored
 from localazure.sql.results import Result, RowsAffected, SqlError
-from localazure.sql.service import drop_setting
+from localazure.sql.rules import check_definition
+from localazure.sql.service import drop_database, drop_setting
 from localazure.sql.sqltypes import duck
 from localazure.sql.table_parts import (
     column_of,
@@ -34,6 +35,7 @@ from localazure.sql.table_parts import (
     key_constraints,
     new_table,
     place,
+    refuse_elsewhere,
 )
 
 if TYPE_CHECKING:
@@ -43,24 +45,8 @@ if TYPE_CHECKING:
 
 def define(session: Session, statement: s.Statement, frame: Frame) -> Iterator[Result]:
     """Run one definition. Serverless pools have views, procedures and external objects alone."""
-    if not session.pool.kind.tables and isinstance(statement, _TABLES_ONLY):
-        raise errors.refused(type(statement).__name__, statement.line)
+    check_definition(session.pool.kind, session.database, statement)
     yield _HANDLERS[type(statement)](session, statement, frame)
-
-
-_TABLES_ONLY = (
-    s.CreateTable,
-    s.CreateTableAs,
-    s.Truncate,
-    s.Rename,
-    s.AddColumns,
-    s.DropColumns,
-    s.AlterColumn,
-    s.SwitchPartition,
-    s.ChangeBoundary,
-    s.Index,
-    s.CopyInto,
-)
 
 
 # ---- CREATE TABLE --------
@@ -120,7 +106,11 @@ def _create_table_as(session: Session, statement: s.CreateTableAs, frame: Frame)
         values.append(stored(value, made, line))
     insert = f'INSERT INTO {table.physical} SELECT {", ".join(values)} FROM ({compiled.sql}) AS "q"'
     parameters = session.values(frozenset(compiler.context.parameters), frame)
-    with session.attached(compiler.context.attachments), session.pool.catalog.change(session.cursor) as change:
+    compiler.context.check_mixed(line)
+    with (
+        session.attached(compiler.context.attachments, insert, parameters, line),
+        session.pool.catalog.change(session.cursor) as change,
+    ):
         for sql in create_sql(table):
             change.run(sql)
         found = session.cursor.execute(insert, parameters or None).fetchall()
@@ -136,6 +126,7 @@ def _replaced(
 ) -> tuple[str, str, CatalogObject | None]:
     """(schema, name, the object that CREATE OR ALTER or ALTER replaces)."""
     context = session.context(frame_of())
+    refuse_elsewhere(session, parts, statement.line)
     schema, name = context.split_name(parts, statement.line)
     found = session.pool.catalog.find(schema, name)
     if statement.alter and not isinstance(found, kind):
@@ -199,7 +190,8 @@ def _create_schema(session: Session, statement: s.CreateSchema, frame: Frame) ->
             2714, f"There is already an object named '{statement.name}' in the database.", state=6, line=statement.line
         )
     with session.pool.catalog.change(session.cursor) as change:
-        change.run(f"CREATE SCHEMA {quote(schema_name(statement.name))}")
+        if session.pool.kind.tables:  # without rows of its own a schema is a name in the catalogue
+            change.run(f"CREATE SCHEMA {quote(schema_name(statement.name))}")
         change.put_schema(statement.name)
     return RowsAffected(None)
 
@@ -216,7 +208,7 @@ def _drop(session: Session, statement: s.Drop, frame: Frame) -> Result:
         elif statement.kind == "STATISTICS":
             alter_tables.drop_statistics(session, parts, statement.line)
         elif statement.kind == "DATABASE":
-            raise errors.not_implemented("DROP DATABASE", statement.line)
+            drop_database(session, parts[-1], statement.if_exists, statement.line)
         else:
             kind = statement.kind.removeprefix("EXTERNAL ")
             drop_setting(session, kind, ".".join(parts), statement.if_exists, statement.line)
@@ -224,6 +216,7 @@ def _drop(session: Session, statement: s.Drop, frame: Frame) -> Result:
 
 
 def _drop_object(session: Session, statement: s.Drop, parts: s.Parts) -> None:
+    refuse_elsewhere(session, parts, statement.line)
     found = session.context(frame_of()).find(parts, statement.line)
     kinds: dict[str, type[CatalogObject]] = {
         "TABLE": Table,
@@ -275,7 +268,8 @@ def _drop_schema(session: Session, statement: s.Drop, name: str) -> None:
             line=statement.line,
         )
     with catalog.change(session.cursor) as change:
-        change.run(f"DROP SCHEMA {quote(schema_name(known[0]))}")
+        if session.pool.kind.tables:
+            change.run(f"DROP SCHEMA {quote(schema_name(known[0]))}")
         change.remove_schema(known[0])
 
 
