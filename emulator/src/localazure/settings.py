@@ -220,6 +220,11 @@ class Settings:
         return self.port_base + 7
 
     @property
+    def serverless_port(self) -> int:
+        """Where the workspace's serverless SQL pool (`<workspace>-ondemand`) answers; the dedicated one: `tds_port`."""
+        return self.port_base + 8
+
+    @property
     def inference_port_base(self) -> int:
         """The first port of the inference servers."""
         return self.port_base + 20
@@ -249,6 +254,10 @@ class Settings:
     @property
     def sql_server(self) -> str:
         return f"{self.public_host},{self.tds_port}"
+
+    @property
+    def sql_server_ondemand(self) -> str:
+        return f"{self.public_host},{self.serverless_port}"
 
     @property
     def workspace_id(self) -> str:
@@ -289,6 +298,11 @@ class Settings:
         return self.home / "store.sqlite"
 
     @property
+    def faults(self) -> Path:
+        """Where faults are asked for."""
+        return self.home / "faults"
+
+    @property
     def clock_file(self) -> Path:
         """Where the clock of schedules is kept if it was set from outside."""
         return self.home / "clock.json"
@@ -314,6 +328,7 @@ class Settings:
             "container": self.container,
             "synapse_endpoint": self.api_url,
             "sql_server": self.sql_server,
+            "sql_server_ondemand": self.sql_server_ondemand,
             "sql_database": self.sql_database,
             "sql_login": self.sql_login,
             "sql_password": self.sql_password,

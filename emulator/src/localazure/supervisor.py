@@ -118,7 +118,7 @@ def programs(settings: Settings) -> list[Program]:
             lambda: [*python, "localazure.tds", "--home", str(home)],
             settings.tds_port,
             settings.sql_server,
-            lambda: _listens(settings.bind_host, settings.tds_port),
+            lambda: all(_listens(settings.bind_host, port) for port in (settings.tds_port, settings.serverless_port)),
         ),
         Program(
             "router",
@@ -359,6 +359,7 @@ def _check_ports(settings: Settings) -> None:
     wanted = [
         ("router's administration", _LOOPBACK, settings.admin_port),
         ("inner router", _LOOPBACK, settings.inner_router_port),
+        ("serverless SQL pool", settings.bind_host, settings.serverless_port),
         ("data collector", _LOOPBACK, settings.data_collector_port),
         *((program.name, settings.bind_host, program.port) for program in programs(settings)),
     ]

@@ -435,7 +435,7 @@ def test_connections_are_capped(running) -> None:
 
 
 def test_the_listener_is_on_the_loopback_interface(running) -> None:
-    assert running.server._server.sockets[0].getsockname()[0] == "127.0.0.1"
+    assert running.server._servers[0].sockets[0].getsockname()[0] == "127.0.0.1"
 
 
 # What drivers do besides ------------------------------------------------------------------------------------------

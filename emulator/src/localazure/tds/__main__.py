@@ -11,6 +11,7 @@ from pathlib import Path
 from localazure.core.auth import Tokens
 from localazure.settings import Settings
 from localazure.sql.pool import Pool
+from localazure.sql.serverless import Serverless
 from localazure.storage.blobs import BlobStore
 from localazure.tds.connection import Service
 from localazure.tds.server import Server, tls_contexts
@@ -18,7 +19,7 @@ from localazure.tds.server import Server, tls_contexts
 log = logging.getLogger("localazure.tds")
 
 
-def make_service(settings: Settings, pool: Pool, tokens: Tokens) -> Service:
+def make_service(settings: Settings, pool: Pool, serverless: Serverless, tokens: Tokens) -> Service:
     """What the connections share, for one home."""
     classic, strict = tls_contexts(settings.server_certificate, settings.server_key)
 
@@ -34,24 +35,34 @@ def make_service(settings: Settings, pool: Pool, tokens: Tokens) -> Service:
         strict_tls=strict,
         verify_token=subject_of,
         open_session=pool.session,
+        serverless=serverless.session,
     )
 
 
 async def serve(settings: Settings) -> None:
     """Listen until SIGTERM or SIGINT."""
-    pool = Pool(settings, BlobStore(settings))
-    server = Server(make_service(settings, pool, Tokens(settings)))
+    blobs = BlobStore(settings)
+    pool, serverless = Pool(settings, blobs), Serverless(settings, blobs)
+    server = Server(make_service(settings, pool, serverless, Tokens(settings)))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
         port = await server.start(settings.tds_port, settings.bind_host)
-        log.info("TDS on %s:%s, database %s", settings.bind_host, port, settings.sql_database)
+        await server.start(settings.serverless_port, settings.bind_host, serverless=True)
+        log.info(
+            "TDS on %s:%s, database %s; serverless on :%s",
+            settings.bind_host,
+            port,
+            settings.sql_database,
+            settings.serverless_port,
+        )
         await stop.wait()
     finally:
         await server.close()
         pool.close()
+        serverless.close()
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from localazure.sql.results import (
+    DatabaseChange,
     Message,
     Result,
     ResultSet,
@@ -139,6 +140,10 @@ class Statements:
                 self._answer.write(make_info(result))
             case TransactionChange():
                 self._answer.write(self._transactions.change(result.kind))
+            case DatabaseChange():
+                self._answer.write(make_env_change(EnvChange.DATABASE, result.name, result.old))
+                text = f"Changed database context to '{result.name}'."
+                self._answer.write(make_message(Token.INFO, 5701, 1, 0, text))
 
     def _release(self) -> None:
         if self._held is None:

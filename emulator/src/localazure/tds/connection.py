@@ -43,7 +43,7 @@ from localazure.tds.requests import (
     parse_sql_batch,
     parse_transaction,
 )
-from localazure.tds.session import OpenSession, Session
+from localazure.tds.session import OpenDatabase, OpenSession, Session
 from localazure.tds.tokens import (
     DoneStatus,
     EnvChange,
@@ -64,6 +64,7 @@ SERVICE_PRINCIPAL_NAME: Final = "https://database.windows.net/"
 
 
 CANCEL_AGAIN_SECONDS: Final = 0.25
+_ONDEMAND: Final = "-ondemand"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Service:
     """What every connection shares: who may come in, and to which engine.
 
     verify_token: access token -> subject; raises an exception whose text may be shown when the token is no good.
+    open_session: of the dedicated pool; serverless: of the other one, which has databases to choose from.
     tls: for TDS 7.x (at most TLS 1.2, whose handshake ends where [MS-TDS] expects it); strict_tls: for TDS 8.0.
     """
 
@@ -93,6 +95,7 @@ class Service:
     verify_token: Callable[[str], str]
     open_session: OpenSession
     limits: Limits = Limits()
+    serverless: OpenDatabase | None = None
 
     def __repr__(self) -> str:
         return f"Service(database={self.database!r})"
@@ -109,8 +112,9 @@ class LoginRefused(Exception):
 class Connection:
     """One client from its first byte to its last."""
 
-    def __init__(self, service: Service, channel: Channel, peer: str) -> None:
+    def __init__(self, service: Service, channel: Channel, peer: str, *, serverless: bool = False) -> None:
         self._service = service
+        self._serverless = serverless
         self._channel = channel
         self._peer = peer
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"tds-{peer}")
@@ -225,22 +229,15 @@ class Connection:
 
     async def _open(self, login: wire.Login, *, strict: bool) -> bytes:
         """Open the session; the tokens that welcome the client. Raises LoginRefused."""
-        database = self._service.database
-        if login.database and login.database.lower() not in {
-            database.lower(),
-            "master",
-        }:
-            raise LoginRefused(
-                4060,
-                f'Cannot open database "{login.database}" requested by the login. The login failed. '
-                f'This server has one database, "{database}".',
-                severity=11,
-            )
+        # <workspace>-ondemand.sql.azuresynapse.net is the serverless pool, <workspace>.sql... the dedicated one.
+        self._serverless = self._serverless or _ONDEMAND in login.server.lower().partition(".")[0]
+        self._check_database(login)
         self._login = login
         try:
             self._session = await asyncio.get_running_loop().run_in_executor(self._thread, self._new_session)
         except SqlError as error:
             raise LoginRefused(error.number, error.message, severity=error.severity) from None
+        database = self._session.database
         tokens = make_env_change(EnvChange.DATABASE, database, "master")
         tokens += make_message(Token.INFO, 5701, 2, 0, f"Changed database context to '{database}'.")
         tokens += make_collation_change()
@@ -257,8 +254,27 @@ class Connection:
             tokens += make_feature_ack(acknowledged)
         return tokens + make_done(DoneStatus.FINAL)
 
+    def _check_database(self, login: wire.Login) -> None:
+        """The serverless pool knows its own databases; the dedicated one has one."""
+        database = self._service.database
+        if self._serverless:
+            if self._service.serverless is None:
+                raise LoginRefused(40532, f'Cannot open server "{login.server}" requested by the login.')
+            return
+        if login.database and login.database.lower() not in {database.lower(), "master"}:
+            raise LoginRefused(
+                4060,
+                f'Cannot open database "{login.database}" requested by the login. The login failed. '
+                f'This server has one database, "{database}".',
+                severity=11,
+            )
+
     def _new_session(self) -> Session:
         assert self._login is not None
+        if self._serverless and self._service.serverless is not None:
+            return self._service.serverless(
+                self._subject, self._login.application, self._login.host, self._login.database
+            )
         return self._service.open_session(self._subject, self._login.application, self._login.host)
 
     # Requests -------------------------------------------------------------------------------------------------------
@@ -379,7 +395,7 @@ class Connection:
         try:
             if (target := parse_insert_bulk(batch)) is not None:
                 self._bulk = target
-            elif (database := metadata.parse_use(batch)) is not None:
+            elif not self._serverless and (database := metadata.parse_use(batch)) is not None:
                 answer.write(metadata.use(database, self._service.database))
             else:
                 statements.write_all(metadata.run(session, batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import ssl
 from pathlib import Path
@@ -37,16 +38,21 @@ class Server:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._clients: set[asyncio.Task[None]] = set()
 
-    async def start(self, port: int, host: str = LOOPBACK) -> int:
-        """Listen; the port (another one than asked for when that was 0)."""
-        await asyncio.get_running_loop().run_in_executor(None, warm_up)
-        self._server = await asyncio.start_server(self._accept, host, port, backlog=256)
-        return int(self._server.sockets[0].getsockname()[1])
+    async def start(self, port: int, host: str = LOOPBACK, *, serverless: bool = False) -> int:
+        """Listen; the port (another one than asked for when that was 0). May be called again for another port.
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serverless: who connects here means the serverless pool, whatever name it gives the server.
+        """
+        await asyncio.get_running_loop().run_in_executor(None, warm_up)
+        accept = functools.partial(self._accept, serverless)
+        server = await asyncio.start_server(accept, host, port, backlog=256)
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
+    async def _accept(self, serverless: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = writer.get_extra_info("peername")[:2]
         channel = Channel(reader, writer)
         if len(self._clients) >= self._service.limits.connections:
@@ -58,14 +64,14 @@ class Server:
         assert task is not None
         self._clients.add(task)
         try:
-            await Connection(self._service, channel, f"{host}:{port}").serve()
+            await Connection(self._service, channel, f"{host}:{port}", serverless=serverless).serve()
         finally:
             self._clients.discard(task)
 
     async def close(self) -> None:
         """Stop listening and end every client's connection."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         clients = set(self._clients)
         for task in clients:
             task.cancel()

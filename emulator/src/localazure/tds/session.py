@@ -49,5 +49,8 @@ class Session(Protocol):
         """Roll back and end."""
 
 
+OpenDatabase = Callable[[str, str, str, str], Session]
+"""(login, application, host, database or "") -> Session; SqlError when the log-in can't have that database."""
+
 OpenSession = Callable[[str, str, str], Session]
 """(login, application, host) -> Session."""
