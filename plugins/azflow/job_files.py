@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from azflow.errors import SpecError, first_line
+from azflow.errors import ConfigurationError, SpecError, first_line
 from azflow.specs import INCLUDE, Night
 
 _EXPRESSION = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
@@ -176,6 +176,18 @@ def origin(night: Night) -> dict[str, str]:
 def tag(value: object) -> str:
     """`value` as a tag's text, within Azure ML's limit."""
     return str(value)[:_TAG_LENGTH]
+
+
+def truth(value: str | bool, name: str) -> bool:
+    """A flag from a template, whose values are text. Raises ConfigurationError, naming it."""
+    if isinstance(value, bool):
+        return value
+    text = value.strip().lower()
+    if text in ("true", "1", "yes"):
+        return True
+    if text in ("", "false", "0", "no", "none"):
+        return False
+    raise ConfigurationError(f"{name} is {value!r}; it must be true or false.")
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,10 @@ import attrs
 from azflow import exports
 from azflow.comparison import known_metrics
 from azflow.connection import AzureConnection
-from azflow.errors import AzflowError, ConfigurationError, first_line
+from azflow.errors import ConfigurationError, first_line
 from azflow.evaluation import verdict_text
 from azflow.guardrails import PromotionRules, judge_challenger
-from azflow.job_files import content_digest, keep_expressions, origin, override, read_job, tag
+from azflow.job_files import content_digest, keep_expressions, origin, override, read_job, tag, truth
 from azflow.metrics import check_bounds
 from azflow.ml_jobs import NIGHT_PROPERTY, SERVICE, children_table
 from azflow.ml_workspace import Workspace
@@ -344,7 +344,7 @@ class EvaluationGate(AzflowOperator):
                     "Correct evaluate.gate.metric in model.yml, or the evaluation job."
                 )
             try:
-                verdict = judge_challenger(evidence, self.rules, force=_truth(self.force))
+                verdict = judge_challenger(evidence, self.rules, force=truth(self.force, "force"))
             except (KeyError, TypeError, ValueError) as problem:
                 raise ConfigurationError(f"The evidence at {uri} can't be judged: {problem!r}.") from problem
             answer = {**asdict(verdict), "reasons": list(verdict.reasons), "evidence": uri, **_shown(evidence)}
@@ -486,14 +486,3 @@ def _shown(evidence: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(found := evidence.get(name), Mapping) and found.get("calibration"):
             shown[f"{name}_calibration"] = found["calibration"]
     return shown
-
-
-def _truth(value: str | bool) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = value.strip().lower()
-    if text in ("true", "1", "yes"):
-        return True
-    if text in ("", "false", "0", "no", "none"):
-        return False
-    raise AzflowError(f"force is {value!r}; it must be true or false.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -159,7 +159,7 @@ def seconds_of(run: Mapping[str, Any]) -> float | None:
     start, end = run.get("startTimeUtc"), run.get("endTimeUtc")
     if not start or not end:
         return None
-    return round((_instant(end) - _instant(start)).total_seconds(), 3)
+    return round((instant(end) - instant(start)).total_seconds(), 3)
 
 
 def nodes_of(run: Mapping[str, Any]) -> int:
@@ -179,9 +179,11 @@ def cause_of(details: Mapping[str, Any]) -> tuple[str, str]:
     return str(error.get("code") or ""), str(error.get("message") or "").strip()
 
 
-def _instant(text: str) -> datetime:
+def instant(text: str) -> datetime:
+    """A service's time, with its zone; UTC where it names none."""
     # Seven digits of a second, as .NET writes them, are one more than Python reads.
-    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text.replace("Z", "+00:00")))
+    found = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text.replace("Z", "+00:00")))
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _own_logs(details: Mapping[str, Any], *, only_users: bool = False) -> dict[str, str]:

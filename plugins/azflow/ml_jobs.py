@@ -78,14 +78,14 @@ class AzureMLJobs:
         connection.require("subscription_id", "resource_group", "workspace")
         self._connection = connection
         self._include = Path(include)
-        self._workspace = Workspace(connection)
-        self._history = RunHistory(self._workspace)
+        self.workspace = Workspace(connection)
+        self._history = RunHistory(self.workspace)
 
     # -- RemoteRuns --------------------------------------------------------------------------------------------------
 
     def lookup(self, name: str) -> Found | None:
         """The job called `name`. One that bears no digest of ours was started by somebody else: never adopted."""
-        found = self._workspace.job(name)
+        found = self.workspace.job(name)
         if found is None:
             return None
         properties = found["properties"]
@@ -122,14 +122,14 @@ class AzureMLJobs:
 
     async def astate(self, id: str) -> RunState:
         """As `state`: one small GET."""
-        return self._state((await self._workspace.ajob(id))["properties"], id)
+        return self._state((await self.workspace.ajob(id))["properties"], id)
 
     def cancel(self, id: str) -> None:
         """POST .../jobs/{id}/cancel; a job that is over already is no error."""
         from azure.core.exceptions import HttpResponseError
 
         try:
-            self._workspace.cancel_job(id)
+            self.workspace.cancel_job(id)
         except HttpResponseError:
             if not self.state(id).is_terminal:
                 raise
@@ -199,7 +199,7 @@ class AzureMLJobs:
         :param night: `azflow.specs.Night.key`.
         :param without: a job that isn't counted.
         """
-        jobs = self._workspace.jobs(properties=f"{NIGHT_PROPERTY}={night}")
+        jobs = self.workspace.jobs(properties=f"{NIGHT_PROPERTY}={night}")
         return sum(self.cost(str(job["name"]))[1] for job in jobs if job["name"] != without)
 
     def follow(self, id: str, progress: dict[str, Any]) -> list[str]:
@@ -237,11 +237,11 @@ class AzureMLJobs:
 
     def close(self) -> None:
         """Release the worker's connections."""
-        self._workspace.close()
+        self.workspace.close()
 
     async def aclose(self) -> None:
         """Release the triggerer's connections."""
-        await self._workspace.aclose()
+        await self.workspace.aclose()
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class AzureMLJobs:
             raise refusal(payload["file"], problem, self._include) from problem
 
     def _properties(self, id: str) -> dict[str, Any]:
-        found = self._workspace.job(id)
+        found = self.workspace.job(id)
         if found is None:
             raise ConfigurationError(f"{SERVICE} {id} isn't in the workspace {self._connection.workspace} any more.")
         properties: dict[str, Any] = found["properties"]
@@ -273,7 +273,7 @@ class AzureMLJobs:
     def _outputs(self, id: str, properties: Mapping[str, Any], best: str | None) -> dict[str, tuple[str, str]]:
         """Name -> (address, type). A sweep's are its best trial's: it has none of its own."""
         owner = id
-        if best and (job := self._workspace.job(best)) is not None:
+        if best and (job := self.workspace.job(best)) is not None:
             owner, properties = best, {"outputs": {**(properties.get("outputs") or {}), **_declared(job)}}
         return {
             name: (

@@ -279,7 +279,9 @@ class RemoteRunOperator(AzflowOperator):
             raise
 
     def _tags(self, identity: RunIdentity, digest: str) -> dict[str, str]:
+        mapped = {"azflow.map_index": str(identity.map_index)} if identity.map_index >= 0 else {}
         return {
+            **mapped,
             DIGEST_TAG: digest,
             "azflow.dag": identity.dag_id,
             "azflow.run": identity.run_id,

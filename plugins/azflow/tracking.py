@@ -14,7 +14,6 @@ from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError
 from azflow.ml_history import RunHistory, metrics_of, tags_of
 from azflow.ml_jobs import BEST_CHILD, AzureMLJobs
-from azflow.ml_workspace import Workspace
 from azflow.runs import AzflowOperator, RunLink, airflow_edge
 
 if TYPE_CHECKING:
@@ -54,8 +53,8 @@ class CompareRunsOperator(AzflowOperator):
             if not isinstance(job, Mapping) or not job.get("name"):
                 raise ConfigurationError(f"The task {self.training} left no job; clear it and what follows.")
             connection = AzureConnection.load(self.conn_id)
-            with contextlib.closing(Workspace(connection)) as workspace:
-                found = Comparer(workspace).runs(str(job["name"]), self.last)
+            with contextlib.closing(AzureMLJobs(connection)) as jobs:
+                found = Comparer(jobs).runs(str(job["name"]), self.last)
             # What the task left is the whole of it: a pipeline's steps have metrics that its own record hasn't.
             left = {key: job[key] for key in ("metrics", "parameters") if job.get(key)}
             this = replace(found[0], **left)
@@ -69,10 +68,9 @@ class CompareRunsOperator(AzflowOperator):
 class Comparer:
     """Finds a job's predecessors in MLflow."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        self._history = RunHistory(workspace)
-        self._jobs = AzureMLJobs(workspace.connection)
+    def __init__(self, jobs: AzureMLJobs) -> None:
+        self._jobs = jobs
+        self._history = RunHistory(jobs.workspace)
 
     def runs(self, name: str, last: int) -> list[ComparedRun]:
         """The job `name` and up to `last` finished ones of the same dag and task that started before it.
@@ -110,7 +108,7 @@ class Comparer:
     def _read(self, run: Mapping[str, Any]) -> ComparedRun:
         """A run with the metrics of its best trial or of its steps, if it has none of its own."""
         name, url = str(run["info"]["run_id"]), self._jobs.url(str(run["info"]["run_id"]))
-        if metrics_of(run) or (job := self._workspace.job(name)) is None:
+        if metrics_of(run) or (job := self._jobs.workspace.job(name)) is None:
             return read_run(run, url=url)
         properties = job["properties"]
         if properties.get("jobType") == "Pipeline":

@@ -234,7 +234,7 @@ class RemoteRunTrigger(BaseTrigger):
         if state != "deferred":
             return ""
         # Deferred: either another triggerer took over (same run), or the task was cleared and waits for another run.
-        current = await sync_to_async(_current_run)(ti.dag_id, ti.run_id, ti.task_id, map_index)
+        current = await sync_to_async(current_run)(ti.dag_id, ti.run_id, ti.task_id, map_index)
         if current is not None and current != self.run_id:
             return ""
         return "its task still waits for it"
@@ -257,7 +257,7 @@ def task_state(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
         return "unknown"
 
 
-def _current_run(dag_id: str, run_id: str, task_id: str, map_index: int) -> str | None:
+def current_run(dag_id: str, run_id: str, task_id: str, map_index: int) -> str | None:
     """The id of the remote run that the task instance stored last; None if that can't be read."""
     from airflow.sdk.bases.xcom import BaseXCom
 

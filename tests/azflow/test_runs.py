@@ -536,7 +536,7 @@ async def test_the_trigger_cancels_only_what_nobody_waits_for(
 ) -> None:
     service, name = submitted(polls_until_end=10**6)
     monkeypatch.setattr(azflow.watch, "task_state", lambda *_: state)
-    monkeypatch.setattr(azflow.watch, "_current_run", lambda *_: current)
+    monkeypatch.setattr(azflow.watch, "current_run", lambda *_: current)
     waiting = trigger(name)
     waiting.task_instance = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)  # type: ignore[assignment]
     await waiting.on_kill()

@@ -1,0 +1,36 @@
+"""Cancels Azure ML jobs that no task waits for any more, on every connection that a model uses.
+
+Runs four times a day and by hand; with ``only_report`` it cancels nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param
+
+from azflow.connection import DEFAULT_CONNECTION
+from azflow.errors import SpecError
+from azflow.orphans import OrphanSweepOperator
+from azflow.specs import ModelSpec, find_specs
+
+connections = set()
+for path in find_specs():
+    try:
+        connections.add(ModelSpec.load(path).connection)
+    except SpecError:
+        continue  # shown by model_specs.py
+
+with DAG(
+    "housekeeping",
+    description="Cancels Azure ML jobs that nobody waits for; names old deployments and data assets",
+    schedule="35 */6 * * *",
+    catchup=False,
+    max_active_runs=1,
+    tags={"azflow", "housekeeping"},
+    doc_md=__doc__,
+    default_args={"owner": "azflow", "retries": 2, "retry_delay": timedelta(minutes=2)},
+    params={"only_report": Param(False, type="boolean", title="Only report", description="Cancel nothing.")},
+) as dag:
+    for connection in sorted(connections) or [DEFAULT_CONNECTION]:
+        OrphanSweepOperator(task_id=f"sweep_{connection}", conn_id=connection, only_report="{{ params.only_report }}")
