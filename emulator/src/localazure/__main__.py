@@ -11,6 +11,8 @@ from pathlib import Path
 
 from localazure import stack, supervisor
 from localazure.core import certificates
+from localazure.core.faults import KINDS as FAULTS
+from localazure.core.faults import Faults
 from localazure.settings import SETTINGS, Settings
 
 
@@ -62,6 +64,10 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
             print(json.dumps(settings.connection(), indent=2))
         else:
             print(settings.write_connection())
+    elif options.command == "fault":
+        if not Faults(settings.faults).ask(options.kind, options.subject):
+            raise ValueError(f"nobody took the fault: '{options.subject}' holds no node (or localazure isn't up)")
+        print(f"{options.kind}: {options.subject}")
     elif options.command == "api":
         stack.serve(settings)
     elif options.command == "supervise":
@@ -73,6 +79,7 @@ def _addresses(settings: Settings) -> list[tuple[str, str]]:
     return [
         ("Entra, Resource Manager, Azure ML, Synapse", settings.api_url),
         ("Synapse SQL (TDS)", f"{settings.sql_server}, database {settings.sql_database}"),
+        ("Synapse serverless SQL (TDS)", settings.sql_server_ondemand),
         ("Blob storage", settings.blob_url),
         ("Scoring", settings.router_url),
         ("MLflow (starting)", settings.mlflow_url),
@@ -112,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("coverage", help="every operation that is implemented, as a Markdown table")
     settings = commands.add_parser("settings", help="the rows of settings.json")
     settings.add_argument("--markdown", action="store_true", help="as the table in the README")
+    fault = commands.add_parser("fault", help="make something fail: the node of a running job is preempted")
+    fault.add_argument("kind", choices=FAULTS)
+    fault.add_argument("subject", help="the job's name")
     commands.add_parser("api", help="(internal) the API process")
     commands.add_parser("supervise", help="(internal) the supervisor")
     return parser

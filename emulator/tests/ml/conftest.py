@@ -16,7 +16,7 @@ from localazure.core.auth import Tokens
 from localazure.core.errors import NotFound
 from localazure.core.operations import LongRunning
 from localazure.core.registry import Api
-from localazure.core.service import ServiceContext
+from localazure.core.service import Service, ServiceContext
 from localazure.core.store import Store
 from localazure.ml.assets import Assets
 from localazure.settings import Settings
@@ -35,8 +35,12 @@ class FolderBlobs:
 
     def list(self, container: str, prefix: str = "") -> Any:
         base = self.root / container
-        names = sorted(path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file())
-        return [Blob(name, 0, "e", None) for name in names if name.startswith(prefix)]  # type: ignore[arg-type]
+        files = {path.relative_to(base).as_posix(): path.stat() for path in base.rglob("*") if path.is_file()}
+        return [
+            Blob(name, stat.st_size, str(stat.st_mtime_ns), None)  # type: ignore[arg-type]
+            for name, stat in sorted(files.items())
+            if name.startswith(prefix)
+        ]
 
     def write(self, container: str, name: str, data: bytes, content_type: str = "") -> None:
         path = self.root / container / name
@@ -179,11 +183,14 @@ def assets(context: ServiceContext) -> Assets:
 
 @pytest.fixture
 def with_client(context: ServiceContext, runs: RecordedRuns) -> Any:
-    """Runs an async test against the started service: `with_client(async def(client))`."""
+    """Runs an async test against the started service: `with_client(async def(client))`.
 
-    def run(test: Callable[[Client], Awaitable[None]]) -> None:
+    `others` are the `build` functions of services that are built on it.
+    """
+
+    def run(test: Callable[[Client], Awaitable[None]], *others: Callable[[ServiceContext], Service]) -> None:
         async def live() -> None:
-            async for client in started(context):
+            async for client in started(context, *others):
                 await test(client)
 
         asyncio.run(live())
@@ -191,9 +198,10 @@ def with_client(context: ServiceContext, runs: RecordedRuns) -> Any:
     return run
 
 
-async def started(context: ServiceContext) -> AsyncIterator[Client]:
+async def started(context: ServiceContext, *others: Callable[[ServiceContext], Service]) -> AsyncIterator[Client]:
     service = ml.build(context)
     operations = [*service.operations(), *context.long_running.operations()]
+    operations += [operation for build in others for operation in build(context).operations()]
     await service.start()
     try:
         yield Client(Api(operations, context.tokens), context.settings, context.tokens)

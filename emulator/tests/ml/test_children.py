@@ -88,7 +88,7 @@ def test_children_are_jobs_below_their_parent(orchestrated: Any, runs: Any, blob
         assert "needs a command" in await client.error("p_2")
         details = await client.ok("GET", f"{history}/p_0/details")
         assert list(details["logFiles"]) == ["user_logs/std_log.txt"]
-        assert details["outputs"]["o"]["type"] == "UriFile"
+        assert details["outputs"]["o"]["type"] == "uri_file"
         # Jobs by name, but not in the workspace's list.
         assert (await client.ok("GET", "jobs/p_0"))["properties"]["parentJobName"] == "p"
         assert [job["name"] for job in (await client.ok("GET", "jobs"))["value"]] == ["p"]

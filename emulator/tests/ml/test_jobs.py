@@ -39,7 +39,7 @@ def test_a_job_reads_its_inputs_writes_its_outputs_and_goes_through_every_state(
         job = await client.finished("one")
         assert job["properties"]["status"] == "Completed"
         details = await client.ok("GET", f"/history/v1.0{client.settings.workspace_id}/runs/one/details")
-        assert details["outputs"]["copy"]["type"] == "UriFolder"
+        assert details["outputs"]["copy"]["type"] == "uri_folder"
         asset = details["outputs"]["copy"]["assetId"]
         found = await client.ok(
             "POST",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 
 from localazure.core.clock import Clock
+from localazure.core.faults import Faults
 from localazure.core.registry import Operation
 from localazure.core.service import Service, ServiceContext
 from localazure.executors.automl import AutoMLRunner
@@ -17,9 +18,12 @@ from localazure.executors.spark import SparkRunner
 from localazure.executors.sweep import SweepRunner
 from localazure.ml.assets import Assets
 from localazure.ml.catalogue import Catalogue
+from localazure.ml.computes import ComputeService
 from localazure.ml.history import HistoryService
 from localazure.ml.jobs import JobsService
+from localazure.ml.nodes import ComputeNodes
 from localazure.ml.queue import JobQueue
+from localazure.ml.registries import RegistriesService
 from localazure.ml.schedules import SchedulesService
 from localazure.ml.workspace import WorkspaceService
 from localazure.tracking.proxy import TrackingProxy
@@ -44,6 +48,7 @@ def build(context: ServiceContext) -> Service:
         "Spark": SparkRunner(settings, assets),
         "Sweep": SweepRunner(settings, command),
     }
+    nodes = ComputeNodes(store)
     queue = JobQueue(
         settings=settings,
         store=store,
@@ -53,6 +58,8 @@ def build(context: ServiceContext) -> Service:
         catalogue=catalogue,
         tracking=tracking,
         runners=runners,
+        nodes=nodes,
+        faults=Faults(settings.faults),
     )
     # A pipeline's steps are checked as any submission is: the runners know the submission, and it them.
     runners["Pipeline"] = PipelineRunner(settings, assets, store, blobs, queue.submission.validate)
@@ -70,7 +77,9 @@ def build(context: ServiceContext) -> Service:
     )
     return _MachineLearning(
         workspace=WorkspaceService(settings, store, blobs),
+        computes=ComputeService(settings, store, nodes, context.long_running),
         catalogue=catalogue,
+        registries=RegistriesService(settings, store, blobs, assets),
         jobs=jobs,
         history=HistoryService(settings, store, blobs, assets, tracking),
         schedules=SchedulesService(settings, store, queue.submission, Clock(settings.clock_file)),
@@ -87,7 +96,9 @@ class _MachineLearning:
         self,
         *,
         workspace: WorkspaceService,
+        computes: ComputeService,
         catalogue: Catalogue,
+        registries: RegistriesService,
         jobs: JobsService,
         history: HistoryService,
         schedules: SchedulesService,
@@ -96,7 +107,9 @@ class _MachineLearning:
         proxy: TrackingProxy,
     ) -> None:
         self._workspace = workspace
-        self._parts = (workspace, catalogue, jobs, history, schedules, proxy)
+        self._computes = computes
+        self._registries = registries
+        self._parts = (workspace, computes, catalogue, registries, jobs, history, schedules, proxy)
         self._schedules = schedules
         self._queue = queue
         self._tracking = tracking
@@ -107,6 +120,8 @@ class _MachineLearning:
 
     async def start(self) -> None:
         self._workspace.seed()
+        self._computes.seed()
+        self._registries.seed()
         if orphans := await self._queue.recover():
             log.warning("%d job(s) of an earlier process are marked Failed", orphans)
         await self._schedules.start()

@@ -18,9 +18,10 @@ from localazure.core.registry import Answer, Handler, Operation
 from localazure.core.store import Store
 from localazure.ml import states
 from localazure.ml.assets import JOBS, Assets, artifact_folder, output_asset_name
+from localazure.ml.nodes import COMPUTES
 from localazure.ml.resources import WORKSPACE, in_workspace, page, touched
 from localazure.ml.submission import CHILDREN
-from localazure.ml.workspace import ARTIFACT_CONTAINER, COMPUTES
+from localazure.ml.workspace import ARTIFACT_CONTAINER
 from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
 from localazure.tracking.runs import TrackingError, TrackingRuns
@@ -32,8 +33,9 @@ _RUN_TYPES = {
     "Sweep": "hyperdrive",
     "Pipeline": "azureml.PipelineRun",
 }
+# azure-ai-ml 1.35 looks an output up only if its type is one of these (measured); older ones wrote UriFolder.
 _OUTPUT_TYPES = {
-    "uri_file": "UriFile", "uri_folder": "UriFolder", "mltable": "MLTable", "mlflow_model": "MLFlowModel",
+    "uri_file": "uri_file", "uri_folder": "uri_folder", "mltable": "mltable", "mlflow_model": "MLFlowModel",
     "custom_model": "CustomModel", "triton_model": "TritonModel",
 }  # fmt: skip
 _LOG_HOURS = 24
@@ -187,7 +189,7 @@ class HistoryService:
             collection = "models" if kind.endswith("_model") else "data"
             found[output] = {
                 "assetId": f"{scope}/{collection}/{output_asset_name(name, output)}/versions/1",
-                "type": _OUTPUT_TYPES.get(kind, "UriFolder"),
+                "type": _OUTPUT_TYPES.get(kind, "uri_folder"),
             }
         return found
 

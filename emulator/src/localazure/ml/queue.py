@@ -17,6 +17,7 @@ from typing import Any
 
 from localazure.core.auth import Tokens
 from localazure.core.errors import AzureError
+from localazure.core.faults import Faults
 from localazure.core.store import Store
 from localazure.executors import bindings
 from localazure.executors.job import JobFailed, JobRunner, RunningJob
@@ -24,9 +25,9 @@ from localazure.ml import states
 from localazure.ml.assets import JOBS, Assets, artifact_folder
 from localazure.ml.catalogue import Catalogue
 from localazure.ml.children import ChildJobs
-from localazure.ml.nodes import Nodes
-from localazure.ml.submission import SERVERLESS, Submission, studio_url
-from localazure.ml.workspace import ARTIFACT_CONTAINER, COMPUTES, tracking_uri
+from localazure.ml.nodes import ComputeNodes
+from localazure.ml.submission import Submission, studio_url
+from localazure.ml.workspace import ARTIFACT_CONTAINER, tracking_uri
 from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
 from localazure.storage.locations import Location
@@ -35,8 +36,8 @@ from localazure.tracking.runs import TrackingError, TrackingRuns
 log = logging.getLogger(__name__)
 
 _LOG_SECONDS = 1.0
+_FAULT_SECONDS = 0.5
 _LOG_BYTES_A_SECOND = 2_000_000
-_DEFAULT_NODES = 2
 
 
 class _Stopped(Exception):
@@ -61,7 +62,10 @@ class JobQueue:
         catalogue: Catalogue,
         tracking: TrackingRuns,
         runners: Mapping[str, JobRunner],
+        nodes: ComputeNodes,
+        faults: Faults,
     ) -> None:
+        self._faults = faults
         self._submission = Submission(settings=settings, store=store, assets=assets, runners=runners, begin=self.submit)
         self._settings = settings
         self._store = store
@@ -71,9 +75,11 @@ class JobQueue:
         self._catalogue = catalogue
         self._tracking = tracking
         self._runners = runners
-        self._nodes: dict[str, Nodes] = {}
+        self._nodes = nodes
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._begun: set[str] = set()
         self._cancelled: set[str] = set()
+        self._preempted: set[str] = set()
         self._ending: set[str] = set()
         self._closing = False
 
@@ -97,7 +103,8 @@ class JobQueue:
             return  # it is being ended, and failed by name
         self._advance(name, states.CANCEL_REQUESTED)
         self._cancelled.add(name)
-        self._tasks[name].cancel()
+        if name in self._begun:  # a task that didn't run yet would never run; it looks for itself
+            self._tasks[name].cancel()
 
     async def wait(self, name: str) -> None:
         """Waits for the end of a job that runs."""
@@ -151,13 +158,18 @@ class JobQueue:
             root=document["run"].get("root") or name,
             parent=document["run"].get("parent"),
         )
-        bindings.discard(job.folder)
+        await asyncio.to_thread(bindings.discard, job.folder)
         job.log.parent.mkdir(parents=True)
         job.log.touch()
         uploads = asyncio.get_running_loop().create_task(self._keep_logs_uploaded(job))
+        watching = asyncio.get_running_loop().create_task(self._watch_for_preemption(name))
         failure: JobFailed | None = None
+        self._begun.add(name)
         try:
-            await self._steps(job)
+            if name in self._cancelled:
+                raise asyncio.CancelledError
+            while not await self._attempt(job):
+                pass
             state = states.COMPLETED
         except asyncio.CancelledError:
             if name in self._cancelled:
@@ -180,23 +192,68 @@ class JobQueue:
                 JobFailed(f"localazure failed: {type(error).__name__}: {error}", "SystemError"),
             )
         self._ending.add(name)
+        watching.cancel()
         self._cancelled.discard(name)
+        self._preempted.discard(name)
+        self._begun.discard(name)
         try:
             # What follows must happen even if the API is stopping: shielded from further cancellation.
             await asyncio.shield(self._end(job, children, state, failure, uploads))
         finally:
             self._ending.discard(name)
 
+    async def _attempt(self, job: RunningJob) -> bool:
+        """The job from its place in the queue to its outputs; False if its node was taken away and it has to begin
+        again.
+        """
+        try:
+            await self._steps(job)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or job.name not in self._preempted or job.name in self._cancelled or self._closing:
+                raise
+            task.uncancel()
+            self._preempted.discard(job.name)
+            await job.stop()
+            # As after a preemption on Azure: what was mounted is there for the next attempt, the node's own disk isn't.
+            for folder in (job.folder / "inputs", job.working_directory):
+                await asyncio.to_thread(bindings.discard, folder)
+            job.mounts.clear()
+            self._advance(job.name, states.QUEUED)
+            job.note("the node was preempted: the job is queued again and starts anew")
+            return False
+        return True
+
+    def preempt(self, name: str) -> bool:
+        """Takes a job's node away; it is queued again. Whether it held one, and not only until its end."""
+        document = self._store.get(JOBS, name)
+        state = document["resource"]["properties"]["status"] if document else None
+        if document is None or name not in self._tasks or state not in (states.PREPARING, states.RUNNING):
+            return False
+        properties = document["resource"]["properties"]
+        if self._runners[properties["jobType"]].nodes(properties) == 0:
+            return False
+        self._nodes.of(properties.get("computeId")).lose(name)
+        self._preempted.add(name)
+        self._tasks[name].cancel()
+        return True
+
+    async def _watch_for_preemption(self, name: str) -> None:
+        while True:
+            if self._faults.wanted("preempt", name) and self.preempt(name):
+                self._faults.take("preempt", name)
+            await asyncio.sleep(_FAULT_SECONDS)
+
     async def _steps(self, job: RunningJob) -> None:
         runner = self._runners[job.properties["jobType"]]
-        nodes = self._pool(job.properties.get("computeId"))
+        nodes = self._nodes.of(job.properties.get("computeId"))
         count = runner.nodes(job.properties)
         if count > nodes.size:
             raise JobFailed(f"The job asks for {count} nodes; its compute has at most {nodes.size}.")
         if nodes.would_wait(count):
             self._advance(job.name, states.QUEUED)
             job.note("waiting for a node of the compute")
-        async with nodes.held(count):
+        async with nodes.held(count, job.name):
             self._advance(job.name, states.PREPARING)
             await self._track(job)
             await runner.prepare(job)
@@ -312,14 +369,6 @@ class JobQueue:
             )
             version = output.get("assetVersion") or str(len(self._store.list(f"ml.{path}", f"{name}/")) + 1)
             self._catalogue.add(path, name, version, {**content, "properties": {"jobName": job.name}})
-
-    def _pool(self, compute_id: str | None) -> Nodes:
-        name = compute_id.rpartition("/")[2] if compute_id else SERVERLESS
-        if name not in self._nodes:
-            compute = self._store.get(COMPUTES, name) or {}
-            scale = compute.get("properties", {}).get("properties", {}).get("scaleSettings") or {}
-            self._nodes[name] = Nodes(int(scale.get("maxNodeCount") or _DEFAULT_NODES))
-        return self._nodes[name]
 
     async def _keep_logs_uploaded(self, job: RunningJob) -> None:
         sizes: dict[str, int] = {}

@@ -28,8 +28,9 @@ TRANSITIONS: Final[Mapping[str, frozenset[str]]] = {
     NOT_STARTED: frozenset({STARTING} | _STOP),
     STARTING: frozenset({QUEUED, PREPARING} | _STOP),
     QUEUED: frozenset({PREPARING} | _STOP),
-    PREPARING: frozenset({RUNNING} | _STOP),
-    RUNNING: frozenset({FINALIZING} | _STOP),
+    # Back to the queue: its node was preempted.
+    PREPARING: frozenset({RUNNING, QUEUED} | _STOP),
+    RUNNING: frozenset({FINALIZING, QUEUED} | _STOP),
     FINALIZING: frozenset({COMPLETED} | _STOP),
     # A job that had ended by the time the request reached it keeps its own ending.
     CANCEL_REQUESTED: frozenset({CANCELED, COMPLETED, FAILED}),

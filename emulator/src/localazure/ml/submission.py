@@ -13,14 +13,14 @@ from localazure.core.store import Store
 from localazure.executors.job import LOG_NAME, JobRunner
 from localazure.ml import states
 from localazure.ml.assets import JOBS, Assets, artifact_folder
+from localazure.ml.nodes import COMPUTES, SERVERLESS
 from localazure.ml.resources import resource
-from localazure.ml.workspace import ARTIFACTSTORE, BLOBSTORE, COMPUTES, tracking_uri
+from localazure.ml.workspace import ARTIFACTSTORE, BLOBSTORE, tracking_uri
 from localazure.settings import Settings
 
 JOB_TYPES = ("Command", "AutoML", "Pipeline", "Sweep", "Spark", "Labeling", "FineTuning")
 # Which child belongs to which parent: key `<parent>/<child>`, so that a parent's children are one look-up.
 CHILDREN = "ml.children"
-SERVERLESS = "serverless"  # what the SDK sends for no compute of the workspace's own
 # What may change of a job, and what the server adds.
 MUTABLE = frozenset({"description", "tags", "displayName", "properties", "isArchived"})
 _SERVER_SIDE = frozenset({"status", "services", "parentJobName"})
@@ -177,6 +177,8 @@ class Submission:
         if there not in runnable:
             message = f"The compute '{name}' is of type {there}; this job needs one of {', '.join(sorted(runnable))}."
             raise BadRequest(message, "computeId", "UserError")
+        if compute["properties"].get("properties", {}).get("state") == "Stopped":
+            raise BadRequest(f"The compute instance '{name}' is stopped; start it first.", "computeId", "UserError")
 
     def _located(
         self, name: str, asked: dict[str, Any], parent: str | None, run: dict[str, Any] | None

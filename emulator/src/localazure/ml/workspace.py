@@ -1,6 +1,6 @@
-"""The workspace itself: its ARM resource, discovery document, datastores and computes.
+"""The workspace itself: its ARM resource, discovery document and datastores.
 
-https://learn.microsoft.com/rest/api/azureml/workspaces, .../datastores and .../compute.
+https://learn.microsoft.com/rest/api/azureml/workspaces and .../datastores.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
 
 DATASTORES = "ml.datastores"
-COMPUTES = "ml.computes"
 BLOBSTORE = "workspaceblobstore"
 ARTIFACTSTORE = "workspaceartifactstore"
 ARTIFACT_CONTAINER = "azureml"
@@ -37,7 +36,7 @@ def tracking_uri(settings: Settings, scheme: str = "azureml") -> str:
 
 
 class WorkspaceService:
-    """Answers for the workspace, its datastores and its computes."""
+    """Answers for the workspace and its datastores."""
 
     def __init__(self, settings: Settings, store: Store, blobs: BlobStore) -> None:
         self._settings = settings
@@ -45,7 +44,7 @@ class WorkspaceService:
         self._blobs = blobs
 
     def operations(self) -> list[Operation]:
-        """Workspaces_*, Datastores_* and Compute_*, as Microsoft's OpenAPI files name them."""
+        """Workspaces_* and Datastores_*, as Microsoft's OpenAPI files name them."""
 
         def operation(name: str, method: str, path: str, handler: Handler) -> Operation:
             return Operation(name, method, WORKSPACE + path, in_workspace(self._settings, handler), "arm")
@@ -58,12 +57,10 @@ class WorkspaceService:
             operation("Datastores_CreateOrUpdate", "PUT", "/datastores/{name}", self._put_datastore),
             operation("Datastores_Delete", "DELETE", "/datastores/{name}", self._delete_datastore),
             operation("Datastores_ListSecrets", "POST", "/datastores/{name}/listSecrets", self._secrets),
-            operation("Compute_List", "GET", "/computes", self._computes),
-            operation("Compute_Get", "GET", "/computes/{name}", self._compute),
         ]
 
     def seed(self) -> None:
-        """The datastores and computes a workspace of localazure always has; existing ones are left as they are."""
+        """The datastores a workspace of localazure always has; existing ones are left as they are."""
         stores = ((BLOBSTORE, ARTIFACT_CONTAINER, "AccountKey"), (ARTIFACTSTORE, ARTIFACT_CONTAINER, "AccountKey"),
                   ("lake", self._settings.container, "Sas"))  # fmt: skip
         for name, container, credentials in stores:
@@ -77,20 +74,6 @@ class WorkspaceService:
                 "credentials": {"credentialsType": credentials},
                 "tags": {},
             })  # fmt: skip
-        scale = {"minNodeCount": 0, "maxNodeCount": 2, "nodeIdleTimeBeforeScaleDown": "PT2M"}
-        limits = {"resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}}
-        computes: dict[str, tuple[str, dict[str, Any]]] = {
-            "cpu-cluster": ("AmlCompute", {"vmSize": "STANDARD_DS3_V2", "vmPriority": "Dedicated", "osType": "Linux",
-                                           "scaleSettings": scale, "allocationState": "Steady"}),
-            "aks": ("Kubernetes", {"namespace": "default", "defaultInstanceType": "defaultinstancetype",
-                                   "instanceTypes": {"defaultinstancetype": limits}}),
-            "synapse-spark": ("SynapseSpark", {"sparkVersion": "3.5", "nodeCount": 3, "nodeSize": "Small",
-                                               "nodeSizeFamily": "MemoryOptimized",
-                                               "poolName": self._settings.spark_pool, "workspaceName": "localazure"}),
-        }  # fmt: skip
-        for name, (kind, inner) in computes.items():
-            properties = {"computeType": kind, "provisioningState": "Succeeded", "properties": inner}
-            self._seed(COMPUTES, "computes", name, properties, location=self._settings.location)
 
     def _seed(self, kind: str, path: str, name: str, properties: dict[str, Any], **more: Any) -> None:
         if self._store.get(kind, name) is None:
@@ -176,12 +159,6 @@ class WorkspaceService:
         await asyncio.to_thread(self._blobs.create_container, container)
         token = self._blobs.sas(container, permissions="racwdl")
         return {"secretsType": "Sas", "sasToken": token.lstrip("?")}
-
-    async def _computes(self, request: Request, identity: Identity) -> Answer:
-        return page(request, self._settings, self._store.list(COMPUTES))
-
-    async def _compute(self, request: Request, identity: Identity) -> Answer:
-        return self._find(COMPUTES, "compute", request.path_params["name"])
 
     def _find(self, kind: str, what: str, name: str) -> dict[str, Any]:
         document = self._store.get(kind, name)
