@@ -4,8 +4,8 @@ A service package (`localazure.ml`, `localazure.serving`, ...) exposes one funct
 
     def build(context: ServiceContext) -> Service
 
-`localazure.stack` calls it once for every package, in the order identity, storage, ml, serving, synapse. `build` only
-wires objects: nothing is started, opened on the network or written before `start()`.
+`localazure.stack` calls it once for every package, in the order of its SERVICES. `build` only wires objects:
+nothing is started, opened on the network or written before `start()`.
 """
 
 from __future__ import annotations
