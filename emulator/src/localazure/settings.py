@@ -98,6 +98,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("subscription_id", "10ca1000-0000-4000-8000-000000000003", "the only subscription"),
     Setting("resource_group", "rg-azflow", "the only resource group"),
     Setting("workspace", "ml-azflow", "the Azure Machine Learning workspace"),
+    Setting("registry", "azflow-registry", "the Azure Machine Learning registry that is there from the start"),
     Setting("location", "local", "the region everything claims to be in"),
     Setting("storage_account", "azflowlake", "the storage account"),
     Setting("storage_account_key", _account_key, "the storage account's key (base64)", generated=True),
@@ -130,6 +131,7 @@ class Settings:
     subscription_id: str
     resource_group: str
     workspace: str
+    registry: str
     location: str
     storage_account: str
     storage_account_key: str
@@ -322,6 +324,7 @@ class Settings:
             "subscription_id": self.subscription_id,
             "resource_group": self.resource_group,
             "workspace": self.workspace,
+            "registry": self.registry,
             "location": self.location,
             "storage_account": self.storage_account,
             "storage_account_url": self.blob_url,

@@ -3,6 +3,7 @@
 azureml:name:version   azureml:name@latest   azureml:/subscriptions/...        short names and prefixed ARM ids
 /subscriptions/.../workspaces/{w}/{data|models|codes|environments}/{n}/versions/{v}
 azureml://locations/{l}/workspaces/{w}/{data|models}/{n}/versions/{v}
+azureml://registries/{r}/{data|models|codes|environments|components}/{n}/versions/{v}, .../labels/latest
 azureml://jobs/{job}/outputs/{output}[/paths/{path}]      output `artifacts` is what the run logged
 runs:/{job}/{path}                                        an artifact of the job's MLflow run
 and every address of `localazure.storage.locations`
@@ -23,9 +24,12 @@ from localazure.storage.blobs import BlobStore
 from localazure.storage.locations import Location, parse
 
 JOBS = "ml.jobs"
+REGISTRIES = "ml.registries"
+# Microsoft's own, with the curated environments; nothing of it is on this machine.
+PUBLIC_REGISTRY = "azureml"
 
 _VERSION_ID = re.compile(
-    r"(?:.*/workspaces/[^/]+|azureml://locations/[^/]+/workspaces/[^/]+)/"
+    r"(?:.*/workspaces/[^/]+|azureml://locations/[^/]+/workspaces/[^/]+|azureml://registries/(?P<registry>[^/]+))/"
     r"(?P<collection>data|models|codes|environments|components)/(?P<name>[^/]+)/(?P<by>versions|labels)/(?P<version>[^/]+)/?",
     re.IGNORECASE,
 )
@@ -72,9 +76,9 @@ class Assets:
     def environment(self, id: str) -> dict[str, Any]:
         """The ARM resource of an environment version.
 
-        Curated environments (`azureml://registries/...`) are Microsoft's and not here: an empty one stands for them.
+        Microsoft's curated ones (`azureml://registries/azureml/...`) aren't here: an empty one stands for them.
         """
-        if id.startswith("azureml://registries/"):
+        if id.lower().startswith(f"azureml://registries/{PUBLIC_REGISTRY}/"):
             return {"id": id, "name": id.rpartition("/")[2], "properties": {}}
         return self._asset("environments", id)
 
@@ -186,8 +190,9 @@ class Assets:
         raise NotFound(f"There is no data or model asset '{match[0]}' in the workspace.", code="UserError")
 
     def _asset(self, collection: str, id: str) -> dict[str, Any]:
-        bare = id.removeprefix("azureml:")
+        bare, registry = id.removeprefix("azureml:"), None
         if match := _VERSION_ID.fullmatch(bare):
+            registry = self._registry(match["registry"], id)
             # Without a chosen default version, the default is the latest one.
             latest = match["by"].lower() == "labels" and match["version"] in ("latest", "default")
             name, version = match["name"], None if latest else match["version"]
@@ -197,15 +202,24 @@ class Assets:
             raise BadRequest(
                 f"'{id}' is not the id of a version in {collection} (.../{collection}/<name>/versions/<v>)."
             )
-        document = self._lookup(collection, name, version)
+        document = self._lookup(collection, name, version, registry)
         if document is None:
             raise NotFound(f"'{name}:{version or 'latest'}' was not found in {collection} ('{id}').", code="UserError")
         return document
 
-    def _lookup(self, collection: str, name: str, version: str | None) -> dict[str, Any] | None:
+    def _registry(self, name: str | None, id: str) -> str | None:
+        if name is None or self._store.get(REGISTRIES, name.lower()):
+            return name
+        known = ", ".join(each["name"] for each in self._store.list(REGISTRIES)) or "none"
+        raise NotFound(f"The registry '{name}' was not found ('{id}'); there are: {known}.", code="UserError")
+
+    def _lookup(
+        self, collection: str, name: str, version: str | None, registry: str | None = None
+    ) -> dict[str, Any] | None:
+        kind = versions_kind(collection, registry)
         if version is not None:
-            return self._store.get(versions_kind(collection), f"{name}/{version}")
-        versions = self._store.list(versions_kind(collection), f"{name}/")
+            return self._store.get(kind, f"{name}/{version}")
+        versions = self._store.list(kind, f"{name}/")
         return max(versions, key=lambda each: each["systemData"]["createdAt"], default=None)
 
     def _run_artifact(self, job: str, path: str, uri: str) -> Path:

@@ -44,18 +44,19 @@ COLLECTIONS = (
 )
 _MUTABLE = frozenset({"tags", "description", "properties", "isArchived", "stage", "isAnonymous", "autoDeleteSetting"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,254}")
+_DEFAULT_VERSION = "azureml_default"  # what the SDK asks for where no version is named
 _ADDRESSES = frozenset({"modelUri", "dataUri"})
 _MADE_BY = re.compile(r"(?:azureml://jobs/|runs:/)([^/]+)/")
 
 
-def versions_kind(path: str) -> str:
-    """The store's kind of a collection's versions; keys are `name/version`."""
-    return f"ml.{path}"
+def versions_kind(path: str, registry: str | None = None) -> str:
+    """The store's kind of a collection's versions, in the workspace or a registry; keys are `name/version`."""
+    return f"ml.{path}" if registry is None else f"ml.registries.{registry.lower()}.{path}"
 
 
-def containers_kind(path: str) -> str:
+def containers_kind(path: str, registry: str | None = None) -> str:
     """The store's kind of a collection's containers; keys are names."""
-    return f"ml.{path}.containers"
+    return versions_kind(path, registry) + ".containers"
 
 
 class Addresses(Protocol):
@@ -78,7 +79,7 @@ class Catalogue:
         """{Code,Environment,Data,Model,Component}{Containers,Versions}_*."""
         found: list[Operation] = []
         for collection in COLLECTIONS:
-            of = _Collection(self._settings, self._store, collection, self._addresses)
+            of = CollectionHandlers(self._settings, self._store, collection, self._addresses)
             container = f"{WORKSPACE}/{collection.path}/{{name}}"
             rows = (
                 ("Containers_List", "GET", f"{WORKSPACE}/{collection.path}", of.list_containers),
@@ -100,7 +101,8 @@ class Catalogue:
     def add(self, path: str, name: str, version: str, properties: dict[str, Any]) -> dict[str, Any]:
         """Registers a version on a job's behalf (its named outputs). An existing one is left as it is."""
         collection = next(row for row in COLLECTIONS if row.path == path)
-        return _Collection(self._settings, self._store, collection, self._addresses).write(name, version, properties)[1]
+        handlers = CollectionHandlers(self._settings, self._store, collection, self._addresses)
+        return handlers.write(name, version, properties)[1]
 
     async def _start_upload(self, request: Request, identity: Identity) -> Answer:
         name, version = request.path_params["name"], request.path_params["version"]
@@ -123,16 +125,24 @@ class Catalogue:
         }
 
 
-class _Collection:
-    """The handlers of one collection."""
+class CollectionHandlers:
+    """The handlers of one collection, of the workspace or of a registry."""
 
-    def __init__(self, settings: Settings, store: Store, collection: Collection, addresses: Addresses) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        collection: Collection,
+        addresses: Addresses,
+        registry: str | None = None,
+    ) -> None:
         self._settings = settings
         self._addresses = addresses
         self._store = store
         self._collection = collection
-        self._versions = versions_kind(collection.path)
-        self._containers = containers_kind(collection.path)
+        self._registry = registry
+        self._versions = versions_kind(collection.path, registry)
+        self._containers = containers_kind(collection.path, registry)
 
     async def list_containers(self, request: Request, identity: Identity) -> Answer:
         found = [self._described(each) for each in self._store.list(self._containers) if visible(request, each)]
@@ -148,9 +158,7 @@ class _Collection:
         known = self._store.get(self._containers, name)
         if known is None:
             _checked(name, "name")
-            self._store.put(
-                self._containers, name, resource(self._settings, f"{self._collection.path}/{name}", changes)
-            )
+            self._store.put(self._containers, name, self._resource(name, changes))
         else:
             self._store.update(
                 self._containers, name, lambda old: touched({**old, "properties": {**old["properties"], **changes}})
@@ -221,7 +229,7 @@ class _Collection:
             if self._collection.path == "models":
                 # The SDK reads flavours unconditionally: null breaks it (measured).
                 properties["flavors"] = properties.get("flavors") or {}
-            document = resource(self._settings, f"{self._collection.path}/{name}/versions/{version}", properties)
+            document = self._resource(f"{name}/versions/{version}", properties)
             self._store.put(self._versions, key, document)
             self._contain(name, properties)
             return True, document
@@ -245,7 +253,10 @@ class _Collection:
         if self._store.get(self._containers, name) is None:
             kept = {field: properties[field] for field in self._collection.copied if field in properties}
             kept |= {"isArchived": False, "tags": {}, "properties": {}}
-            self._store.put(self._containers, name, resource(self._settings, f"{self._collection.path}/{name}", kept))
+            self._store.put(self._containers, name, self._resource(name, kept))
+
+    def _resource(self, path: str, properties: dict[str, Any]) -> dict[str, Any]:
+        return resource(self._settings, f"{self._collection.path}/{path}", properties, registry=self._registry)
 
     def _described(self, container: dict[str, Any]) -> dict[str, Any]:
         """The container with what follows from its versions."""
@@ -262,6 +273,8 @@ class _Collection:
         return document
 
     def _version(self, name: str, version: str) -> dict[str, Any]:
+        if version == _DEFAULT_VERSION:
+            version = str(self._described(self._container(name))["properties"]["latestVersion"])
         document = self._store.get(self._versions, f"{name}/{version}")
         if document is None:
             raise NotFound(f"The {self._collection.label} '{name}:{version}' was not found.", code="ResourceNotFound")

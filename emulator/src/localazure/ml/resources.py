@@ -36,15 +36,17 @@ def in_workspace(settings: Settings, handler: Handler) -> Handler:
     return scoped
 
 
-def resource(settings: Settings, path: str, properties: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A new ARM resource at `path` below the workspace, e.g. `jobs/train` or `models/m/versions/1`."""
+def resource(
+    settings: Settings, path: str, properties: dict[str, Any], registry: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """A new ARM resource at `path` below the workspace (or a registry), e.g. `jobs/train` or `models/m/versions/1`."""
     parts = path.split("/")
     now = timestamp()
     author = {"createdBy": settings.client_id, "createdByType": "Application"}
     return {
-        "id": f"{settings.workspace_id}/{path}",
+        "id": f"{settings.workspace_id if registry is None else f'azureml://registries/{registry}'}/{path}",
         "name": parts[-1],
-        "type": f"{PROVIDER}/workspaces/" + "/".join(parts[0::2]),
+        "type": f"{PROVIDER}/{'workspaces' if registry is None else 'registries'}/" + "/".join(parts[0::2]),
         "properties": properties,
         "systemData": {
             **author,
