@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from azflow.specs import Approve, BlobArrival, Deploy, ModelSpec, NotebookStep, SqlStep, Step
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG, BaseOperator, TaskGroup
+    from airflow.sdk import DAG, BaseOperator, Param, TaskGroup
     from airflow.sdk.definitions.param import ParamsDict
 
 STAGES = (
@@ -198,7 +198,7 @@ def _data(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
 def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
     gate = spec.evaluate.gate
     challenger = _from("train.job", "outputs", "best_model")
-    champion = {**common, **_who_is_champion(spec), "challenger": challenger}
+    champion = {**common, **who_is_champion(spec), "challenger": challenger}
     train = {
         **common,
         "job": spec.train.job,
@@ -213,6 +213,7 @@ def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[Plan
             "challenger": challenger,
             "champion": _from("evaluate.champion", "path"),
             "champion_version": _from("evaluate.champion", "version"),
+            "metric": gate.metric,
             **spec.evaluate.inputs,
         },
         "outputs": dict(spec.evaluate.outputs),
@@ -237,7 +238,7 @@ def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[Plan
     ]
 
 
-def _who_is_champion(spec: ModelSpec) -> dict[str, str]:
+def who_is_champion(spec: ModelSpec) -> dict[str, str]:
     """Where `ChampionOperator` looks."""
     if spec.deploy is not None:
         return {"endpoint_name": spec.deploy.endpoint_name}
@@ -332,7 +333,7 @@ def _write_back(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]
         "parameters": dict(back.parameters),
         "timeout_minutes": back.timeout_minutes,
     }
-    champion = {**common, **_who_is_champion(spec)}
+    champion = {**common, **who_is_champion(spec)}
     return [
         # After a no, what comes before is skipped, not failed: whoever is champion now scores.
         PlannedTask("write_back.champion", "azflow.evaluation.ChampionOperator", champion, trigger_rule="none_failed"),
@@ -394,13 +395,7 @@ def form(spec: ModelSpec) -> ParamsDict:
     from airflow.sdk.definitions.param import ParamsDict
 
     fields = {
-        "partition": Param(
-            None,
-            type=["null", "string"],
-            format="date",
-            title="Partition",
-            description="The day to run for. Empty: the run's own partition, else the day before it starts.",
-        ),
+        "partition": _partition(),
         "backfill_from": Param(
             None,
             type=["null", "string"],
@@ -426,6 +421,25 @@ def form(spec: ModelSpec) -> ParamsDict:
             description="Percentages of traffic the new deployment gets, stage by stage; growing, the last 100.",
         )
     return ParamsDict(fields)
+
+
+def partition_form() -> ParamsDict:
+    """The form of DAGs that are about one day and nothing else."""
+    from airflow.sdk.definitions.param import ParamsDict
+
+    return ParamsDict({"partition": _partition()})
+
+
+def _partition() -> Param:
+    from airflow.sdk import Param
+
+    return Param(
+        None,
+        type=["null", "string"],
+        format="date",
+        title="Partition",
+        description="The day to run for. Empty: the run's own partition, else the day before it starts.",
+    )
 
 
 def documentation(planned: Plan) -> str:
