@@ -140,6 +140,15 @@ def now() -> str:
     return datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """The catalogue's maps at a moment; they are replaced by every change, never altered."""
+
+    objects: dict[tuple[str, str], CatalogObject]
+    settings: dict[tuple[str, str], Setting]
+    schemas: dict[str, tuple[str, int]]
+
+
 class Catalog:
     """Thread-safe. Readers see whole objects, never halves: objects are frozen and replaced."""
 
@@ -190,6 +199,33 @@ class Catalog:
 
     def tables(self) -> list[Table]:
         return [entry for entry in self.objects.values() if isinstance(entry, Table)]
+
+    def snapshot(self) -> Snapshot:
+        with self.lock:
+            return Snapshot(self.objects, self.settings, self.schemas)
+
+    def revert(self, before: Snapshot, after: Snapshot, connection: duckdb.DuckDBPyConnection) -> None:
+        """Undo what lies between two snapshots, where nobody has changed it since."""
+        with self.change(connection) as change:
+            for key in before.objects.keys() | after.objects.keys():
+                old, new = before.objects.get(key), after.objects.get(key)
+                if old is not new and self.objects.get(key) is new:
+                    if new is not None:
+                        change.remove(new)
+                    if old is not None:
+                        change.put(old)
+            for key in before.settings.keys() | after.settings.keys():
+                was, became = before.settings.get(key), after.settings.get(key)
+                if was is not became and self.settings.get(key) is became:
+                    if was is not None:
+                        change.put_setting(was)
+                    elif became is not None:
+                        change.remove_setting(became)
+            for name in before.schemas.keys() ^ after.schemas.keys():
+                if name in after.schemas:
+                    change.remove_schema(after.schemas[name][0])
+                else:
+                    change.put_schema(before.schemas[name][0])
 
     @contextmanager
     def change(self, connection: duckdb.DuckDBPyConnection) -> Iterator[Change]:

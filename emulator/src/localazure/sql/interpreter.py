@@ -155,7 +155,7 @@ class Interpreter:
         session.check_cancelled(statement.line)
         handler = self._handlers.get(type(statement))
         if isinstance(statement, _NEEDS_NO_TRANSACTION):
-            if session.transaction_count:
+            if session.transaction_count and session.pool.kind.tables:
                 # https://learn.microsoft.com/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-develop-transactions#limitations
                 raise SqlError(111212, "Operation cannot be performed within a transaction.", line=statement.line)
             handler = self._definition
@@ -230,7 +230,12 @@ class Interpreter:
         yield self.session.change(statement, self.frame)
 
     def _definition(self, statement: s.Statement) -> Iterator[Result]:
-        yield from self.session.define(statement, self.frame)
+        """A serverless pool's transactions are about definitions: ROLLBACK takes them back."""
+        session = self.session
+        catalog, before = session.pool.catalog, session.pool.catalog.snapshot()
+        yield from session.define(statement, self.frame)
+        if session.transaction_count:
+            session.definitions.append((catalog, before, catalog.snapshot()))
 
     # ---- variables and flow --------
 

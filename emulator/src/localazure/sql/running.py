@@ -16,7 +16,7 @@ import pyarrow as pa
 from localazure.sql import catalog_views, errors, external, openrowset, tables
 from localazure.sql import syntax as s
 from localazure.sql.binding import Attachments, Context, RowSource, Scope, parameter_name
-from localazure.sql.catalog import Table, quote
+from localazure.sql.catalog import Catalog, Snapshot, Table, quote
 from localazure.sql.changes import ChangeCompiler, CompiledChange, stored
 from localazure.sql.conversions import Value, convert
 from localazure.sql.queries import CompiledQuery, OutputColumn
@@ -66,6 +66,7 @@ class Running:
     options: dict[str, str]
     usage: Usage
     request: Request | None
+    definitions: list[tuple[Catalog, Snapshot, Snapshot]]
     _cancelled: threading.Event
 
     # ---- compiling --------

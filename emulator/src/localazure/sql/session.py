@@ -18,7 +18,7 @@ from localazure.sql.running import Running
 from localazure.sql.scans import Usage
 
 if TYPE_CHECKING:
-    from localazure.sql.catalog import Table
+    from localazure.sql.catalog import Catalog, Snapshot, Table
     from localazure.sql.pool import Pool
     from localazure.sql.requests import Request
 
@@ -45,6 +45,7 @@ class Session(Running):
         self.identity_insert = ""
         self.options: dict[str, str] = {}
         self.usage = Usage()
+        self.definitions: list[tuple[Catalog, Snapshot, Snapshot]] = []
         self.request: Request | None = None
         self._cancelled = threading.Event()
         self._closed = False
@@ -109,7 +110,7 @@ class Session(Running):
         return Message(
             15885,
             1,
-            10,
+            0,  # severity 10 travels as 0, and FreeTDS takes more for an error
             f"Statement ID: {identity} | Query hash: {digest} | Distributed request ID: "
             f"{{{str(uuid.uuid4()).upper()}}}. Total size of data scanned is {megabytes(usage.scanned)} megabytes, "
             f"total size of data moved is {megabytes(usage.moved)} megabytes, total size of data written is "
@@ -142,6 +143,7 @@ class Session(Running):
         finally:
             self.transaction_count = 0
             self.changing = False
+            self.definitions.clear()
 
     def rollback(self) -> None:
         try:
@@ -152,6 +154,9 @@ class Session(Running):
         finally:
             self.transaction_count = 0
             self.changing = self.doomed = False
+            for catalog, before, after in reversed(self.definitions):
+                catalog.revert(before, after, self.cursor)
+            self.definitions.clear()
 
     def close(self) -> None:
         """Roll back what is open and drop the temporary tables. May be called twice."""
