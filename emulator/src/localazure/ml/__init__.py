@@ -85,7 +85,7 @@ def build(context: ServiceContext) -> Service:
         schedules=SchedulesService(settings, store, queue.submission, Clock(settings.clock_file)),
         queue=queue,
         tracking=tracking,
-        proxy=TrackingProxy(settings),
+        proxy=TrackingProxy(settings, queue.tracked),
     )
 
 

@@ -190,7 +190,7 @@ class Assets:
         raise NotFound(f"There is no data or model asset '{match[0]}' in the workspace.", code="UserError")
 
     def _asset(self, collection: str, id: str) -> dict[str, Any]:
-        bare, registry = id.removeprefix("azureml:"), None
+        bare, registry = id if id.startswith("azureml://") else id.removeprefix("azureml:"), None
         if match := _VERSION_ID.fullmatch(bare):
             registry = self._registry(match["registry"], id)
             # Without a chosen default version, the default is the latest one.
