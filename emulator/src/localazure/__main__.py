@@ -7,10 +7,12 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from localazure import stack, supervisor
 from localazure.core import certificates
+from localazure.core.clock import Clock
 from localazure.core.faults import KINDS as FAULTS
 from localazure.core.faults import Faults
 from localazure.settings import SETTINGS, Settings
@@ -68,6 +70,13 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         if not Faults(settings.faults).ask(options.kind, options.subject):
             raise ValueError(f"nobody took the fault: '{options.subject}' holds no node (or localazure isn't up)")
         print(f"{options.kind}: {options.subject}")
+    elif options.command == "clock":
+        clock = Clock(settings.clock_file)
+        if options.reset:
+            clock.reset()
+        elif options.set is not None or options.rate is not None:
+            clock.set_time(options.set, 1.0 if options.rate is None else options.rate)
+        print(f"{clock.now().isoformat(timespec='seconds')}, {clock.rate:g} s a second")
     elif options.command == "api":
         stack.serve(settings)
     elif options.command == "supervise":
@@ -122,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     fault = commands.add_parser("fault", help="make something fail: the node of a running job is preempted")
     fault.add_argument("kind", choices=FAULTS)
     fault.add_argument("subject", help="the job's name")
+    clock = commands.add_parser("clock", help="the time that schedules go by: show it, set it, let it run faster")
+    clock.add_argument(
+        "--set", type=datetime.fromisoformat, help="the time to show from now on, e.g. 2026-12-01T05:59:50Z"
+    )
+    clock.add_argument("--rate", type=float, help="its seconds a second of the machine's (default: 1)")
+    clock.add_argument("--reset", action="store_true", help="the machine's time again")
     commands.add_parser("api", help="(internal) the API process")
     commands.add_parser("supervise", help="(internal) the supervisor")
     return parser
