@@ -7,6 +7,7 @@ https://learn.microsoft.com/azure/machine-learning/reference-yaml-overview
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -213,24 +214,24 @@ _MOST_FINDINGS = 5
 Finding = tuple[tuple[str, ...], str]
 
 
-def refusal(file: str, problem: BaseException, include: Path = INCLUDE, subject: str = "job") -> SpecError:
+def refusal(shown: str, problem: BaseException, source: Path | None = None, subject: str = "job") -> SpecError:
     """The SDK's or the service's complaint as an error that names file, line and key, in its own words.
 
-    :param file: the YAML, relative to include/ml.
+    :param shown: what messages call the YAML.
+    :param source: where it lies, if it is a file.
     """
-    shown = f"include/ml/{file}"
     found = findings(problem)
     if not found and "type" in (words := sdk_words(problem)) and words.startswith("Unsupported"):
         found = [(("type",), words)]
     if not found:
         return SpecError(shown, "", f"is no {subject} that Azure ML takes: {sdk_words(problem)}")
-    try:
-        source = (include / "ml" / file).read_text(encoding="utf-8")
-    except OSError:
-        source = ""
+    text = ""
+    if source is not None:
+        with contextlib.suppress(OSError):
+            text = source.read_text(encoding="utf-8")
     said = []
     for path, words in found[:_MOST_FINDINGS]:
-        line = line_of(source, path)
+        line = line_of(text, path)
         place = [f"line {line}"] if line else []
         said.append((", ".join([*place, ".".join(path)] if path else place), words))
     first, words = said[0]

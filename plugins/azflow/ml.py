@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -82,7 +82,7 @@ class AzureMLJobOperator(RemoteRunOperator):
 
     service = SERVICE
     alphabet: ClassVar[Alphabet] = AZURE_ML_JOB
-    template_fields = ("job", "inputs", "outputs", "settings")
+    template_fields: Sequence[str] = ("job", "inputs", "outputs", "settings")
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "outputs": "json", "settings": "json"}
     operator_extra_links = (RunLink("Azure ML studio"), TrackingLink())
     ui_color = "#e3f5e7"
@@ -157,7 +157,7 @@ class AzureMLJobOperator(RemoteRunOperator):
         job = declared(payload["content"])
         allowed = allow(job, self.spend, spent)
         if allowed.refused:
-            raise ConfigurationError(f"include/ml/{payload['file']} isn't submitted: {allowed.refused}.")
+            raise ConfigurationError(f"{runs.shown(payload)} isn't submitted: {allowed.refused}.")
         if allowed.seconds is not None and allowed.seconds < self.timeout_minutes * 60:
             self.timeout_minutes = allowed.seconds / 60
             self.log.info(

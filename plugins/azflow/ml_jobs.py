@@ -104,17 +104,24 @@ class AzureMLJobs:
         try:
             self._connection.ml_client().jobs.create_or_update(job)
         except HttpResponseError as problem:
-            if any(word in str(problem) for word in _NAME_TAKEN):
+            if name_is_taken(problem):
                 raise RunExists(name, service=SERVICE) from None
             if problem.status_code == 400:  # noqa: PLR2004
-                shown = f"include/ml/{payload['file']}"
-                raise SpecError(shown, "", f"the service refuses the job: {first_line(problem)}") from problem
+                said = f"the service refuses the job: {first_line(problem)}"
+                raise SpecError(self.shown(payload), "", said) from problem
             raise
         except Exception as problem:
             if type(problem).__module__.startswith(("azure.ai.ml.exceptions", "marshmallow")):
-                raise refusal(payload["file"], problem, self._include) from problem
+                raise refusal(self.shown(payload), problem, self._file(payload)) from problem
             raise
         return name
+
+    def shown(self, payload: Mapping[str, Any]) -> str:
+        """What messages call the YAML of a payload."""
+        return f"include/ml/{payload['file']}"
+
+    def _file(self, payload: Mapping[str, Any]) -> Path:
+        return self._include / "ml" / str(payload["file"])
 
     def state(self, id: str) -> RunState:
         """GET .../jobs/{id}"""
@@ -256,9 +263,9 @@ class AzureMLJobs:
         text = io.StringIO(yaml.safe_dump(payload["content"], sort_keys=False, allow_unicode=True))
         try:
             # Paths in the YAML are relative to where it lies.
-            return load_job(text, relative_origin=str(self._include / "ml" / payload["file"]))
+            return load_job(text, relative_origin=str(self._file(payload)))
         except Exception as problem:
-            raise refusal(payload["file"], problem, self._include) from problem
+            raise refusal(self.shown(payload), problem, self._file(payload)) from problem
 
     def _properties(self, id: str) -> dict[str, Any]:
         found = self.workspace.job(id)
@@ -324,6 +331,11 @@ class AzureMLJobs:
                 way.append(min(failed, key=lambda each: str(each.get("endTimeUtc") or "~")))
                 id = str(way[-1]["runId"])
         return way
+
+
+def name_is_taken(problem: BaseException) -> bool:
+    """Whether the service refuses a job because there is one of its name, with other content."""
+    return any(word in str(problem) for word in _NAME_TAKEN)
 
 
 def _declared(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -138,8 +138,9 @@ class OrphanSweepOperator(AzflowOperator):
             self.log.info("Without traffic for %(days)d days: %(deployment)s of endpoint %(endpoint)s", each)
         for each in answer["data"]:
             self.log.info("Registered %(days)d days ago: data asset %(name)s:%(version)s", each)
-        if problems:
-            raise AzflowError("Not cancelled:\n" + "\n".join(problems), retry_helps=True)
+        with airflow_edge(self.conn_id):
+            if problems:
+                raise AzflowError("Not cancelled:\n" + "\n".join(problems), retry_helps=True)
         return answer
 
     def _sweep(self, runs: AzureMLJobs, space: Workspace, now: datetime, dry: bool) -> tuple[dict[str, Any], list[str]]:
