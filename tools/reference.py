@@ -31,10 +31,26 @@ MEANING = {
     "ModelSpec.data": "the exported sets",
     "ModelSpec.train": "the job whose output `best_model` is the challenger",
     "ModelSpec.evaluate": "the job that writes `evidence.json`, and the gate",
+    "ModelSpec.compare": "which earlier trainings the night's is shown beside",
+    "ModelSpec.spend": "what the night's Azure ML jobs may take; without it there is no limit",
     "ModelSpec.approve": "`automatic`, or a person in Airflow's UI",
     "ModelSpec.register": "the registered model",
     "ModelSpec.deploy": "the online endpoint and the canary's rules; without it the champion is the version tagged so",
     "ModelSpec.write_back": "the job that scores the partition, and the SQL that swaps its rows in",
+    "ModelSpec.watch": "what is watched after the roll-out, and when an alarm retrains; without it nothing is",
+    "Watch.schedule": "cron of the DAG `endpoint_monitoring_<name>`; it is about the day before",
+    "Watch.window": "SQL that exports the last days: features, predictions, outcomes where known",
+    "Watch.window_days": "how many days the window is, for the readings; the SQL decides",
+    "Watch.table": "SQL that keeps the readings",
+    "Watch.min_rows": "fewer rows in the window tell nothing: its readings are undefined",
+    "Watch.cool_down_days": "days of data after an alarm in which no other starts a retraining",
+    "Watch.signals": "what is watched, at least one",
+    "Signal.type": "Azure ML's monitoring signals",
+    "Signal.numerical": "drift metrics of numerical columns with their limits",
+    "Signal.categorical": "drift metrics of categorical columns with their limits",
+    "Signal.thresholds": "rates with how much they may rise above training's; performance with how much it may lose",
+    "Signal.features": "columns; empty: all that both sides have",
+    "Signal.warn_only": "columns that never raise more than a warning; `*` are all",
     "BlobArrival.container": "empty: the connection's",
     "BlobArrival.blob": "the blob that is written last, a template",
     "BlobArrival.timeout_minutes": "then the task fails and says what is there",
@@ -71,6 +87,9 @@ MEANING = {
     "Gate.ceiling": "where lower is better: the most it may be; this or `min_skill` is required there",
     "Gate.min_skill": "where lower is better: the share of the best baseline's error that it must take away at least",
     "Gate.min_rows": "the fewest hold-out rows for a decision",
+    "Compare.last": "so many trainings before this one",
+    "Spend.max_node_hours_per_job": "hours of one node; a job whose own limits allow more isn't started, one without limits ends there",
+    "Spend.max_node_hours_per_night": "the same for all jobs of a night together; each gets what is left",
     "Approve.person": "a person answers, with the verdict before their eyes",
     "Person.timeout_minutes": "how long to wait",
     "Person.on_timeout": "what silence means",
@@ -98,13 +117,17 @@ _SECTIONS = {
     "quality": "Suite",
     "data": "Data",
     "train": "Job",
+    "compare": "Compare",
     "evaluate": "Evaluate",
     "evaluate.gate": "Gate",
+    "spend": "Spend",
     "approve": "Approve",
     "approve.person": "Person",
     "register": "Register",
     "deploy": "Deploy",
     "write_back": "WriteBack",
+    "watch": "Watch",
+    "watch.signals": "Signal",
 }
 
 
@@ -139,7 +162,8 @@ def _keys(name: str, schema: Mapping[str, Any]) -> list[str]:
 
 def meaning(name: str, key: str) -> str:
     """What the key of a class of azflow.specs is for; a class that has a job says only what is its own."""
-    found = MEANING.get(f"{name}.{key}") or (MEANING.get(f"Job.{key}") if name in ("Evaluate", "WriteBack") else None)
+    own_job = name in ("Evaluate", "WriteBack", "Watch")
+    found = MEANING.get(f"{name}.{key}") or (MEANING.get(f"Job.{key}") if own_job else None)
     if found is None:
         raise KeyError(f"tools/reference.py doesn't say what {name}.{key} is for")
     return found

@@ -266,3 +266,34 @@ def trend(points: Sequence[Point], *, label: str = "") -> Html:
             anchor = "end" if index == len(points) - 1 and len(points) > 1 else "start" if index == 0 else "middle"
             parts.append(_text(x, bottom + 19, point.label, css="" if point.this else "soft", anchor=anchor))
     return _svg(bottom + 28, "".join(parts), label)
+
+
+def distributions(
+    bins: Sequence[object], baseline: Sequence[float], target: Sequence[float], *, label: str = ""
+) -> Html:
+    """Two distributions over the same bins, as pairs of bars: the baseline behind, the target in front.
+
+    :param bins: names of categories, one a share; or edges of numbers, one more than there are shares.
+    """
+    height, left, right = 150.0, 46.0, float(WIDTH)
+    most = max([*baseline, *target, 1e-9])
+    width = (right - left) / max(len(baseline), 1)
+    parts = []
+    for share in (0.0, most / 2, most):
+        y = _TOP + height * (1 - share / most)
+        parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" class="grid"/>')
+        parts.append(_text(left - 6, y + 4, f"{share:.0%}", css="soft", anchor="end"))
+    for index, (before, after) in enumerate(zip(baseline, target, strict=True)):
+        for share, offset, css in ((before, 0.12, "bar soft"), (after, 0.5, "accent")):
+            tall = height * share / most
+            parts.append(
+                f'<rect x="{left + width * (index + offset):.1f}" y="{_TOP + height - tall:.1f}" '
+                f'width="{width * 0.38:.1f}" height="{tall:.1f}" class="{css}"/>'
+            )
+    edges = len(bins) > len(baseline)
+    step = max(1, len(bins) // 8) if edges else 1
+    for index in range(0, len(bins), step):
+        shown = f"{bins[index]:.4g}" if isinstance(bins[index], float) else str(bins[index])
+        x = left + width * (index if edges else index + 0.5)
+        parts.append(_text(min(x, right - 14), _TOP + height + 17, shown[:14], css="soft", anchor="middle"))
+    return _svg(_TOP + height + _AXIS - 8, "".join(parts), label)

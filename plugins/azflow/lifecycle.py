@@ -201,6 +201,7 @@ def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[Plan
     champion = {**common, **who_is_champion(spec), "challenger": challenger}
     train = {
         **common,
+        "spend": _spend(spec),
         "job": spec.train.job,
         "inputs": {"training_data": _from("data.train", "id"), **spec.train.inputs},
         "outputs": dict(spec.train.outputs),
@@ -208,6 +209,7 @@ def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[Plan
     }
     evaluate = {
         **common,
+        "spend": _spend(spec),
         "job": spec.evaluate.job,
         "inputs": {
             "challenger": challenger,
@@ -232,10 +234,16 @@ def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[Plan
     }
     return [
         PlannedTask("train.job", "azflow.ml.AzureMLJobOperator", train),
+        PlannedTask("evaluate.compare", "azflow.tracking.CompareRunsOperator", {**common, "last": spec.compare.last}),
         PlannedTask("evaluate.champion", "azflow.evaluation.ChampionOperator", champion),
         PlannedTask("evaluate.job", "azflow.ml.AzureMLJobOperator", evaluate, after=("evaluate.champion",)),
         PlannedTask("evaluate.verdict", "azflow.ml.EvaluationGate", verdict, after=("evaluate.job",)),
     ]
+
+
+def _spend(spec: ModelSpec) -> dict[str, float]:
+    """The limits of every job of a night, as far as there are any."""
+    return spec.spend.model_dump(exclude_none=True)
 
 
 def who_is_champion(spec: ModelSpec) -> dict[str, str]:
@@ -315,6 +323,7 @@ def _write_back(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]
     back = spec.write_back
     score = {
         **common,
+        "spend": _spend(spec),
         "job": back.job,
         "inputs": {
             "model": _from("write_back.champion", "path"),

@@ -8,6 +8,7 @@ Pure: no Airflow, no SDK. Unknown keys are errors, and every error names the fil
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -182,6 +183,19 @@ class Job(_Part):
     _job = field_validator("job")(_below_include("ml", ".yml"))
 
 
+class Compare(_Part):
+    """What the night's training is shown beside: the last trainings of the same model."""
+
+    last: Annotated[int, Field(ge=1, le=200)] = 10
+
+
+class Spend(_Part):
+    """What the night's Azure ML jobs may take, in hours of one node; None: no limit."""
+
+    max_node_hours_per_job: Annotated[float, Field(gt=0)] | None = None
+    max_node_hours_per_night: Annotated[float, Field(gt=0)] | None = None
+
+
 class Gate(_Part):
     """When a challenger may replace the champion, judged on the same hold-out rows, in the metric's own units.
 
@@ -283,6 +297,99 @@ class WriteBack(Job):
     _sql = field_validator("sql")(_below_include("sql", ".sql"))
 
 
+#: Of a distance the most it may be, of a test the least p-value, of a rate how much it may rise, of a performance
+#: metric how much it may lose.
+Limits = Mapping[str, Annotated[float, Field(ge=0)]]
+
+
+class Signal(_Part):
+    """What is watched, and its limits. Metrics are Azure ML's:
+    https://learn.microsoft.com/azure/machine-learning/concept-model-monitoring#supported-signals-and-metrics
+
+    :ivar numerical: drift metrics of numerical columns -> limit.
+    :ivar categorical: drift metrics of categorical columns -> limit.
+    :ivar thresholds: metrics of ``data_quality`` (how much a rate may rise above training's) and of
+        ``model_performance`` (how much the metric may lose against the hold-out) -> limit.
+    :ivar features: which columns; default: all that both sides have.
+    :ivar warn_only: columns that never raise more than a warning; ``*`` are all.
+    """
+
+    type: Literal["data_drift", "prediction_drift", "data_quality", "model_performance"]
+    numerical: Limits = {}
+    categorical: Limits = {}
+    thresholds: Limits = {}
+    features: tuple[Text, ...] = ()
+    warn_only: tuple[Text, ...] = ()
+
+    _lists = field_validator("features", "warn_only", mode="before")(_as_tuple)
+
+    @model_validator(mode="after")
+    def _limits_of_its_type(self) -> Self:
+        drift = self.type.endswith("drift")
+        if drift and not (self.numerical or self.categorical):
+            raise ValueError(f"{self.type} needs limits: numerical, categorical or both")
+        if drift and self.thresholds:
+            raise ValueError(f"{self.type} takes its limits as numerical and categorical, not as thresholds")
+        if not drift and (self.numerical or self.categorical or not self.thresholds):
+            raise ValueError(f"{self.type} takes its limits as thresholds")
+        known = MONITORING_METRICS[self.type]
+        for metric in (*self.numerical, *self.categorical, *self.thresholds):
+            if metric not in known:
+                raise ValueError(f"{metric} is no metric of {self.type}; there are {', '.join(known)}")
+        return self
+
+
+_DRIFT_METRICS = (
+    "jensen_shannon_distance",
+    "normalized_wasserstein_distance",
+    "pearsons_chi_squared_test",
+    "population_stability_index",
+    "two_sample_kolmogorov_smirnov_test",
+)
+MONITORING_METRICS: Mapping[str, tuple[str, ...]] = {
+    "data_drift": _DRIFT_METRICS,
+    "prediction_drift": _DRIFT_METRICS,
+    "data_quality": ("data_type_error_rate", "null_value_rate", "out_of_bounds_rate"),
+    "model_performance": ("accuracy", "mean_absolute_error", "roc_auc", "root_mean_squared_error"),
+}
+
+
+class Watch(Job):
+    """What is watched after the roll-out, and when an alarm retrains (``dags/endpoint_monitoring.py``).
+
+    :ivar window: the T-SQL that exports the last `window_days` days: features, predictions, outcomes where known.
+    :ivar table: the T-SQL that keeps the readings.
+    :ivar min_rows: fewer rows in the window tell nothing: readings are then undefined.
+    :ivar cool_down_days: days of data after an alarm in which no other starts a retraining.
+    """
+
+    schedule: Text
+    window: Text
+    window_days: Annotated[int, Field(ge=1, le=90)] = 7
+    table: Text
+    min_rows: Annotated[int, Field(ge=1)] = 500
+    cool_down_days: Annotated[int, Field(ge=1)] = 7
+    signals: tuple[Signal, ...] = Field(min_length=1)
+
+    _signals = field_validator("signals", mode="before")(_as_tuple)
+    _files = field_validator("window", "table")(_below_include("sql", ".sql"))
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, value: str) -> str:
+        return _cron_expression(value)
+
+    def signals_json(self) -> str:
+        """The signals as the monitoring job takes them."""
+        return json.dumps([signal.model_dump(exclude_defaults=True) for signal in self.signals])
+
+
+def _cron_expression(value: str) -> str:
+    if len(value.split()) != 5:  # noqa: PLR2004 - cron
+        raise ValueError("must be a cron expression of five fields, e.g. '0 2 * * *'")
+    return value
+
+
 class ModelSpec(_Part):
     """One model: ``include/models/<folder>/model.yml``."""
 
@@ -297,11 +404,14 @@ class ModelSpec(_Part):
     quality: tuple[Suite, ...] = ()
     data: Data
     train: Job
+    compare: Compare = Compare()
     evaluate: Evaluate
+    spend: Spend = Spend()
     approve: Literal["automatic"] | Approve = "automatic"
     register_as: Register = Field(alias="register")
     deploy: Deploy | None = None
     write_back: WriteBack
+    watch: Watch | None = None
 
     _lists = field_validator("prepare", "quality", mode="before")(_as_tuple)
 
@@ -317,9 +427,7 @@ class ModelSpec(_Part):
     @field_validator("schedule")
     @classmethod
     def _cron(cls, value: str) -> str:
-        if len(value.split()) != 5:  # noqa: PLR2004 - cron
-            raise ValueError("must be a cron expression of five fields, e.g. '0 2 * * *'")
-        return value
+        return _cron_expression(value)
 
     @model_validator(mode="after")
     def _consistent_names(self) -> Self:

@@ -36,6 +36,9 @@ def include(tmp_path: Path) -> Path:
         "ml/jobs/evaluate.yml",
         "ml/jobs/score_partition.yml",
         "ml/endpoints/flight_delay/endpoint.yml",
+        "sql/monitoring/flight_delay_window.sql",
+        "sql/monitoring/readings.sql",
+        "ml/jobs/flight_delay_monitor.yml",
     ]:
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)

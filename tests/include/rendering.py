@@ -26,4 +26,4 @@ _ENVIRONMENT = Environment(undefined=StrictUndefined, loader=FileSystemLoader(SQ
 
 def render(file: str, night: Night = FIRST_NIGHT, azure: Mapping[str, str] = AZURE) -> str:
     """The text of an SQL file for a night."""
-    return _ENVIRONMENT.from_string((SQL / file).read_text()).render(night=night, azure=azure)
+    return _ENVIRONMENT.from_string((SQL / file).read_text()).render(night=night, azure=azure, model="flight_delay")

@@ -1,0 +1,99 @@
+"""Watches every model whose model.yml says how (`watch`): one DAG that reads, one that retrains after an alarm.
+
+The first compares the last days with the champion's own training data, in an Azure ML job, and keeps the readings in
+Synapse. An alarm emits the model's drift asset; the second listens to it and starts a night for the same partition.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, CronPartitionTimetable
+
+from azflow import lifecycle
+from azflow.errors import SpecError
+from azflow.evaluation import ChampionOperator
+from azflow.ml import AzureMLJobOperator
+from azflow.monitoring import DriftAlarmOperator, MonitoringOperator, TrainingDataOperator, drift_asset
+from azflow.specs import ModelSpec, Watch, find_specs
+from azflow.synapse import SynapseSqlOperator
+
+
+def endpoint_monitoring(spec: ModelSpec, watch: Watch) -> DAG:
+    """Readings of the last days, and an alarm if they ask for one."""
+    common: dict[str, Any] = {"conn_id": spec.connection, "model": spec.name}
+    with DAG(
+        f"endpoint_monitoring_{spec.name}",
+        description=f"What has moved since the champion of {spec.name} was trained?",
+        schedule=CronPartitionTimetable(watch.schedule, timezone=spec.timezone, run_offset=-1, key_format="%Y-%m-%d"),
+        catchup=False,
+        max_active_runs=1,
+        tags={"azflow", "monitoring", spec.name},
+        default_args={"owner": spec.owner, "retries": 1, "retry_delay": timedelta(seconds=30)},
+        doc_md=__doc__,
+    ) as dag:
+        window = SynapseSqlOperator(task_id="window", sql=watch.window, **common)
+        champion = ChampionOperator(task_id="champion", **lifecycle.who_is_champion(spec), **common)
+        baseline = TrainingDataOperator(task_id="baseline", champion="champion", **common)
+        monitor = AzureMLJobOperator(
+            task_id="monitor",
+            job=watch.job,
+            inputs={
+                "baseline": "{{ ti.xcom_pull(task_ids='baseline')['train'] }}",
+                "holdout": "{{ ti.xcom_pull(task_ids='baseline')['holdout'] }}",
+                "model": "{{ ti.xcom_pull(task_ids='baseline')['path'] }}",
+                "model_name": spec.name,
+                "model_version": "{{ ti.xcom_pull(task_ids='baseline')['version'] }}",
+                "signals": watch.signals_json(),
+                "min_rows": str(watch.min_rows),
+                "window_start": f"{{{{ night.window(1, {watch.window_days})[2] }}}}",
+                "window_end": "{{ night.partition }}",
+                "run_id": "{{ run_id }}",
+                **watch.inputs,
+            },
+            outputs=dict(watch.outputs),
+            timeout_minutes=watch.timeout_minutes,
+            **common,
+        )
+        readings = SynapseSqlOperator(task_id="readings", sql=watch.table, **common)
+        verdict = MonitoringOperator(task_id="verdict", monitor="monitor", **common)
+        alarm = DriftAlarmOperator(task_id="alarm", verdict="verdict", cool_down_days=watch.cool_down_days, **common)
+
+        champion >> baseline
+        [window, baseline] >> monitor >> [readings, verdict] >> alarm
+    dag.params = lifecycle.partition_form()
+    return dag
+
+
+def retraining_on_drift(spec: ModelSpec) -> DAG:
+    """A night for the partition that raised the alarm."""
+    with DAG(
+        f"retraining_on_drift_{spec.name}",
+        description=f"An alarm of {spec.name}'s monitor starts a night.",
+        schedule=[drift_asset(spec.name)],
+        catchup=False,
+        max_active_runs=1,
+        tags={"azflow", "monitoring", spec.name},
+        default_args={"owner": spec.owner},
+    ) as dag:
+        TriggerDagRunOperator(
+            task_id="night",
+            trigger_dag_id=lifecycle.plan(spec).dag_id,
+            trigger_run_id="drift__{{ run_id }}",
+            conf={"partition": "{{ (triggering_asset_events.values() | first | last).extra['partition'] }}"},
+            reset_dag_run=False,
+            skip_when_already_exists=True,
+        )
+    return dag
+
+
+for path in find_specs():
+    try:
+        spec = ModelSpec.load(path)
+    except SpecError:
+        continue  # shown by model_specs.py
+    if spec.watch is not None:
+        for dag in (endpoint_monitoring(spec, spec.watch), retraining_on_drift(spec)):
+            globals()[dag.dag_id] = dag
