@@ -50,7 +50,7 @@ def create(session: Session, statement: s.CreateExternal, frame: Frame) -> Resul
         ):
             # a private lake is open to its owner, but in a dedicated pool the credential must exist
             _note_missing_credential(session, credential, line)
-    else:
+    elif statement.options.get("FORMAT_TYPE", "").upper() != "DELTA" or session.pool.kind.tables:
         format_layout(statement.options, line)
     with catalog.change(session.cursor) as change:
         change.put_setting(Setting(statement.kind, statement.name, statement.options, catalog.new_id()))

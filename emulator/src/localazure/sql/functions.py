@@ -55,6 +55,8 @@ def _file_column(compiler: ExpressionCompiler, call: s.Call, scope: Scope) -> Va
     """``r.filepath(1)`` of OPENROWSET."""
     source = scope.source(call.qualifier)
     key = call.name + (str(compiler.constant(call.args[0])) if call.args else "")
+    if source is not None and source.file_columns and key not in source.file_columns:
+        raise SqlError(15824, "Filepath function argument(s) out of range.", line=call.line)
     if source is None or key not in source.file_columns:
         raise errors.unbound(".".join((*call.qualifier, call.name.lower())), call.line)
     from localazure.sql.results import SqlType

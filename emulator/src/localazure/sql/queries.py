@@ -73,8 +73,9 @@ class QueryCompiler(SourceCompiler):
         return f"WITH {', '.join(self._common_table(table) for table in tables)} " if tables else ""
 
     def _common_table(self, table: s.CommonTable) -> str:
-        if not self.context.kind.recursive_tables and _mentions(table.query, table.name):
-            raise errors.refused("recursive common table expression", table.line)
+        if _mentions(table.query, table.name):
+            refuse = errors.refused if self.context.kind.tables else errors.not_implemented
+            raise refuse("recursive common table expression", table.line)
         compiled = self.query(table.query, None)
         alias = self.context.fresh(table.name)
         names = table.columns or [column.name for column in compiled.columns]

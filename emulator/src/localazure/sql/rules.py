@@ -35,7 +35,6 @@ class PoolKind:
     queries_in_while: bool = True
     cross_database: bool = False
     ctas_needs_distribution: bool = True
-    recursive_tables: bool = False
 
 
 DEDICATED = PoolKind(
@@ -76,7 +75,6 @@ SERVERLESS = PoolKind(
     queries_in_while=False,
     cross_database=True,
     ctas_needs_distribution=False,
-    recursive_tables=True,
 )
 
 # Statements about tables with rows of their own, under the names that error 15868 has for them. Temporary tables may

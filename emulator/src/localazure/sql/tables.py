@@ -106,6 +106,7 @@ def _create_table_as(session: Session, statement: s.CreateTableAs, frame: Frame)
         values.append(stored(value, made, line))
     insert = f'INSERT INTO {table.physical} SELECT {", ".join(values)} FROM ({compiled.sql}) AS "q"'
     parameters = session.values(frozenset(compiler.context.parameters), frame)
+    compiler.context.local = compiler.context.local or table.temporary
     compiler.context.check_mixed(line)
     with (
         session.attached(compiler.context.attachments, insert, parameters, line),
