@@ -29,7 +29,7 @@ SPEC = ROOT / "include" / "models" / "flight_delay" / "model.yml"
 READ_DAGS = """
 import json, sys, time
 sys.path.insert(0, "{project}/plugins")
-import airflow.sdk, airflow.providers.standard.operators.hitl
+import airflow.sdk, airflow.providers.standard.operators.hitl, airflow.providers.standard.operators.trigger_dagrun
 from airflow.dag_processing.dagbag import BundleDagBag
 from pathlib import Path
 import airflow.serialization.serialized_objects
