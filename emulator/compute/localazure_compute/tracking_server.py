@@ -5,13 +5,16 @@ open-source MLflow makes ids up. A run created with the tag `azureml.runId` gets
 has it; every other
 call is MLflow's, unchanged. One process: MLflow's launcher starts more (workers, a job executor) and 800 MB.
 
-    python -m localazure_compute.tracking_server --home <folder> --port <port>
+    python -m localazure_compute.tracking_server --home <folder> --port <port> [--fd <listening socket>]
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import socket
+import threading
+import time
 import uuid
 from contextvars import ContextVar
 from pathlib import Path
@@ -75,10 +78,12 @@ def _use_named_runs() -> None:
 
 
 def main() -> None:
-    """Serves MLflow on 127.0.0.1 until stopped: database and artifacts below `--home`."""
+    """Serves MLflow on 127.0.0.1 until stopped, or idle for long: database and artifacts below `--home`."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--home", type=Path, required=True)
     arguments.add_argument("--port", type=int, required=True)
+    arguments.add_argument("--fd", type=int, help="a socket that listens on the port already")
+    arguments.add_argument("--idle-seconds", type=float, default=900, help="end after so long without a request")
     options = arguments.parse_args()
     home: Path = options.home.resolve()
     (home / "artifacts").mkdir(parents=True, exist_ok=True)
@@ -100,8 +105,43 @@ def main() -> None:
     initialize_backend_stores(database, default_artifact_root="mlflow-artifacts:/")
 
     import uvicorn
+    from mlflow.server.fastapi_app import app
 
-    uvicorn.run("mlflow.server.fastapi_app:app", host="127.0.0.1", port=options.port, log_level="warning")
+    watched = _Idle(app)
+    configuration = uvicorn.Config(watched, host="127.0.0.1", port=options.port, log_level="warning")
+    server = uvicorn.Server(configuration)
+    if options.fd is None:
+        server.run()
+        return
+    # The socket stays open with whoever handed it over: a connection that comes as this ends waits for the next one.
+    threading.Thread(target=watched.end_when_idle, args=(server, options.idle_seconds), daemon=True).start()
+    server.run(sockets=[socket.socket(fileno=options.fd)])
+
+
+class _Idle:
+    """An ASGI application that knows when it was last asked for something."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+        self._open = 0
+        self._last = time.monotonic()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._application(scope, receive, send)
+            return
+        self._open += 1
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            self._open -= 1
+            self._last = time.monotonic()
+
+    def end_when_idle(self, server: Any, seconds: float) -> None:
+        """Asks the server to end once nothing was asked of it for so long."""
+        while self._open or time.monotonic() - self._last < seconds:
+            time.sleep(min(seconds / 4, 5))
+        server.should_exit = True
 
 
 if __name__ == "__main__":

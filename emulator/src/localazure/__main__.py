@@ -91,7 +91,7 @@ def _addresses(settings: Settings) -> list[tuple[str, str]]:
         ("Synapse serverless SQL (TDS)", settings.sql_server_ondemand),
         ("Blob storage", settings.blob_url),
         ("Scoring", settings.router_url),
-        ("MLflow (starting)", settings.mlflow_url),
+        ("MLflow (starts when asked)", settings.mlflow_url),
         ("Certificates to trust", str(settings.ca_bundle)),
         ("Connection", str(settings.home / "connection.json")),
     ]

@@ -13,6 +13,7 @@ import fcntl
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -67,6 +68,9 @@ class Program:
     healthy: Callable[[], bool]
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     awaited: bool = True
+    #: Not started before somebody connects to its port, and ends by itself when nobody has for long: the supervisor
+    #: listens in its place and hands the socket over (`--fd N`), so that no connection is refused or lost.
+    on_demand: bool = False
 
 
 def programs(settings: Settings) -> list[Program]:
@@ -99,6 +103,7 @@ def programs(settings: Settings) -> list[Program]:
         Program(
             "mlflow",
             # MLflow's own server from the compute environment; the launcher beside it lets a run have its job's name.
+            # 200 MB and seconds of imports: on demand.
             lambda: [
                 str(settings.compute_python), "-m", "localazure_compute.tracking_server",
                 "--home", str(home / "mlflow"), "--port", str(settings.mlflow_port),
@@ -112,6 +117,7 @@ def programs(settings: Settings) -> list[Program]:
                 "DO_NOT_TRACK": "1",
             },
             awaited=False,
+            on_demand=True,
         ),
         Program(
             "tds",
@@ -252,6 +258,9 @@ def status(settings: Settings) -> list[Status]:
             word = f"ended ({child['exit_code']})"
             rows.append(Status(program.name, None, program.port, program.address, word, False, 0))
             continue
+        if child["pid"] is None:
+            rows.append(Status(program.name, None, program.port, program.address, "standing by", True, 0))
+            continue
         healthy = program.healthy()
         word = "up" if healthy else "starting"
         memory = sum(table[pid][1] for pid in [child["pid"], *_descendants(child["pid"], table)] if pid in table)
@@ -284,29 +293,67 @@ def supervise(settings: Settings) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         children: dict[str, processes.Process] = {}
         ended: dict[str, int] = {}
-        _write_state(settings, children, ended)
+        standing_by: dict[socket.socket, Program] = {}
+
+        def start(program: Program, *, handed_over: socket.socket | None = None) -> None:
+            children[program.name] = _start(settings, program, handed_over)
+            log.info("%s started as process %d", program.name, children[program.name].pid)
+            _write_state(settings, children, ended, standing_by.values())
+
+        _write_state(settings, children, ended, ())
         try:
             for program in programs(settings):
-                children[program.name] = _start(settings, program)
-                log.info("%s started as process %d", program.name, children[program.name].pid)
-                _write_state(settings, children, ended)
+                if program.on_demand:
+                    standing_by[_listener(program.port)] = program
+                    _write_state(settings, children, ended, standing_by.values())
+                else:
+                    start(program)
             while not stopping:
                 _reap({child.pid for child in children.values()})
-                for name, child in children.items():
+                for name, child in list(children.items()):
                     code = child.poll()
-                    if code is not None and name not in ended:
+                    if code is None or name in ended:
+                        continue
+                    if code == 0 and any(program.name == name for program in standing_by.values()):
+                        del children[name]
+                        log.info("%s has nothing to do and stands by", name)
+                    else:
                         ended[name] = code
                         log.error("%s (process %d) ended with code %d and is not restarted", name, child.pid, code)
-                        _write_state(settings, children, ended)
-                time.sleep(_POLL_SECONDS)
+                    _write_state(settings, children, ended, standing_by.values())
+                wanted = [each for each, program in standing_by.items() if program.name not in children]
+                for listener in _called(wanted, _POLL_SECONDS):
+                    start(standing_by[listener], handed_over=listener)
         finally:
             log.info("stopping")
+            for listener in standing_by:
+                listener.close()
             _stop(children)
             (settings.home / "pids.json").unlink(missing_ok=True)
 
 
-def _start(settings: Settings, program: Program) -> processes.Process:
+def _listener(port: int) -> socket.socket:
+    """A socket that listens on loopback; connections wait in it until a program is given it."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((_LOOPBACK, port))
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+def _called(listeners: list[socket.socket], seconds: float) -> list[socket.socket]:
+    """Those that somebody has connected to, waited for `seconds`."""
+    if not listeners:
+        time.sleep(seconds)
+        return []
+    return select.select(listeners, [], [], seconds)[0]
+
+
+def _start(settings: Settings, program: Program, handed_over: socket.socket | None = None) -> processes.Process:
     argv = program.command()
+    descriptors = [] if handed_over is None else [handed_over.fileno()]
+    argv += [text for number in descriptors for text in ("--fd", str(number))]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if argv[0] == sys.executable:
         # The same code as ours, also where localazure isn't installed but run from a checkout.
@@ -316,7 +363,9 @@ def _start(settings: Settings, program: Program) -> processes.Process:
     _begin_log(path, program.name)
     try:
         # Nothing of ours may go on, on our ports, after a supervisor that was killed.
-        return processes.start(argv, env=environment, cwd=settings.home, log=path, dies_with_parent=True)
+        return processes.start(
+            argv, env=environment, cwd=settings.home, log=path, dies_with_parent=True, pass_fds=descriptors
+        )
     except OSError as error:
         raise StackError(f"{program.name} can't be started: {error}") from None
 
@@ -399,10 +448,14 @@ def _state(settings: Settings) -> dict[str, Any]:
     return state
 
 
-def _write_state(settings: Settings, children: dict[str, processes.Process], ended: dict[str, int]) -> None:
+def _write_state(
+    settings: Settings, children: dict[str, processes.Process], ended: dict[str, int], standing_by: Iterable[Program]
+) -> None:
+    resting: dict[str, dict[str, int | None]] = {each.name: {"pid": None, "exit_code": None} for each in standing_by}
     state = {
         "supervisor": os.getpid(),
-        "processes": {name: {"pid": child.pid, "exit_code": ended.get(name)} for name, child in children.items()},
+        "processes": resting
+        | {name: {"pid": child.pid, "exit_code": ended.get(name)} for name, child in children.items()},
     }
     draft = settings.home / "pids.json.new"
     draft.write_text(json.dumps(state, indent=2))

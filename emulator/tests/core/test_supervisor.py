@@ -23,24 +23,39 @@ from localazure.supervisor import Program, StackError
 
 OTHER = "import time; time.sleep(60)"
 # Runs a supervisor over two programs: `api`, which starts a stubborn child in a session of its own, and `other`.
-SCRIPT = """
+SCRIPT = '''
 import sys
 from pathlib import Path
 from localazure import supervisor
 from localazure.settings import Settings
 settings = Settings.load(Path(sys.argv[1]))
-api = '''
+api = """
 import subprocess, sys, time
 code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
 child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
 print(child.pid, flush=True)
 time.sleep(60)
-'''
+"""
 def program(name, code):
     return supervisor.Program(name, lambda: [sys.executable, "-c", code], 1, "x", lambda: True)
-supervisor.programs = lambda settings: [program("api", api), program("other", "import time; time.sleep(60)")]
-supervisor.supervise(settings)
+# Answers two connections, then has nothing to do.
+shy = """
+import os, socket, sys
+listener = socket.socket(fileno=int(sys.argv[-1]))
+listener.setblocking(True)
+for number in range(2):
+    connection, _ = listener.accept()
+    connection.sendall(str(os.getpid()).encode())
+    connection.close()
 """
+port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+rows = [program("api", api), program("other", "import time; time.sleep(60)")]
+if port:
+    command = lambda: [sys.executable, "-c", shy]
+    rows.append(supervisor.Program("shy", command, port, "x", lambda: True, awaited=False, on_demand=True))
+supervisor.programs = lambda settings: rows
+supervisor.supervise(settings)
+'''
 
 
 def wait_for(what: object, seconds: float = 15) -> None:
@@ -88,6 +103,34 @@ def test_status_shows_what_runs_and_what_ended(running: Settings) -> None:
     os.kill(pid_of(running, "other"), signal.SIGKILL)
     wait_for(lambda: supervisor.status(running)[1].state == "ended (-9)")
     assert supervisor.status(running)[0].state == "up"
+
+
+def test_a_program_on_demand_starts_with_the_first_connection_and_rests_when_it_ends(settings: Settings) -> None:
+    settings.logs.mkdir(parents=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(settings.home), str(port)], env=environment)
+
+    def asked() -> int:
+        with socket.create_connection(("127.0.0.1", port), timeout=15) as connection:
+            return int(connection.recv(100))
+
+    try:
+        wait_for(lambda: len(supervisor._state(settings)["processes"]) == 3)
+        assert pid_of(settings, "shy") is None
+        first = asked()
+        assert first == pid_of(settings, "shy") == asked()
+        # It has ended; the next connection waits for the next one, and the port was never closed.
+        later = [asked(), asked()]
+        assert later[0] == later[1] != first
+        wait_for(lambda: pid_of(settings, "shy") is None)
+    finally:
+        process.terminate()
+        process.wait(60)
+    with pytest.raises(ConnectionRefusedError):
+        asked()
 
 
 def test_down_ends_jobs_even_of_an_api_that_crashed(running: Settings) -> None:

@@ -185,7 +185,6 @@ class RunningJob:
             "PYTHONPATH": ":".join(part for part in python_path if part),
             "AZUREML_RUN_ID": self.name,
             "AZUREML_ROOT_RUN_ID": self.root,
-            "AZUREML_EXPERIMENT_ID": self.experiment_id,
             "AZUREML_ARM_SUBSCRIPTION": parts[2],
             "AZUREML_ARM_RESOURCEGROUP": parts[4],
             "AZUREML_ARM_WORKSPACE_NAME": settings.workspace,
@@ -193,10 +192,11 @@ class RunningJob:
             "MLFLOW_TRACKING_URI": self.tracking_uri,
             "MLFLOW_TRACKING_TOKEN": self.token(),
             "MLFLOW_RUN_ID": self.name,
-            "MLFLOW_EXPERIMENT_ID": self.experiment_id,
             "REQUESTS_CA_BUNDLE": str(settings.ca_bundle),
             "SSL_CERT_FILE": str(settings.ca_bundle),
         }
+        if self.experiment_id:  # not known yet while the tracking server starts; the run's id says it all
+            own |= {"AZUREML_EXPERIMENT_ID": self.experiment_id, "MLFLOW_EXPERIMENT_ID": self.experiment_id}
         return {**base, **user, **own, **more}
 
     def token(self) -> str:

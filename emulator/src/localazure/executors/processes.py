@@ -76,13 +76,19 @@ class Process:
 
 
 def start(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, dies_with_parent: bool = False
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    dies_with_parent: bool = False,
+    pass_fds: Sequence[int] = (),
 ) -> Process:
     """Start a program with exactly this environment. Its output and errors are appended to `log`.
 
     `dies_with_parent`: it gets SIGTERM should this process be killed (Linux only; for parents without threads that
-    start it from their main thread). Raises FileNotFoundError or PermissionError, naming the program, if it can't be
-    started.
+    start it from their main thread). `pass_fds` are open there under the same numbers. Raises FileNotFoundError or
+    PermissionError, naming the program, if it can't be started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -94,6 +100,7 @@ def start(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=pass_fds,
             preexec_fn=_die_with_parent if dies_with_parent and sys.platform == "linux" else None,  # noqa: PLW1509
         )
     return Process(popen)

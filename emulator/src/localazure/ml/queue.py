@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 
 _LOG_SECONDS = 1.0
 _FAULT_SECONDS = 0.5
+# These need no MLflow run of their own to begin: a server that isn't up yet holds up nobody.
+_UNTRACKED_AT_FIRST = frozenset({"Command", "Pipeline", "Sweep"})
+_TRACKING_PATIENCE_SECONDS = 0.3
+_TRACKED_SECONDS = 60.0
 _LOG_BYTES_A_SECOND = 2_000_000
 
 
@@ -77,6 +81,8 @@ class JobQueue:
         self._runners = runners
         self._nodes = nodes
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._late: set[asyncio.Task[None]] = set()
         self._begun: set[str] = set()
         self._cancelled: set[str] = set()
         self._preempted: set[str] = set()
@@ -136,6 +142,8 @@ class JobQueue:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=15)
+        for late in self._late:
+            late.cancel()
 
     async def _live(self, name: str) -> None:
         """A job from Starting to its end. Never raises."""
@@ -255,8 +263,14 @@ class JobQueue:
             job.note("waiting for a node of the compute")
         async with nodes.held(count, job.name):
             self._advance(job.name, states.PREPARING)
-            await self._track(job)
+            if job.name not in self._runs:  # an earlier attempt has begun it
+                self._runs[job.name] = asyncio.get_running_loop().create_task(self._track(job))
+            tracked = self._runs[job.name]
             await runner.prepare(job)
+            if job.properties["jobType"] not in _UNTRACKED_AT_FIRST:
+                await asyncio.shield(tracked)
+            else:
+                await asyncio.wait([tracked], timeout=_TRACKING_PATIENCE_SECONDS)
             self._advance(job.name, states.RUNNING)
             limit = runner.seconds(job.properties)
             try:
@@ -271,7 +285,9 @@ class JobQueue:
             self._advance(job.name, states.FINALIZING)
             await runner.finalize(job)
             self._locate_outputs(job)
-            await self._keep_artifacts(job)
+            if tracked.done():
+                await tracked
+                await self._keep_artifacts(job)
             self._register_outputs(job)
 
     def _locate_outputs(self, job: RunningJob) -> None:
@@ -286,7 +302,9 @@ class JobQueue:
         self._store.update(JOBS, job.name, located)
 
     async def _track(self, job: RunningJob) -> None:
-        """The job's MLflow run. MLflow's server starts slowly: the job waits for it here."""
+        """The job's MLflow run. The server starts slowly, when it is first needed: most jobs begin meanwhile, and what
+        they log waits for their run (`tracked`).
+        """
         await self._tracking.ready()
         properties = job.properties
         tags = {**(properties.get("tags") or {}), "azureml.jobType": properties["jobType"]}
@@ -326,15 +344,29 @@ class JobQueue:
             await uploads
         with contextlib.suppress(Exception):
             await self._upload_logs(job, {})
-        if job.experiment_id:
-            try:
-                await self._tracking.end(job.name, state)
-            except TrackingError as error:
-                log.warning("job %s: its MLflow run couldn't be ended: %s", job.name, error)
+        if run := self._runs.pop(job.name, None):
+            ending = asyncio.get_running_loop().create_task(self._end_run(job, run, state))
+            self._late.add(ending)
+            ending.add_done_callback(self._late.discard)
+            if run.done():
+                await asyncio.wait([ending])
         for folder in ("inputs", "outputs"):  # copies; the originals are in storage
             await asyncio.to_thread(bindings.discard, job.folder / folder)
         # Last: whoever sees the final state finds log and run complete.
         self._finish(job.name, state, failure, job.found.get("properties"))
+
+    async def _end_run(self, job: RunningJob, run: asyncio.Task[None], state: str) -> None:
+        """The end of the job's MLflow run, once it has begun."""
+        try:
+            await run
+            await self._tracking.end(job.name, state)
+        except TrackingError as error:
+            log.warning("job %s: its MLflow run couldn't be ended: %s", job.name, error)
+
+    async def tracked(self) -> None:
+        """Waits until every job that began has its MLflow run, and every one that is over has it ended."""
+        if waited := {*self._runs.values(), *self._late}:
+            await asyncio.wait([run for run in waited if not run.done()] or waited, timeout=_TRACKED_SECONDS)
 
     def _advance(self, name: str, state: str) -> None:
         self._store.update(JOBS, name, lambda job: states.advance(job, state))

@@ -8,7 +8,7 @@ was told so (`localazure_compute.tracking_server`), nothing is translated here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
 from starlette.background import BackgroundTask
@@ -36,8 +36,10 @@ _NOT_PASSED_BACK = frozenset({"connection", "keep-alive", "transfer-encoding", "
 class TrackingProxy:
     """Answers below the workspace's tracking URI."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, before: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`before` is waited for ahead of every request: that the runs of jobs are there."""
         self._settings = settings
+        self._before = before
         self._client: httpx.AsyncClient | None = None
 
     def operations(self) -> list[Operation]:
@@ -60,6 +62,8 @@ class TrackingProxy:
             or params["workspace"].lower() != self._settings.workspace.lower()
         ):
             raise AzureError(404, "ResourceNotFound", f"There is no tracking server at {request.url.path}.")
+        if self._before is not None:
+            await self._before()
         if self._client is None:
             # A long read time-out: MLflow answers artifacts and searches late on a busy machine.
             timeout = httpx.Timeout(300, connect=5)
