@@ -220,6 +220,26 @@ async def test_a_session_that_ended_while_it_stood_by_costs_no_run(
     await service.stop()
 
 
+async def test_a_session_stands_by_from_the_first_request_until_nobody_asks(
+    prepared: Settings, tmp_path: Path, tokens: Tokens
+) -> None:
+    service = Synapse(prepared, Store(tmp_path / "store.sqlite"), warm=1)
+    await service.start()
+    sessions = service._sessions
+    assert not sessions._started
+    token = tokens.issue("me", "https://dev.azuresynapse.net")
+    transport = httpx.ASGITransport(Api(service.operations(), tokens))
+    async with httpx.AsyncClient(transport=transport, base_url="https://localhost") as client:
+        await client.get("/notebooks?api-version=2020-12-01", headers={"Authorization": f"Bearer {token}"})
+    (session,) = sessions._started
+    assert session.is_alive
+    sessions._rest()
+    await asyncio.gather(*sessions._ending)
+    assert not session.is_alive
+    assert not sessions._started
+    await service.stop()
+
+
 async def test_the_page_shows_the_run_without_running_its_outputs(client: httpx.AsyncClient) -> None:
     parameters = {"n": {"type": "string", "value": "<script>alert(1)</script>"}}
     await submit(client, "r1", "fine", parameters=parameters)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
-from localazure.core.registry import Operation
+from starlette.requests import Request
+
+from localazure.core.auth import Identity
+from localazure.core.registry import Answer, Handler, Operation
 from localazure.core.store import Store
 from localazure.settings import Settings
 from localazure.synapse.notebooks import Notebooks
@@ -26,15 +30,24 @@ class Synapse:
 
     def operations(self) -> list[Operation]:
         """The implemented operations; any other of the endpoint is refused by method and path (`core.registry`)."""
-        return [*self._notebooks.operations(), *self._runs.operations(), *self._pools.operations()]
+        found = [*self._notebooks.operations(), *self._runs.operations(), *self._pools.operations()]
+        return [replace(each, handler=self._waking(each.handler)) if each.audience else each for each in found]
+
+    def _waking(self, handler: Handler) -> Handler:
+        """Whoever talks to the endpoint is likely to run a notebook: the session that stands by is brought up."""
+
+        async def woken(request: Request, identity: Identity) -> Answer:
+            self._sessions.keep_warm()
+            return await handler(request, identity)
+
+        return woken
 
     async def start(self) -> None:
-        """Fail the runs of an earlier life and bring up the session that stands by (in the background)."""
+        """Fail the runs of an earlier life. No session is started before somebody asks for something."""
         if lost := self._runs.recover():
             log.warning("%d notebook run(s) were active when localazure ended; they are Failed now", lost)
         self._notebooks.forget_operations()
         await self._sessions.tidy()
-        self._sessions.keep_warm()
 
     async def stop(self) -> None:
         """End runs and sessions."""

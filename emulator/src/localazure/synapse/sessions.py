@@ -1,8 +1,9 @@
 """Spark sessions: processes of the compute environment, with one standing by.
 
-A Spark session costs seconds to start. So a session of the standard configuration is kept ready (kernel up, JVM warm),
-the next run takes it, and when that run has ended the session gets itself ready for another one: the JVM stays, Python
-process and SparkContext are new. Any other session serves one run. Every session is a process of its own with a folder
+A Spark session costs seconds to start. So a session of the standard configuration is kept ready (kernel up, JVM warm)
+from the first request to the endpoint until nobody has asked for something for long; the next run takes it, and when
+that run has ended the session gets itself ready for another one: the JVM stays, Python process and SparkContext are
+new. Any other session serves one run. Every session is a process of its own with a folder
 of its own below `<home>/spark/`; its files are the protocol (`localazure_compute.notebook` describes them).
 """
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 _COUNTER = "synapse.counter"
 #: An older session is replaced before it is used: its SAS ages.
 _STALE_SECONDS = 24 * 3600
+#: So long after the last request the session that stands by ends: it takes more memory than all the rest.
+_IDLE_SECONDS = 30 * 60
 #: A JVM serves so many runs.
 _RUNS = 25
 #: Of a run's folder only these files are kept when it has ended.
@@ -113,6 +116,8 @@ class Sessions:
         self._wanted_warm = warm
         self._warm: list[Session] = []
         self._started: set[Session] = set()
+        self._resting: asyncio.TimerHandle | None = None
+        self._ending: set[asyncio.Future[None]] = set()
         self._stopped = False
 
     async def tidy(self) -> None:
@@ -121,7 +126,13 @@ class Sessions:
             await asyncio.to_thread(_tidy_session, folder)
 
     def keep_warm(self) -> None:
-        """Start what is missing of the sessions that stand by. Doesn't wait for them."""
+        """Start what is missing of the sessions that stand by. Doesn't wait for them. They end when this wasn't called
+        for long.
+        """
+        if self._resting is not None:
+            self._resting.cancel()
+        if not self._stopped and self._wanted_warm:
+            self._resting = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._rest)
         self._warm = [session for session in self._warm if session.is_usable]
         try:
             while not self._stopped and len(self._warm) < self._wanted_warm:
@@ -129,6 +140,13 @@ class Sessions:
         except OSError as error:
             # Without the compute environment the rest of localazure still works; a run will fail with this error.
             log.warning("no Spark session can be started: %s", error)
+
+    def _rest(self) -> None:
+        for session in self._warm:
+            ending = asyncio.ensure_future(self._end(session))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+        self._warm.clear()
 
     async def take(self, plan: SessionPlan) -> Session:
         """A session for one run: the one that stands by if it fits, else a new one that is still starting."""
@@ -147,7 +165,8 @@ class Sessions:
             self._warm.append(session)
         else:
             await self._end(session)
-        self.keep_warm()
+        if not self._stopped:
+            self.keep_warm()
 
     async def _end(self, session: Session) -> None:
         if session in self._started:
@@ -161,6 +180,8 @@ class Sessions:
     async def stop(self) -> None:
         """End every session."""
         self._stopped = True
+        if self._resting is not None:
+            self._resting.cancel()
         self._warm.clear()
         await asyncio.gather(*(self._end(session) for session in list(self._started)))
 
