@@ -21,7 +21,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import local_azure  # noqa: E402 - tools is no package
 from airflow_components import AirflowApi, AirflowHome  # noqa: E402
-from demo import DAG, PROGRESS, table  # noqa: E402
+from demo import FIRST_MODEL, PROGRESS, dag_of, table  # noqa: E402
+
+DAG = dag_of(FIRST_MODEL)
 
 
 def instant(text: str) -> datetime.datetime:

@@ -1,4 +1,4 @@
-"""`bin/demo` and `bin/up`: one night, or an open workbench, of azflow on this machine: real data, no account."""
+"""`bin/demo` and `bin/up`: nights, or an open workbench, of azflow on this machine: real data, no account."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import local_azure
 from airflow_components import USER, AirflowApi, AirflowComponents, AirflowHome
 from environments import AIRFLOW, LOCALAZURE, ROOT, SetUpError, prepare
 
-DAG = "nightly_retraining_flight_delay"
+#: The model whose night lands and stages the data; the others build on its features.
+FIRST_MODEL = "flight_delay"
+MODELS = (FIRST_MODEL, "arrival_delay", "hourly_departures")
 FIRST_DAY, FIRST_PARTITION, LAST_PARTITION = (
     datetime.date(2013, 1, 1),
     datetime.date(2013, 3, 8),
@@ -102,18 +104,29 @@ def land(days: tuple[datetime.date, datetime.date], connection: Path = local_azu
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
 
-def next_partition() -> datetime.date:
+def dag_of(model: str) -> str:
+    """The id of a model's nightly DAG."""
+    return f"nightly_retraining_{model}"
+
+
+def last_partition() -> datetime.date | None:
+    """The day of the last green night of `FIRST_MODEL`; None before the first."""
     if not PROGRESS.exists():
-        return FIRST_PARTITION
-    return datetime.date.fromisoformat(json.loads(PROGRESS.read_text())["partition"]) + datetime.timedelta(days=1)
+        return None
+    return datetime.date.fromisoformat(json.loads(PROGRESS.read_text())["partition"])
 
 
-def watch(api: AirflowApi, run_id: str, clock: Stopwatch) -> str:
+def next_partition() -> datetime.date:
+    last = last_partition()
+    return FIRST_PARTITION if last is None else last + datetime.timedelta(days=1)
+
+
+def watch(api: AirflowApi, dag: str, run_id: str, clock: Stopwatch) -> str:
     """Follows the run to its end, a line a task as it changes; answers the run's state."""
     shown: dict[str, str] = {}
     while True:
-        state = api.run_state(DAG, run_id)
-        for task in sorted(api.task_instances(DAG, run_id), key=lambda one: one["start_date"] or "~"):
+        state = api.run_state(dag, run_id)
+        for task in sorted(api.task_instances(dag, run_id), key=lambda one: one["start_date"] or "~"):
             name, now = task["task_id"], task["state"] or "none"
             if shown.get(name) == now or now not in MARKS:
                 continue
@@ -156,12 +169,12 @@ def _instant(text: str) -> datetime.datetime:
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
-def failures(api: AirflowApi, run_id: str, tasks: list[dict[str, Any]]) -> str:
+def failures(api: AirflowApi, dag: str, run_id: str, tasks: list[dict[str, Any]]) -> str:
     """What each failed task's log says at its end."""
     parts = []
     for task in tasks:
         if task["state"] == "failed":
-            lines = "\n".join(api.log(DAG, run_id, task["task_id"], task["try_number"])).splitlines()
+            lines = "\n".join(api.log(dag, run_id, task["task_id"], task["try_number"])).splitlines()
             told = [
                 line for line in lines if line.strip() and not line.startswith(("::", "Task failed with exception"))
             ][-20:]
@@ -169,63 +182,92 @@ def failures(api: AirflowApi, run_id: str, tasks: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def one_night(
-    arguments: argparse.Namespace, clock: Stopwatch, home: AirflowHome, components: AirflowComponents
-) -> bool:
-    """Lands the data, runs the DAG by hand for one partition, shows the outcome; answers whether it ended green."""
-    partition = arguments.partition or next_partition()
-    first = not PROGRESS.exists()
+def nights(arguments: argparse.Namespace) -> list[tuple[str, datetime.date]]:
+    """What to run: models and partitions, in order. A model that builds on another's features needs its night first.
+
+    :raises SetUpError: there are no data for the day, or no features.
+    """
+    last, first = last_partition(), FIRST_MODEL
+    asked = MODELS if arguments.all else (arguments.model,)
+    needs_first = first in asked or last is None
+    partition = arguments.partition or (next_partition() if needs_first else last)
+    assert partition is not None
     if partition > LAST_PARTITION:
         raise SetUpError(f"the data ends on {LAST_PARTITION}; `bin/demo --reset` begins again")
-    clock.say(f"landing flights, weather, planes and airports up to {partition} in the lake")
-    clock.say("  " + land((FIRST_DAY if first else partition, partition)))
+    if not needs_first and last is not None and partition > last:
+        raise SetUpError(
+            f"{first} has built no features of {partition} yet, its last night was {last}: "
+            f"`bin/demo --partition {partition}` first, or --all"
+        )
+    return [(model, partition) for model in dict.fromkeys([*([first] if needs_first else []), *asked])]
+
+
+def one_night(
+    model: str,
+    partition: datetime.date,
+    clock: Stopwatch,
+    home: AirflowHome,
+    components: AirflowComponents,
+) -> bool:
+    """Lands the data, runs the model's DAG by hand for one partition, shows the outcome; answers whether it ended
+    green."""
+    first = not PROGRESS.exists()
+    if model == FIRST_MODEL:
+        clock.say(f"landing flights, weather, planes and airports up to {partition} in the lake")
+        clock.say("  " + land((FIRST_DAY if first else partition, partition)))
     components.wait_until_healthy()
     clock.say(f"Airflow is healthy at {home.url}")
-    api = AirflowApi(home)
-    api.wait_for_dag(DAG)
+    api, dag = AirflowApi(home), dag_of(model)
+    api.wait_for_dag(dag)
     conf: dict[str, Any] = {"partition": partition.isoformat()}
-    if first:
+    if model == FIRST_MODEL and first:
         conf["backfill_from"] = FIRST_DAY.isoformat()
-    was_paused = api.pause(DAG, False)
-    run_id = api.trigger(DAG, conf)
-    clock.say(f"run {run_id} of {DAG}, partition {partition}: {home.url}/dags/{DAG}/runs/{run_id}")
-    state = watch(api, run_id, clock)
+    was_paused = api.pause(dag, False)
+    run_id = api.trigger(dag, conf)
+    clock.say(f"run {run_id} of {dag}, partition {partition}: {home.url}/dags/{dag}/runs/{run_id}")
+    state = watch(api, dag, run_id, clock)
     # Nobody lands tomorrow's files here: the schedule would wait for them.
-    api.pause(DAG, was_paused)
-    tasks = api.task_instances(DAG, run_id)
+    api.pause(dag, was_paused)
+    tasks = api.task_instances(dag, run_id)
     print()
     print(table(stages(tasks), ("stage", "seconds", "outcome")))
     if state != "success":
-        print("\n" + failures(api, run_id, tasks), file=sys.stderr)
+        print("\n" + failures(api, dag, run_id, tasks), file=sys.stderr)
         return False
-    PROGRESS.write_text(json.dumps({"partition": partition.isoformat(), "run_id": run_id}))
-    print("\n" + outcome(api, home, run_id))
+    if model == FIRST_MODEL:
+        PROGRESS.write_text(json.dumps({"partition": partition.isoformat(), "run_id": run_id}))
+    print("\n" + outcome(api, home, dag, run_id) + "\n")
     return True
 
 
-def outcome(api: AirflowApi, home: AirflowHome, run_id: str) -> str:
+def outcome(api: AirflowApi, home: AirflowHome, dag: str, run_id: str) -> str:
     """Champion and challenger, traffic, rows and addresses, as the run's own report has them."""
-    report = api.xcom(DAG, run_id, "report") or {}
+    report = api.xcom(dag, run_id, "report") or {}
     summary, local = report.get("summary") or {}, local_azure.connection()
-    traffic = ", ".join(f"{name} {share} %" for name, share in (summary.get("traffic") or {}).items())
     rows, version = summary.get("rows_written"), summary.get("model_version")
     lines = [
         f"verdict     {summary.get('outcome', 'unknown')}",
         f"challenger  {summary.get('metric', 'metric')} {_measured(summary.get('challenger'))}",
         f"champion    {summary.get('metric', 'metric')} {_measured(summary.get('champion'))}",
         f"difference  {_measured(summary.get('difference'))}",
-        f"traffic     {traffic or 'unchanged'}",
-        f"rows        {rows} predictions written back, model version {version}",
     ]
+    rollout = api.xcom(dag, run_id, "roll_out.traffic")
+    if dag == dag_of(FIRST_MODEL):
+        traffic = ", ".join(f"{name} {share} %" for name, share in (summary.get("traffic") or {}).items())
+        lines.append(f"traffic     {traffic or 'unchanged'}")
+    lines.append(f"rows        {rows} predictions written back, model version {version}")
     if path := report.get("path"):
         lines.append(f"report      {fetch_report(path)}")
     lines += [
         f"Airflow     {home.url}  (user {USER}, password {home.password})",
         f"MLflow      {local['mlflow_url']}",
-        f"endpoint    {(api.xcom(DAG, run_id, 'roll_out.traffic') or {}).get('scoring_uri', local['router_url'])}",
-        f"SQL pool    {local['sql_server']}, database {local['sql_database']} "
-        "(log-in in var/localazure/connection.json)",
     ]
+    if dag == dag_of(FIRST_MODEL):
+        lines.append(f"endpoint    {(rollout or {}).get('scoring_uri', local['router_url'])}")
+    lines.append(
+        f"SQL pool    {local['sql_server']}, database {local['sql_database']} "
+        "(log-in in var/localazure/connection.json)"
+    )
     return "\n".join(lines)
 
 
@@ -263,8 +305,16 @@ def fetch_report(path: str) -> Path:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="bin/demo", description="Retrains a real model through every stage, on this machine, for one night."
+        prog="bin/demo", description="Retrains real models through every stage, on this machine, for one night."
     )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--model",
+        choices=MODELS,
+        default=FIRST_MODEL,
+        help=f"whose night (default: %(default)s; the others run after {FIRST_MODEL}'s, on its features)",
+    )
+    which.add_argument("--all", action="store_true", help="every model's night, one after the other")
     parser.add_argument("--keep", action="store_true", help="leave localazure and Airflow running afterwards")
     parser.add_argument(
         "--partition", type=datetime.date.fromisoformat, help="the day to run (default: the next one, from 2013-03-08)"
@@ -296,9 +346,12 @@ def main() -> int:
             components.wait_until_healthy()
             print(f"\nAirflow  {home.url}  (user {USER}, password {home.password})\nEnd it with bin/down.")
             return 0
-        green = one_night(arguments, clock, home, components)
-        clock.say("the night ended green" if green else "the night failed")
-        return 0 if green else 1
+        for model, partition in nights(arguments):
+            green = one_night(model, partition, clock, home, components)
+            clock.say(f"the night of {model} " + ("ended green" if green else "failed"))
+            if not green:
+                return 1
+        return 0
     except SetUpError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workbench import AIRFLOW_PORT, PORT_BASE, ROOT, Workbench, land_days
+from workbench import AIRFLOW_PORT, PORT_BASE, ROOT, Workbench, kill_workers_of, land_days
 
 import local_azure
 from airflow_components import AirflowApi, AirflowComponents, AirflowHome
@@ -56,3 +57,21 @@ def first_night(workbench: Workbench) -> str:
     run_id, state = workbench.night(partition="2013-03-08", backfill_from="2013-01-01")
     assert state == "success", workbench.why(run_id)
     return run_id
+
+
+@pytest.fixture(scope="session")
+def other_nights(workbench: Workbench, first_night: str) -> dict[str, str]:
+    """Model -> run id of a green first night of the models that build on flight_delay's features; both at the same
+    time. arrival_delay's worker is killed while its pipeline runs."""
+    models = ("arrival_delay", "hourly_departures")
+    runs = {model: workbench.of(model).start(partition="2013-03-08") for model in models}
+    arrival = workbench.of("arrival_delay")
+    task = arrival.wait_for(runs["arrival_delay"], "train.job", "running")
+    deadline = time.monotonic() + 60
+    while not arrival.jobs("Pipeline"):
+        assert time.monotonic() < deadline, "the pipeline wasn't submitted"
+        time.sleep(0.1)
+    kill_workers_of(task["id"])
+    for model, run_id in runs.items():
+        assert workbench.of(model).finish(run_id) == "success", workbench.of(model).why(run_id)
+    return runs

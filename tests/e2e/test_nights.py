@@ -5,22 +5,15 @@ The tests run in the order of the file: each goes on where the one before left t
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import ssl
-import subprocess
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pymssql
 import pytest
-from workbench import Workbench
+from workbench import Workbench, kill_workers_of
 
 INCLUDE_JOB = "include/ml/jobs/flight_delay_automl.yml"
 ENDPOINT = "flight-delay"
@@ -55,35 +48,6 @@ def predictions(workbench: Workbench) -> dict[str, tuple[int, str]]:
     return {str(day): (count, version) for day, count, version, _ in rows}
 
 
-def automl_jobs(workbench: Workbench) -> list[dict[str, Any]]:
-    """The AutoML jobs in the workspace, asked of ARM."""
-    jobs = arm(workbench, "GET", "/jobs?api-version=2024-04-01")["value"]
-    return [job for job in jobs if job["properties"]["jobType"] == "AutoML"]
-
-
-def arm(workbench: Workbench, method: str, path: str) -> Any:
-    local = workbench.local
-    trusted = ssl.create_default_context(cafile=local["ca_bundle"])
-    form = {
-        "client_id": local["client_id"],
-        "client_secret": local["client_secret"],
-        "grant_type": "client_credentials",
-        "scope": local["api_url"] + "/.default",
-    }
-    token_request = urllib.request.Request(
-        f"{local['api_url']}/{local['tenant_id']}/oauth2/v2.0/token", urllib.parse.urlencode(form).encode()
-    )
-    with urllib.request.urlopen(token_request, context=trusted) as answer:
-        token = json.load(answer)["access_token"]
-    workspace = (
-        f"{local['api_url']}/subscriptions/{local['subscription_id']}/resourceGroups/{local['resource_group']}"
-        f"/providers/Microsoft.MachineLearningServices/workspaces/{local['workspace']}"
-    )
-    request = urllib.request.Request(workspace + path, method=method, headers={"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(request, context=trusted) as answer:
-        return json.load(answer)
-
-
 def test_the_first_night_trains_ships_and_writes_back(workbench: Workbench, first_night: str) -> None:
     states = workbench.states(first_night)
     assert set(states.values()) == {"success"}, states
@@ -110,29 +74,69 @@ def test_the_predictions_are_the_models(workbench: Workbench, first_night: str) 
 
 
 def test_the_endpoint_serves_the_registered_model_alone(workbench: Workbench, first_night: str) -> None:
-    endpoint = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")
+    endpoint = workbench.arm("GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")
     traffic = endpoint["properties"]["traffic"]
     assert sum(traffic.values()) == 100
     [serving] = [name for name, share in traffic.items() if share == 100]
-    deployment = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}/deployments/{serving}?api-version=2024-04-01")
+    deployment = workbench.arm("GET", f"/onlineEndpoints/{ENDPOINT}/deployments/{serving}?api-version=2024-04-01")
     registered = workbench.xcom(first_night, "register.model")
     assert deployment["properties"]["model"].endswith(f"/versions/{registered['version']}")
+
+
+def test_two_more_models_train_each_its_own_way(workbench: Workbench, other_nights: dict[str, str]) -> None:
+    verdicts = {}
+    for model, run_id in other_nights.items():
+        states = workbench.of(model).states(run_id)
+        assert set(states.values()) == {"success"}, states
+        assert "register.promote" in states and not [name for name in states if name.startswith("roll_out")]
+        verdicts[model] = workbench.of(model).xcom(run_id, "evaluate.verdict")
+    arrival, hourly = verdicts["arrival_delay"], verdicts["hourly_departures"]
+    assert (arrival["metric"], arrival["rows"] > 5000) == ("mean_absolute_error", True)
+    assert (hourly["metric"], hourly["rows"]) == ("root_mean_squared_error", 7 * 72)
+    for verdict in verdicts.values():
+        assert verdict["promote"] is True and verdict["lower_is_better"] is True
+        assert len(verdict["baselines"]) == 2
+        assert verdict["challenger"]["value"] < min(one["value"] for one in verdict["baselines"])
+        assert verdict["challenger"]["low"] < verdict["challenger"]["value"] < verdict["challenger"]["high"]
+
+
+def test_a_killed_worker_leads_to_one_pipeline(workbench: Workbench, other_nights: dict[str, str]) -> None:
+    run_id, arrival = other_nights["arrival_delay"], workbench.of("arrival_delay")
+    assert arrival.tasks(run_id)["train.job"]["try_number"] == 2
+    [pipeline] = arrival.jobs("Pipeline")
+    train = arrival.xcom(run_id, "train.job")
+    assert train["name"] == pipeline["name"]
+    assert {step["status"] for step in train["children"]} == {"Completed"}
+
+
+def test_their_predictions_are_the_champions(workbench: Workbench, other_nights: dict[str, str]) -> None:
+    rows = {
+        "arrival_delay": "ml.arrival_delay_predictions WHERE flight_date = '2013-03-08'",
+        "hourly_departures": "ml.hourly_departures_forecast WHERE forecast_date = '2013-03-09' AND low <= high",
+    }
+    [(flights,)] = query(workbench, "SELECT COUNT(*) FROM ml.flight_features WHERE flight_date = '2013-03-08'")
+    for model, run_id in other_nights.items():
+        version = str(workbench.of(model).xcom(run_id, "register.promote")["version"])
+        counted = query(workbench, f"SELECT model_version, COUNT(*) FROM {rows[model]} GROUP BY model_version")
+        assert counted == [(version, {"arrival_delay": flights, "hourly_departures": 72}[model])]
+        registered = workbench.arm("GET", f"/models/{model}/versions/{version}?api-version=2024-04-01")
+        assert registered["properties"]["tags"]["role"] == "champion"
 
 
 def test_the_same_partition_again_with_a_killed_worker(workbench: Workbench, first_night: str) -> None:
     """`kill -9` of the worker during training, then Airflow's retry: one AutoML job, and not a row more than before."""
     counts = "SELECT flight_date, COUNT(*) FROM ml.flight_features GROUP BY flight_date ORDER BY flight_date"
     features, written = query(workbench, counts), predictions(workbench)
-    before = {job["name"] for job in automl_jobs(workbench)}
+    before = {job["name"] for job in workbench.jobs("AutoML")}
     run_id = workbench.start(partition="2013-03-08")
     task = workbench.wait_for(run_id, "train.job", "running")
     deadline = time.monotonic() + 60
-    while not (submitted := {job["name"] for job in automl_jobs(workbench)} - before):
+    while not (submitted := {job["name"] for job in workbench.jobs("AutoML")} - before):
         assert time.monotonic() < deadline, "the training job wasn't submitted"
         time.sleep(0.1)
     kill_workers_of(task["id"])
     assert workbench.finish(run_id) == "success", workbench.why(run_id)
-    assert {job["name"] for job in automl_jobs(workbench)} - before == submitted
+    assert {job["name"] for job in workbench.jobs("AutoML")} - before == submitted
     assert len(submitted) == 1
     assert workbench.tasks(run_id)["train.job"]["try_number"] == 2
     verdict = workbench.xcom(run_id, "evaluate.verdict")
@@ -142,15 +146,6 @@ def test_the_same_partition_again_with_a_killed_worker(workbench: Workbench, fir
     assert {day: rows for day, (rows, _) in predictions(workbench).items()} == {
         day: rows for day, (rows, _) in written.items()
     }
-
-
-def kill_workers_of(task_instance: str) -> None:
-    """`kill -9` to the executor's worker and to the task's own process; Airflow writes the id into both titles."""
-    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    pids = [int(line.split(None, 1)[0]) for line in found if "airflow worker" in line and task_instance in line]
-    assert len(pids) >= 2, "\n".join(line for line in found if "airflow" in line)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -168,7 +163,7 @@ def guessing(workbench: Workbench) -> Iterator[None]:
 
 def traffic_of(workbench: Workbench) -> dict[str, int]:
     """Deployment -> percent, those with traffic."""
-    endpoint = arm(workbench, "GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")
+    endpoint = workbench.arm("GET", f"/onlineEndpoints/{ENDPOINT}?api-version=2024-04-01")
     return {name: share for name, share in endpoint["properties"]["traffic"].items() if share}
 
 

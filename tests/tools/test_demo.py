@@ -14,6 +14,7 @@ import demo
 import local_azure
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError
+from environments import SetUpError
 
 
 def test_a_table_is_aligned_and_has_no_trailing_blanks() -> None:
@@ -83,6 +84,36 @@ def test_the_command_line() -> None:
         demo.parse(["--partition", "yesterday"])
 
 
+@pytest.mark.parametrize(
+    ("last", "arguments", "expected"),
+    [
+        (None, [], ["flight_delay 2013-03-08"]),
+        ("2013-03-08", [], ["flight_delay 2013-03-09"]),
+        ("2013-03-08", ["--model", "arrival_delay"], ["arrival_delay 2013-03-08"]),
+        (None, ["--model", "arrival_delay"], ["flight_delay 2013-03-08", "arrival_delay 2013-03-08"]),
+        ("2013-03-08", ["--model", "hourly_departures", "--partition", "2013-03-07"], ["hourly_departures 2013-03-07"]),
+        (
+            "2013-03-08",
+            ["--all"],
+            ["flight_delay 2013-03-09", "arrival_delay 2013-03-09", "hourly_departures 2013-03-09"],
+        ),
+        ("2013-12-31", [], "the data ends on 2013-12-31"),
+        ("2013-03-08", ["--model", "arrival_delay", "--partition", "2013-03-10"], "no features of 2013-03-10"),
+    ],
+)
+def test_a_model_runs_after_the_one_it_builds_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str | None, arguments: list[str], expected: list[str] | str
+) -> None:
+    monkeypatch.setattr(demo, "PROGRESS", tmp_path / "demo.json")
+    if last:
+        (tmp_path / "demo.json").write_text(json.dumps({"partition": last, "run_id": "r"}))
+    if isinstance(expected, str):
+        with pytest.raises(SetUpError, match=expected):
+            demo.nights(demo.parse(arguments))
+    else:
+        assert [f"{model} {day}" for model, day in demo.nights(demo.parse(arguments))] == expected
+
+
 def test_a_failed_task_is_told_by_the_end_of_its_log() -> None:
     log = [
         "::group::x",
@@ -92,7 +123,7 @@ def test_a_failed_task_is_told_by_the_end_of_its_log() -> None:
         "SqlFailed: a.sql, line 3",
     ]
     api: Any = SimpleNamespace(log=lambda *arguments: log)
-    told = demo.failures(api, "r", [task("train.job", "failed"), task("report", "success")])
+    told = demo.failures(api, "dag", "r", [task("train.job", "failed"), task("report", "success")])
     shown = told.splitlines()
     assert shown[0] == "train.job failed:"
     assert shown[1:] == [f"    line {n}" for n in range(11, 30)] + ["    SqlFailed: a.sql, line 3"]
