@@ -15,8 +15,9 @@ _MAX_PARAMETER = 500  # characters of a parameter's value
 class Runs:
     """The runs of one AutoML job. Without MLFLOW_TRACKING_URI nothing is logged."""
 
-    def __init__(self, parent: str, experiment_id: str) -> None:
+    def __init__(self, parent: str, root: str, experiment_id: str) -> None:
         self._parent = parent
+        self._root = root
         self._experiment = experiment_id
         self._client: Any = None
         if os.environ.get("MLFLOW_TRACKING_URI"):
@@ -24,8 +25,8 @@ class Runs:
 
             self._client = MlflowClient()
 
-    def trial(self, name: str, trial: Trial, preprocessor: str) -> None:
-        """One ended trial, whole."""
+    def trial(self, name: str, trial: Trial, more: dict[str, str] | None = None) -> None:
+        """One ended trial, whole. `more` are tags."""
         if self._client is None:
             return
         from mlflow.entities import Metric, Param
@@ -34,11 +35,12 @@ class Runs:
         tags = {
             RUN_ID_TAG: name,
             "mlflow.parentRunId": self._parent,
-            "mlflow.rootRunId": self._parent,
+            "mlflow.rootRunId": self._root,
             "mlflow.user": "localazure",
             "run_algorithm": trial.algorithm,
-            "run_preprocessor": preprocessor,
+            "run_preprocessor": trial.preprocessor,
             "iteration": str(trial.number),
+            **(more or {}),
         }
         start = end - int(trial.seconds * 1000)
         self._client.create_run(self._experiment, start_time=start, tags=tags, run_name=name)

@@ -1,14 +1,8 @@
-"""AutoML jobs: classification and regression over tables; each trial is a child job, the best one becomes the model.
+"""AutoML jobs over tables: classification, regression and forecasting. Each trial is a child job, the best one becomes
+the model.
 
-The search itself runs in the compute environment (`localazure_compute.automl`), told by a plan and telling by one JSON
-line an
-event. https://learn.microsoft.com/azure/machine-learning/reference-automated-ml-schema and
-.../rest/api/azureml/jobs/create-or-update
-
-Classification and regression have no split by time in the service's schema. Two properties of the job ask for one here:
-`split_type: time` and `time_column_name: <column>` (tags of the same names do as well): the newest rows are the
-validation data.
-On Azure, which ignores them, give `validation_data` instead.
+The search itself runs in the compute environment (`localazure_compute.automl`), told by a plan (`automl_plan`)
+and telling by one JSON line an event. https://learn.microsoft.com/azure/machine-learning/reference-automated-ml-schema
 """
 
 from __future__ import annotations
@@ -16,55 +10,21 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
-from localazure.core.errors import BadRequest, NotImplementedOperation
-from localazure.executors import bindings
-from localazure.executors.durations import seconds
+from localazure.core.errors import BadRequest
+from localazure.executors import automl_plan, bindings
 from localazure.executors.job import AssetSource, JobFailed, RunningJob
 from localazure.settings import Settings
 from localazure.storage.locations import Location
 
-# Names as on the wire; values as metrics are logged.
-CLASSIFICATION_METRICS = {
-    "AUCWeighted": "AUC_weighted",
-    "Accuracy": "accuracy",
-    "NormMacroRecall": "norm_macro_recall",
-    "AveragePrecisionScoreWeighted": "average_precision_score_weighted",
-    "PrecisionScoreWeighted": "precision_score_weighted",
-}
-REGRESSION_METRICS = {
-    "SpearmanCorrelation": "spearman_correlation",
-    "NormalizedRootMeanSquaredError": "normalized_root_mean_squared_error",
-    "R2Score": "r2_score",
-    "NormalizedMeanAbsoluteError": "normalized_mean_absolute_error",
-}
-_METRICS = {"Classification": CLASSIFICATION_METRICS, "Regression": REGRESSION_METRICS}
-_DEFAULT_METRIC = {"Classification": "Accuracy", "Regression": "NormalizedRootMeanSquaredError"}
-# What the service knows; the first group runs here.
-_RUN = {
-    "Classification": ("LightGBM", "XGBoostClassifier", "RandomForest", "ExtremeRandomTrees", "LogisticRegression"),
-    "Regression": ("LightGBM", "XGBoostRegressor", "RandomForest", "ExtremeRandomTrees", "ElasticNet"),
-}
-_KNOWN = {
-    "Classification": ("SGD", "MultinomialNaiveBayes", "BernoulliNaiveBayes", "SVM", "LinearSVM", "KNN", "DecisionTree",
-                       "GradientBoosting"),
-    "Regression": ("GradientBoosting", "DecisionTree", "KNN", "LassoLars", "SGD"),
-}  # fmt: skip
-_REFUSED_TASKS = (
-    "Forecasting", "ImageClassification", "ImageClassificationMultilabel", "ImageObjectDetection",
-    "ImageInstanceSegmentation", "TextClassification", "TextClassificationMultilabel", "TextNER",
-)  # fmt: skip
-# The service's defaults.
-_TIMEOUT = 6 * 3600.0
-_TRIAL_TIMEOUT = 30 * 60.0
-_MAX_TRIALS = 1000
-_MIN_FOLDS = 2
-# The search ends itself at its time-out and then saves the best model; this is what it has for that, and after it is
-# ended.
-_GRACE_SECONDS = 60.0
+# The search ends itself in time, the model saved; what it may be late by, as a share of its time-out and at least.
+_LATE = 0.1
+_LATE_SECONDS = 3.0
 _POLL_SECONDS = 0.3
+_ROLES = {"trainingData": "training_data", "validationData": "validation_data", "testData": "test_data"}
 
 
 class AutoMLRunner:
@@ -76,7 +36,7 @@ class AutoMLRunner:
 
     def validate(self, properties: dict[str, Any]) -> None:
         """See JobRunner."""
-        _plan(properties)
+        automl_plan.plan(properties)
         for name, output in (properties.get("outputs") or {}).items():
             if name not in ("best_model", "default"):
                 raise BadRequest(
@@ -85,35 +45,40 @@ class AutoMLRunner:
             if name == "best_model" and (output or {}).get("jobOutputType") not in ("mlflow_model", "uri_folder"):
                 raise BadRequest("The output best_model is of type mlflow_model.", "outputs.best_model", "UserError")
 
-    def seconds(self, properties: dict[str, Any]) -> float | None:
-        """The time-out enforced from outside: the job's own and what saving the model may take."""
-        plan = _plan(properties)
-        return float(plan["timeout_seconds"]) + _GRACE_SECONDS
-
     def nodes(self, properties: dict[str, Any]) -> int:
-        """One: the whole search is one process."""
+        """One: trials are processes of the search, on the node it runs on."""
         return 1
+
+    def seconds(self, properties: dict[str, Any]) -> float | None:
+        """The time-out enforced from outside: the job's own, and a tenth of it more for a search that ends itself."""
+        timeout = float(automl_plan.plan(properties)["timeout_seconds"])
+        return timeout + max(_LATE * timeout, _LATE_SECONDS)
 
     async def prepare(self, job: RunningJob) -> None:
         """Brings the tables."""
-        plan = _plan(job.properties)
+        plan = automl_plan.plan(job.properties)
         details = job.properties["taskDetails"]
-        for role in ("trainingData", "validationData"):
-            entry = details.get(role)
+        for wire, role in _ROLES.items():
+            entry = details.get(wire)
             if entry:
                 table = {**entry, "jobInputType": "mltable"}
-                plan[_snake(role)] = await bindings.bring(job, _snake(role), table)
+                plan[role] = await bindings.bring(job, role, table)
         job.working_directory.mkdir(parents=True, exist_ok=True)
-        plan |= {
+        job.found["plan"] = plan | {
             "name": job.name,
+            "root": job.root,
             "experiment_id": job.experiment_id,
             "model": str(job.folder / "outputs" / "best_model"),
             "events": str(job.folder / "events.jsonl"),
+            # `outputs` of the working directory are artifacts of the run.
+            "reports": str(job.working_directory / "outputs"),
         }
-        (job.folder / "plan.json").write_text(json.dumps(plan, indent=2))
 
     async def execute(self, job: RunningJob) -> None:
         """Runs the search; JobFailed with its own words if it gives up."""
+        plan = job.found.pop("plan")
+        plan["deadline"] = time.time() + plan["timeout_seconds"]
+        (job.folder / "plan.json").write_text(json.dumps(plan, indent=2))
         events = job.folder / "events.jsonl"
         events.touch()
         reader = _Events(job, events)
@@ -128,7 +93,7 @@ class AutoMLRunner:
             reader.read()
         code = running.result()
         if reader.failure:
-            raise JobFailed(reader.failure)
+            raise JobFailed(f"{reader.failure}\nLast lines of user_logs/std_log.txt:\n{job.last_lines()}")
         if code != 0 or reader.best is None:
             raise JobFailed(
                 f"The search ended with code {code}. Last lines of its log:\n{job.last_lines()}", "SystemError"
@@ -145,10 +110,13 @@ class AutoMLRunner:
         await job.tracking.set_tags(job.name, {"automl_best_child_run_id": best["child"]})
 
     async def finalize(self, job: RunningJob) -> None:
-        """Uploads the model: to the output best_model, and to the best child's artifacts as the service keeps it."""
+        """Uploads the model and the reports: to the job, and to the best child as the service keeps them."""
         model = job.folder / "outputs" / "best_model"
-        artifacts = Location("azureml", f"ExperimentRun/dcid.{job.found['best']}/outputs/mlflow-model")
-        await asyncio.to_thread(job.blobs.upload_tree, model, artifacts)
+        child = Location("azureml", f"ExperimentRun/dcid.{job.found['best']}")
+        await asyncio.to_thread(job.blobs.upload_tree, model, child.join("outputs/mlflow-model"))
+        explanation = job.working_directory / "outputs" / "explanation"
+        if explanation.is_dir():
+            await asyncio.to_thread(job.blobs.upload_tree, explanation, child.join("explanation"))
         await bindings.upload(job, Location("azureml", f"ExperimentRun/dcid.{job.name}"))
         await asyncio.to_thread(shutil.rmtree, job.folder / "trials", True)
 
@@ -175,16 +143,19 @@ class _Events:
             event = json.loads(line)
             match event.pop("event"):
                 case "trial":
-                    self._trial(event)
+                    self.trials += 1
+                    self._child(event, "automl_child", {"iteration": str(event["number"])})
+                case "test":
+                    # https://learn.microsoft.com/azure/machine-learning/how-to-configure-cross-validation-data-splits
+                    # #provide-test-data-preview: the best model's test is a run of its own.
+                    self._child(event, "automl_model_test", {"test_of": event["of"]})
                 case "best":
                     self.best = event
                 case "failed":
                     self.failure = event["message"]
 
-    def _trial(self, event: dict[str, Any]) -> None:
-        self.trials += 1
+    def _child(self, event: dict[str, Any], template: str, more: dict[str, str]) -> None:
         job = self._job
-        state = event["state"]
         details = job.properties["taskDetails"]
         properties = {
             "jobType": "Command",
@@ -192,11 +163,11 @@ class _Events:
             "displayName": event["child"],
             "experimentName": job.properties["experimentName"],
             "computeId": job.properties.get("computeId"),
-            "status": state,
+            "status": event["state"],
             "tags": {},
             "properties": {
-                "runTemplate": "automl_child",
-                "iteration": str(event["number"]),
+                "runTemplate": template,
+                **more,
                 "run_algorithm": event["algorithm"],
                 "run_preprocessor": event["preprocessor"],
                 "hyperparameters": json.dumps(event["hyperparameters"]),
@@ -215,146 +186,3 @@ class _Events:
             "error": {"code": "UserError", "message": event["error"]} if event.get("error") else None,
         }
         job.children.add(event["child"], properties, run)
-
-
-def _plan(properties: dict[str, Any]) -> dict[str, Any]:
-    """The search's plan from the job's properties, everything but where the data is. Refuses by name what isn't
-    there.
-    """
-    details = properties.get("taskDetails") or {}
-    task = details.get("taskType")
-    if task in _REFUSED_TASKS:
-        raise NotImplementedOperation(f"Jobs_CreateOrUpdate of an AutoML job with taskType {task}")
-    if task not in _METRICS:
-        raise BadRequest(f"taskType must be one of {', '.join(_METRICS)}, not '{task}'.", "taskType", "UserError")
-    if not details.get("targetColumnName"):
-        raise BadRequest("An AutoML job needs target_column_name.", "targetColumnName", "UserError")
-    if not (details.get("trainingData") or {}).get("uri"):
-        raise BadRequest("An AutoML job needs training_data.", "trainingData", "UserError")
-    for name in ("cvSplitColumnNames", "weightColumnName", "testData", "testDataSize", "positiveLabel"):
-        if details.get(name):
-            raise NotImplementedOperation(f"Jobs_CreateOrUpdate of an AutoML job with {name}")
-    split, time_column = _split(properties)
-    return {
-        "task": task,
-        "target": details["targetColumnName"],
-        "primary_metric": _metric(task, details),
-        "algorithms": _algorithms(task, details.get("trainingSettings") or {}),
-        **_limits(details.get("limitSettings") or {}),
-        **_validation(details),
-        "explanations_wanted": bool((details.get("trainingSettings") or {}).get("enableModelExplainability")),
-        "split_type": split,
-        "time_column_name": time_column,
-        "featurization": _featurization(details.get("featurizationSettings") or {}),
-    }
-
-
-def _metric(task: str, details: dict[str, Any]) -> str:
-    wanted = details.get("primaryMetric") or _DEFAULT_METRIC[task]
-    metrics = _METRICS[task]
-    # The wire has AUCWeighted, people and logs write AUC_weighted.
-    for wire, logged in metrics.items():
-        if wanted.replace("_", "").lower() in (wire.lower(), logged.replace("_", "").lower()):
-            return logged
-    known = ", ".join(metrics.values())
-    raise BadRequest(
-        f"primary_metric '{wanted}' is unknown for {task}; there are {known}.", "primaryMetric", "UserError"
-    )
-
-
-def _algorithms(task: str, settings: dict[str, Any]) -> list[str]:
-    run, known = _RUN[task], _KNOWN[task]
-    allowed = settings.get("allowedTrainingAlgorithms") or []
-    blocked = settings.get("blockedTrainingAlgorithms") or []
-    for name in [*allowed, *blocked]:
-        if name not in (*run, *known):
-            there = ", ".join(sorted((*run, *known)))
-            message = f"The algorithm '{name}' is unknown for {task}; there are {there}."
-            raise BadRequest(message, "trainingSettings", "UserError")
-    if foreign := [name for name in allowed if name not in run]:
-        what = (
-            f"Jobs_CreateOrUpdate of an AutoML job with the algorithm(s) {', '.join(foreign)} (here: {', '.join(run)})"
-        )
-        raise NotImplementedOperation(what)
-    for name in ("enableStackEnsemble", "enableVoteEnsemble", "enableDnnTraining", "enableOnnxCompatibleModels"):
-        if settings.get(name):
-            raise NotImplementedOperation(f"Jobs_CreateOrUpdate of an AutoML job with {name}")
-    chosen = [name for name in run if (not allowed or name in allowed) and name not in blocked]
-    if not chosen:
-        raise BadRequest("allowed and blocked training algorithms leave none to try.", "trainingSettings", "UserError")
-    return chosen
-
-
-def _limits(limits: dict[str, Any]) -> dict[str, Any]:
-    timeout = seconds(limits.get("timeout"), "limits.timeout") or _TIMEOUT
-    trial = seconds(limits.get("trialTimeout"), "limits.trial_timeout") or min(_TRIAL_TIMEOUT, timeout)
-    trials = limits.get("maxTrials") or _MAX_TRIALS
-    concurrent = limits.get("maxConcurrentTrials") or 1
-    if trial > timeout:
-        raise BadRequest(
-            f"trial_timeout ({trial:.0f} s) must not be longer than the job's timeout ({timeout:.0f} s).",
-            "limits",
-            "UserError",
-        )
-    if concurrent > trials:
-        raise BadRequest(
-            f"max_concurrent_trials ({concurrent}) is more than max_trials ({trials}).", "limits", "UserError"
-        )
-    early = limits.get("enableEarlyTermination")
-    return {
-        "timeout_seconds": timeout,
-        "trial_timeout_seconds": trial,
-        "max_trials": int(trials),
-        "max_concurrent_trials": int(concurrent),
-        "early_termination": True if early is None else bool(early),
-        "exit_score": limits.get("exitScore"),
-    }
-
-
-def _validation(details: dict[str, Any]) -> dict[str, Any]:
-    folds = details.get("nCrossValidations") or {}
-    size = details.get("validationDataSize")
-    if size is not None and not 0 < float(size) < 1:
-        raise BadRequest(
-            f"validation_data_size must lie between 0 and 1, not {size}.", "validationDataSize", "UserError"
-        )
-    number = folds.get("value") if folds.get("mode") == "Custom" else None
-    if number is not None and int(number) < _MIN_FOLDS:
-        raise BadRequest(f"n_cross_validations must be 2 or more, not {number}.", "nCrossValidations", "UserError")
-    if details.get("validationData") and (size is not None or number is not None):
-        raise BadRequest(
-            "validation_data stands alone: validation_data_size and n_cross_validations split the training data.",
-            "validationData",
-            "UserError",
-        )
-    return {"validation_size": None if size is None else float(size), "folds": None if number is None else int(number)}
-
-
-def _split(properties: dict[str, Any]) -> tuple[str | None, str | None]:
-    own = {**(properties.get("tags") or {}), **(properties.get("properties") or {})}
-    split, column = own.get("split_type"), own.get("time_column_name")
-    if split not in (None, "", "random", "stratified", "time"):
-        raise BadRequest(
-            f"The property split_type must be random, stratified or time, not '{split}'.", "properties", "UserError"
-        )
-    if split == "time" and not column:
-        raise BadRequest("The property split_type: time needs time_column_name as well.", "properties", "UserError")
-    return split or None, column or None
-
-
-def _featurization(settings: dict[str, Any]) -> dict[str, Any]:
-    mode = str(settings.get("mode") or "auto").lower()
-    if mode not in ("auto", "custom"):
-        raise NotImplementedOperation(f"Jobs_CreateOrUpdate of an AutoML job with featurization.mode {mode}")
-    for name in ("transformerParams", "blockedTransformers", "datasetLanguage"):
-        if settings.get(name):
-            raise NotImplementedOperation(f"Jobs_CreateOrUpdate of an AutoML job with featurization.{name}")
-    kinds = settings.get("columnNameAndTypes") or {}
-    for column, kind in kinds.items():
-        if kind not in ("Numeric", "Categorical", "DateTime", "Ignore"):
-            raise NotImplementedOperation(f"An AutoML job with the column purpose {kind} (column {column})")
-    return {"columns": kinds}
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
