@@ -278,7 +278,7 @@ class PipelineRunOperator(AzureMLJobOperator):
             if (component := find_component(workspace, self.pipeline)) is not None:
                 return self._of_component(component)
             job = find_job(workspace, self.pipeline)
-            properties = like(job, self.inputs, self.outputs, lambda value: asset_id(workspace, value))
+            properties = like(job, self.inputs, self.outputs, workspace.asset_id)
         properties["settings"] = {**(properties.get("settings") or {}), **self.settings}
         if self.experiment:
             properties["experimentName"] = self.experiment
@@ -383,28 +383,6 @@ def like(job: Mapping[str, Any], inputs: Mapping[str, Any], outputs: Mapping[str
             raise ConfigurationError(f"The pipeline job {job['name']} has no output {name}; it has {names}.")
         made[name]["uri"] = path
     return {**properties, "inputs": known, "outputs": made}
-
-
-def asset_id(workspace: Workspace, reference: str) -> str:
-    """``azureml:<name>:<version>`` or ``azureml:<name>@latest`` of data or a model as the id that the service takes;
-    other addresses as they are.
-
-    :raises ConfigurationError: there is no such asset.
-    """
-    if not reference.startswith("azureml:") or reference.startswith("azureml://"):
-        return reference
-    text = reference.removeprefix("azureml:")
-    if text.startswith("/"):
-        return text
-    name, _, version = text.partition(":")
-    for collection in ("data", "models"):
-        if version:
-            found = workspace.version(collection, name, version)
-        else:
-            found = next(workspace.versions(collection, name.removesuffix("@latest")), None)
-        if found is not None:
-            return str(found["id"])
-    raise ConfigurationError(f"The workspace has neither data nor a model {text!r}.")
 
 
 def _yaml_input(value: Any, declared: Mapping[str, Any]) -> Any:

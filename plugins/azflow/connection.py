@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_CONNECTION = "azure_default"
 
 PUBLIC_RESOURCE_MANAGER = "https://management.azure.com"
+PUBLIC_ML = "https://ml.azure.com"
 SYNAPSE_SCOPE = "https://dev.azuresynapse.net/.default"
 STORAGE_SCOPE = "https://storage.azure.com/.default"
 SQL_SCOPE = "https://database.windows.net/.default"
@@ -281,10 +282,12 @@ class AzureConnection:
         """
         return {"connection_verify": self.verify} if self.verify else {}
 
-    def rest_client(self) -> PipelineClient[Any, Any]:
+    def rest_client(self, scope: str = "") -> PipelineClient[Any, Any]:
         """azure-core's client for Resource Manager and the Azure ML services behind it; the caller closes it.
 
         Throttled and failed requests are tried again; which status is an error is the caller's business.
+
+        :param scope: of the tokens; empty: Resource Manager's.
         """
         from azure.core import PipelineClient
         from azure.core.pipeline import policies
@@ -292,7 +295,7 @@ class AzureConnection:
         steps: list[Any] = [
             policies.RequestIdPolicy(),
             policies.RetryPolicy(retry_total=5, retry_backoff_factor=0.5),
-            policies.BearerTokenCredentialPolicy(self.credential(), self.arm_scope),
+            policies.BearerTokenCredentialPolicy(self.credential(), scope or self.arm_scope),
         ]
         return PipelineClient(self.resource_manager, policies=steps, **self.transport_arguments)
 
@@ -319,6 +322,11 @@ class AzureConnection:
     def arm_scope(self) -> str:
         """Token scope of Azure Resource Manager and so of Azure ML."""
         return f"{self.resource_manager}/.default"
+
+    @property
+    def ml_scope(self) -> str:
+        """Token scope of Azure ML's own data plane: batch endpoints."""
+        return f"{self.cloud.aml_resource_id.rstrip('/') if self.cloud else PUBLIC_ML}/.default"
 
     @property
     def synapse_scope(self) -> str:

@@ -45,6 +45,11 @@ class RunHistory:
         """The runs a run started, oldest first: ``runId``, ``status``, ``properties``, ``tags``..."""
         return list(self._workspace.pages(f"{self._url}/runs/{quote(run_id)}/children", _CHILDREN))
 
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Add tags to a run, or change them."""
+        content = {"runId": run_id, "tags": dict(tags)}
+        self._workspace.call("PATCH", f"{self._url}/runs/{quote(run_id)}", content)
+
     # -- logs --------------------------------------------------------------------------------------------------------
 
     def log_tail(self, details: Mapping[str, Any], lines: int = 40) -> list[str]:

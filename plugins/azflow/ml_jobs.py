@@ -79,7 +79,7 @@ class AzureMLJobs:
         self._connection = connection
         self._include = Path(include)
         self.workspace = Workspace(connection)
-        self._history = RunHistory(self.workspace)
+        self.history = RunHistory(self.workspace)
 
     # -- RemoteRuns --------------------------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class AzureMLJobs:
         """What came out, plain. See `azflow.ml.AzureMLJobOperator` for its keys."""
         properties = self._properties(id)
         kind = str(properties.get("jobType"))
-        details, run = self._history.details(id), self._history.tracked(id)
+        details, run = self.history.details(id), self.history.tracked(id)
         kept = {**(properties.get("properties") or {}), **tags_of(run)}
         best = next((kept[key] for key in BEST_CHILD if kept.get(key)), None)
         children = self._children(id, run) if kind in _ORCHESTRATORS else []
@@ -177,18 +177,18 @@ class AzureMLJobs:
 
     def failure(self, id: str) -> RunFailure:
         """The service's error, which step or trial it was, and the end of what that printed."""
-        details = self._history.details(id)
+        details = self.history.details(id)
         code, message = cause_of(details)
         where = ""
         failed = self._failed_below(id)
         if failed:
-            details = self._history.details(str(failed[-1]["runId"]))
+            details = self.history.details(str(failed[-1]["runId"]))
             below_code, below = cause_of(details)
             where = " > ".join(_title(each) for each in failed)
             others = f" ({message})" if message and message != below else ""
             code, message = below_code or code, f"{where}: {below or 'no error named'}{others}"
         try:
-            log = self._history.log_tail(details)
+            log = self.history.log_tail(details)
         except Exception as problem:
             # The cause must not hide behind a log that can't be read.
             log = [f"(the log can't be read: {first_line(problem)})"]
@@ -198,7 +198,7 @@ class AzureMLJobs:
     def cost(self, id: str) -> tuple[float, float]:
         """Seconds that a job's runs took on its compute, and those times their nodes; of a job that runs, until now
         only what is over."""
-        return self._cost(self._history.details(id), self._properties(id))
+        return self._cost(self.history.details(id), self._properties(id))
 
     def night_seconds(self, night: str, without: str = "") -> float:
         """Node seconds of all jobs of a night, whatever became of them.
@@ -214,11 +214,11 @@ class AzureMLJobs:
 
         :param progress: where the last call ended; brought up to date, plain values.
         """
-        details = self._history.details(id)
-        lines = self._history.log_since(details, progress.setdefault("read", {}))
+        details = self.history.details(id)
+        lines = self.history.log_since(details, progress.setdefault("read", {}))
         if kind_of(details) != "job":
             known = progress.setdefault("children", {})
-            for child in self._history.children(id):
+            for child in self.history.children(id):
                 state, name = str(child.get("status")), str(child["runId"])
                 if known.get(name) != state:
                     known[name] = state
@@ -238,7 +238,7 @@ class AzureMLJobs:
         studio = str(((properties.get("services") or {}).get("Studio") or {}).get("endpoint") or "")
         if "/#/experiments/" in studio:
             return studio
-        run = run if run is not None else self._history.tracked(id)
+        run = run if run is not None else self.history.tracked(id)
         experiment = str((run or {}).get("info", {}).get("experiment_id") or "")
         return self._studio(f"experiments/id/{experiment}") if experiment else self.url(id)
 
@@ -293,8 +293,8 @@ class AzureMLJobs:
 
     def _children(self, id: str, run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """Trials and steps: what they were from run history, how they did from MLflow."""
-        tracked = {child["info"]["run_id"]: child for child in self._history.tracked_children(run)} if run else {}
-        return [_child(each, tracked.get(each["runId"])) for each in self._history.children(id)]
+        tracked = {child["info"]["run_id"]: child for child in self.history.tracked_children(run)} if run else {}
+        return [_child(each, tracked.get(each["runId"])) for each in self.history.children(id)]
 
     def _cost(self, details: Mapping[str, Any], properties: Mapping[str, Any] | None = None) -> tuple[float, float]:
         """(seconds, node seconds) of a run and all below it. What only starts others costs nothing itself; AutoML keeps
@@ -317,7 +317,7 @@ class AzureMLJobs:
             return []
         if kind_of(run) == "job" or depth == 0:
             return [(run, nodes_of(run))]
-        children = self._history.children(str(run["runId"]))
+        children = self.history.children(str(run["runId"]))
         return [leaf for child in children for leaf in self._leaves(child, depth - 1)]
 
     def _failed_below(self, id: str) -> list[dict[str, Any]]:
@@ -325,7 +325,7 @@ class AzureMLJobs:
         way: list[dict[str, Any]] = []
         with contextlib.suppress(Exception):  # the cause is worth telling without it
             while len(way) < _DEEPEST:
-                failed = [each for each in self._history.children(id) if each.get("status") == "Failed"]
+                failed = [each for each in self.history.children(id) if each.get("status") == "Failed"]
                 if not failed:
                     break
                 way.append(min(failed, key=lambda each: str(each.get("endTimeUtc") or "~")))

@@ -28,7 +28,7 @@ class Workspace:
 
     def __init__(self, connection: AzureConnection) -> None:
         self.connection = connection
-        self._client: PipelineClient[Any, Any] | None = None
+        self._clients: dict[str, PipelineClient[Any, Any]] = {}
         self._async_client: AsyncRestClient | None = None
 
     # -- Resource Manager --------------------------------------------------------------------------------------------
@@ -110,6 +110,27 @@ class Workspace:
             properties["referencedUris"] = list(referenced)
         self.put_version("data", name, version, properties)
 
+    def asset_id(self, reference: str) -> str:
+        """``azureml:<name>:<version>`` or ``azureml:<name>@latest`` of data or a model as the id that the service
+        takes; other addresses as they are.
+
+        :raises ConfigurationError: there is no such asset.
+        """
+        if not reference.startswith("azureml:") or reference.startswith("azureml://"):
+            return reference
+        text = reference.removeprefix("azureml:")
+        if text.startswith("/"):
+            return text
+        name, _, version = text.partition(":")
+        for collection in ("data", "models"):
+            if version:
+                found = self.version(collection, name, version)
+            else:
+                found = next(self.versions(collection, name.removesuffix("@latest")), None)
+            if found is not None:
+                return str(found["id"])
+        raise ConfigurationError(f"The workspace {self.connection.workspace} has neither data nor a model {text!r}.")
+
     def datastore(self, name: str) -> dict[str, Any]:
         """The properties of a datastore (``accountName``, ``containerName``, ...)."""
         found = self.get(self.arm(f"/datastores/{quote(name)}"))
@@ -122,9 +143,8 @@ class Workspace:
 
     def close(self) -> None:
         """Release the worker's connections."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        while self._clients:
+            self._clients.popitem()[1].close()
 
     async def aclose(self) -> None:
         """Release the triggerer's connections."""
@@ -172,12 +192,24 @@ class Workspace:
                     return
             url = str(page.get("nextLink") or "")
 
-    def call(self, method: str, url: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One request; its JSON answer, ``{}`` without one. Errors are azure-core's."""
+    def call(
+        self,
+        method: str,
+        url: str,
+        content: Mapping[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        scope: str = "",
+    ) -> dict[str, Any]:
+        """One request; its JSON answer, ``{}`` without one. Errors are azure-core's.
+
+        :param scope: of the token; empty: Resource Manager's.
+        """
         from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
         from azure.core.rest import HttpRequest
 
-        response = self._sync().send_request(HttpRequest(method, url, json=content))
+        request = HttpRequest(method, url, json=content, headers=dict(headers or {}))
+        response = self._sync(scope or self.connection.arm_scope).send_request(request)
         if response.status_code == _NOT_FOUND:
             raise ResourceNotFoundError(response=response)
         if response.status_code >= 400:  # noqa: PLR2004
@@ -190,7 +222,7 @@ class Workspace:
     def _job_url(self, name: str, action: str = "") -> str:
         return self.arm(f"/jobs/{quote(name)}{action}")
 
-    def _sync(self) -> PipelineClient[Any, Any]:
-        if self._client is None:
-            self._client = self.connection.rest_client()
-        return self._client
+    def _sync(self, scope: str) -> PipelineClient[Any, Any]:
+        if scope not in self._clients:
+            self._clients[scope] = self.connection.rest_client(scope)
+        return self._clients[scope]
