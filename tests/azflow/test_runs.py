@@ -491,7 +491,8 @@ async def test_an_unknown_state_in_the_triggerer_wakes_the_worker() -> None:
     assert service.cancels == []
 
 
-async def test_a_thousand_waiting_tasks_share_one_client_and_few_connections() -> None:
+async def test_a_thousand_waiting_tasks_share_one_client_and_few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(azflow.watch._Poller, "polls_a_second", 10**6)
     service = memory_runs.reset(polls_until_end=2)
     runs = memory_runs.MemoryRuns(None)
     names = [runs.submit(f"run-{index}", {"x": index}, {}) for index in range(1000)]
@@ -501,6 +502,36 @@ async def test_a_thousand_waiting_tasks_share_one_client_and_few_connections() -
     assert service.opened == service.closed == 1
     assert 1 < service.most_concurrent <= azflow.watch._Poller.concurrency
     assert azflow.watch._Poller._open_pollers == {}
+
+
+async def test_polls_a_second_are_bounded_however_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(azflow.watch._Poller, "polls_a_second", 200.0)
+    memory_runs.reset(polls_until_end=2)
+    runs = memory_runs.MemoryRuns(None)
+    names = [runs.submit(f"run-{index}", {"x": index}, {}) for index in range(50)]
+    asked: list[float] = []
+    astate = memory_runs.MemoryRuns.astate
+
+    async def counted(self: Any, id: str) -> Any:
+        asked.append(time.monotonic())
+        return await astate(self, id)
+
+    monkeypatch.setattr(memory_runs.MemoryRuns, "astate", counted)
+    await asyncio.gather(*(fire(trigger(name)) for name in names))
+    assert len(asked) >= 100
+    # A burst of 20, then one every 5 ms.
+    assert asked[99] - asked[0] >= 0.9 * (100 - 21) / 200.0
+
+
+async def test_a_deadline_does_not_wait_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(azflow.watch._Poller, "polls_a_second", 0.001)
+    monkeypatch.setattr(azflow.watch, "_BURST", 0)
+    monkeypatch.setattr(azflow.watch, "_LAST_TURN", 0.01)
+    service, name = submitted(polls_until_end=10**6)
+    begun = time.monotonic()
+    event = await fire(trigger(name, deadline=time.time() + 0.3))
+    assert (event["outcome"], service.cancels) == ("timed_out", [name])
+    assert time.monotonic() - begun < 5
 
 
 async def test_retry_after_holds_all_polls_of_the_service() -> None:
