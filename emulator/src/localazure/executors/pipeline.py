@@ -191,7 +191,7 @@ class _Execution:
         inputs = pipeline_graph.resolved_inputs(step, pipeline.inputs, self._made)
         outputs = pipeline_nodes.outputs(step, self._asked, pipeline.settings.default_datastore, name)
         properties = pipeline_nodes.child(pipeline, step, inputs, outputs)
-        run = {"runType": "azureml.StepRun", "number": list(pipeline.steps).index(step.name) + 1}
+        run = {"runType": pipeline_nodes.RUN_TYPES[step.kind], "number": list(pipeline.steps).index(step.name) + 1}
         said = self._said(step)
         key = await self._key(step, properties)
         if key and not pipeline.settings.force_rerun:
@@ -210,6 +210,7 @@ class _Execution:
 
     def _reused(self, step: Step, properties: dict[str, Any], run: dict[str, Any], earlier: Earlier) -> Child:
         name = self._name(step)
+        properties = {**properties, "outputs": earlier.outputs}
         self._job.children.record(name, properties, run, "Completed", earlier.outputs)
         self._job.note(f"step '{step.name}' is unchanged: the outputs of run {earlier.run} are reused")
         return Child(name, "Completed", None, earlier.outputs, properties)

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from localazure.core.errors import BadRequest, NotImplementedOperation
+from localazure.executors.automl_wire import DATA_ROLES
 
 # The spec of the component behind an id; NotFound if there is none.
 Specs = Callable[[str], Mapping[str, Any]]
 Entry = dict[str, Any]
 
-# What an AutoML step reads, in the place of inputs.
-AUTOML_TABLES = ("training_data", "validation_data", "test_data")
 RUNNABLE_STEPS = ("command", "sweep", "spark", "automl", "pipeline")
 _REFUSED_STEPS = ("if_else", "do_while", "parallel_for", "parallel", "import", "data_transfer", "fl_scatter_gather")
 _DATA = frozenset({"uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model", "path"})
@@ -315,7 +314,7 @@ def _step(name: str, node: Any, specs: Specs) -> Step:
         if spec.get("type", "command") != wanted:
             raise _bad(f"jobs.{name}.componentId", f"The step '{name}' is of type {kind}, which takes a component of "
                        f"type {wanted}; its component is of type {spec.get('type')}.")  # fmt: skip
-    asked = {role: node[role] for role in AUTOML_TABLES if node.get(role)} if kind == "automl" else node.get("inputs")
+    asked = {role: node[role] for role in DATA_ROLES if node.get(role)} if kind == "automl" else node.get("inputs")
     given = {key: _given(value) for key, value in (asked or {}).items() if value is not None}
     outputs = _sinks(name, node, spec)
     after = {source(path) for text in _texts(given, node) for scope, path in bindings(text) if scope == "jobs"}
@@ -480,7 +479,7 @@ def _other_texts(node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield from walk(each, key)
 
     for key, value in node.items():
-        if key not in ("inputs", "outputs", *AUTOML_TABLES):
+        if key not in ("inputs", "outputs", *DATA_ROLES):
             yield from walk(value, key)
 
 

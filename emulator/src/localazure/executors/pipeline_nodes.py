@@ -12,12 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from localazure.core.errors import BadRequest
-from localazure.executors.pipeline_graph import AUTOML_TABLES, Entry, Pipeline, Step, interpolate, is_literal, whole
+from localazure.executors import automl_wire
+from localazure.executors.pipeline_graph import Entry, Pipeline, Step, interpolate, is_literal, whole
 
 _JOB_TYPES = {"command": "Command", "sweep": "Sweep", "spark": "Spark", "automl": "AutoML", "pipeline": "Pipeline"}
 # What run history calls a step of each type.
 STEP_TYPES = {"command": "PythonScriptStep", "sweep": "HyperDriveStep", "spark": "SparkStep", "automl": "AutoMLStep",
               "pipeline": "PipelineStep"}  # fmt: skip
+RUN_TYPES = {"command": "azureml.StepRun", "sweep": "hyperdrive", "spark": "azureml.StepRun", "automl": "automl",
+             "pipeline": "azureml.PipelineRun"}  # fmt: skip
 _DISTRIBUTIONS = {"mpi": "Mpi", "pytorch": "PyTorch", "tensorflow": "TensorFlow", "ray": "Ray"}
 _RANGES = {
     "randint": ("upper",), "uniform": ("min_value", "max_value"), "loguniform": ("min_value", "max_value"),
@@ -158,11 +161,7 @@ def _spark(step: Step, node: Mapping[str, Any], inputs: Mapping[str, Entry], pip
 
 
 def _automl(step: Step, node: Mapping[str, Any], inputs: Mapping[str, Entry], pipeline: Pipeline) -> dict[str, Any]:
-    from localazure.executors import automl_wire
-
-    where = ("name", "type", "inputs", "outputs", "compute", "computeId", "display_name", *AUTOML_TABLES)
-    task = {key: value for key, value in node.items() if key not in where}
-    made: dict[str, Any] = automl_wire.from_pipeline_node(task, inputs)
+    made = automl_wire.from_pipeline_node({**node, "outputs": None}, inputs)
     return {"taskDetails": made["taskDetails"], **{key: made[key] for key in _AUTOML_MORE if made.get(key)}}
 
 
