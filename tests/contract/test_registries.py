@@ -93,6 +93,7 @@ def test_a_workspaces_assets_are_shared_and_stay_as_they_were(
     assert model.id == f"azureml://registries/{target}/models/{name}/versions/7"
     assert (model.type, model.tags) == ("custom_model", {"role": "champion"})
     assert [each.version for each in registry.models.list(name)] == ["7"]
+    assert name in {each.name for each in registry.models.list()}
     registry.models.download(name, "7", download_path=tmp_path)
     assert [path.read_text() for path in tmp_path.rglob("weights.txt")] == ["1 2 3"]
     assert registry.data.get(name, label="latest").type == "uri_folder"

@@ -103,6 +103,8 @@ def _number(text: str, name: str) -> int:
 def visible(request: Request, document: dict[str, Any]) -> bool:
     """Whether the resource belongs in the list asked for by `listViewType` (ActiveOnly, ArchivedOnly, All)."""
     view = request.query_params.get("listViewType", "ActiveOnly").lower()
+    # For a registry's lists the SDK sends `ListViewType.ACTIVE_ONLY` on Python 3.11 and later (measured).
+    view = view.rpartition(".")[2].replace("_", "")
     archived = bool(document["properties"].get("isArchived"))
     if view == "all":
         return True
