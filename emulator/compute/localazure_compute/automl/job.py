@@ -42,7 +42,7 @@ class Job(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         self.reports = Path(plan["reports"])
         self.guardrails = Guardrails()
-        self.runs = Runs(plan["name"], plan.get("root") or plan["name"], plan["experiment_id"])
+        self.runs = Runs(plan["name"], plan.get("root") or plan["name"])
         self.validation = ""
 
     @abstractmethod

@@ -15,10 +15,10 @@ _MAX_PARAMETER = 500  # characters of a parameter's value
 class Runs:
     """The runs of one AutoML job. Without MLFLOW_TRACKING_URI nothing is logged."""
 
-    def __init__(self, parent: str, root: str, experiment_id: str) -> None:
+    def __init__(self, parent: str, root: str) -> None:
         self._parent = parent
         self._root = root
-        self._experiment = experiment_id
+        self._experiment = ""
         self._client: Any = None
         if os.environ.get("MLFLOW_TRACKING_URI"):
             from mlflow import MlflowClient
@@ -43,6 +43,8 @@ class Runs:
             **(more or {}),
         }
         start = end - int(trial.seconds * 1000)
+        if not self._experiment:
+            self._experiment = self._client.get_run(self._parent).info.experiment_id
         self._client.create_run(self._experiment, start_time=start, tags=tags, run_name=name)
         values = [Metric(key, value, end, 0) for key, value in trial.metrics.items()]
         values.append(Metric("fit_time_seconds", trial.seconds, end, 0))

@@ -67,7 +67,6 @@ class AutoMLRunner:
         job.found["plan"] = plan | {
             "name": job.name,
             "root": job.root,
-            "experiment_id": job.experiment_id,
             "model": str(job.folder / "outputs" / "best_model"),
             "events": str(job.folder / "events.jsonl"),
             # `outputs` of the working directory are artifacts of the run.
