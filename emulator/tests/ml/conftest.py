@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
 import sys
+import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -207,3 +211,33 @@ async def started(context: ServiceContext, *others: Callable[[ServiceContext], S
         yield Client(Api(operations, context.tokens), context.settings, context.tokens)
     finally:
         await service.stop()
+
+
+class Compute:
+    """Runs code of the compute environment, where pandas and scikit-learn are, from tests that have neither."""
+
+    source = Path(__file__).resolve().parents[2] / "compute"
+    python = source.parents[1] / "var/env/compute/bin/python"
+
+    def run(self, *arguments: str | Path, own: bool = True) -> subprocess.CompletedProcess[str]:
+        """The interpreter with these arguments; `own` says whether localazure's compute code is importable."""
+        environment = {"PATH": os.environ["PATH"], "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+        if own:
+            environment["PYTHONPATH"] = str(self.source)
+        return subprocess.run(
+            [self.python, *arguments], env=environment, capture_output=True, text=True, timeout=180, check=False
+        )
+
+    def answer(self, script: str, *arguments: str | Path, own: bool = True) -> Any:
+        """What a script prints as JSON in its last line."""
+        ended = self.run("-c", textwrap.dedent(script), *arguments, own=own)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return json.loads(ended.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def compute() -> Compute:
+    """The compute environment's interpreter; the test is skipped where it isn't built."""
+    if not Compute.python.exists():
+        pytest.skip("the compute environment isn't built (bin/up builds it)")
+    return Compute()
