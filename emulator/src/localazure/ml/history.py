@@ -68,6 +68,8 @@ class HistoryService:
                 operation(f"Runs_GetDetails{suffix}", "GET", f"{run}/details", self._details),
                 operation(f"Runs_GetChild{suffix}", "GET", f"{run}/children", self._children),
             ]
+        services = f"{_HISTORY}/runs/{{run}}/serviceinstances/{{node}}"
+        found.append(operation("Run_GetRunServiceInstances", "GET", services, self._services))
         data = f"/data/v1.0{WORKSPACE}/dataversion/batchGetResolvedUris"
         models = f"/modelregistry/v1.0{WORKSPACE}/models/batchGetResolvedUris"
         found.append(operation("DataVersion_BatchGetResolvedUris", "POST", data, self._data_uris))
@@ -86,6 +88,11 @@ class HistoryService:
             token = self._blobs.sas(ARTIFACT_CONTAINER, blob, permissions="r", hours=_LOG_HOURS).lstrip("?")
             logs[log] = f"{self._blobs.url(ARTIFACT_CONTAINER, blob)}?{token}"
         return {**self._run(job), "logFiles": logs}
+
+    async def _services(self, request: Request, identity: Identity) -> Answer:
+        """No job has interactive services here: they are refused at submission."""
+        self._find(request.path_params["run"])
+        return {"instances": {}}
 
     async def _run_data(self, request: Request, identity: Identity) -> Answer:
         content = await request.json()

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from localazure.core.auth import LIFETIME_SECONDS, Identity, Tokens
-from localazure.core.errors import BadRequest, NotFound, Unauthorized
+from localazure.core.errors import BadRequest, Conflict, NotFound, Unauthorized
 from localazure.core.operations import LongRunning
 from localazure.core.registry import Answer, Operation
 from localazure.core.store import Store
@@ -51,12 +51,13 @@ class JobsService:
         self._waiting: set[asyncio.Task[None]] = set()
 
     def operations(self) -> list[Operation]:
-        """Jobs_List, _Get, _CreateOrUpdate, _Cancel, and the studio's address of a job."""
+        """Jobs_List, _Get, _CreateOrUpdate, _Cancel, _Delete, and the studio's address of a job."""
         rows = (
             ("Jobs_List", "GET", "/jobs", self._list),
             ("Jobs_Get", "GET", "/jobs/{name}", self._get),
             ("Jobs_CreateOrUpdate", "PUT", "/jobs/{name}", self._put),
             ("Jobs_Cancel", "POST", "/jobs/{name}/cancel", self._cancel),
+            ("Jobs_Delete", "DELETE", "/jobs/{name}", self._delete),
         )
         found = [
             Operation(name, method, WORKSPACE + path, in_workspace(self._settings, handler), "arm")
@@ -140,6 +141,16 @@ class JobsService:
         task = asyncio.get_running_loop().create_task(finish())
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
+        return Response(status_code=202, headers=self._long_running.headers(operation, kind="result"))
+
+    async def _delete(self, request: Request, identity: Identity) -> Answer:
+        """The job and the jobs below it; what they wrote stays in storage."""
+        name = request.path_params["name"]
+        if not states.is_terminal(self._find(name)):
+            raise Conflict(f"The job '{name}' isn't over; cancel it first.", code="UserError")
+        self._submission.forget(name)
+        operation = self._long_running.begin(f"{self._settings.workspace_id}/jobs/{name}")
+        self._long_running.succeed(operation)
         return Response(status_code=202, headers=self._long_running.headers(operation, kind="result"))
 
     def _update(self, known: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:

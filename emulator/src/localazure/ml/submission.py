@@ -151,6 +151,15 @@ class Submission:
         failed = {"startTimeUtc": now, "endTimeUtc": now, "error": {"code": error.code, "message": error.message}}
         self.write_ended(name, properties, parent=parent, run={**run, **failed})
 
+    def forget(self, name: str) -> None:
+        """Removes a job that is over, and those below it."""
+        document = self._store.get(JOBS, name)
+        for child in self._store.list(CHILDREN, f"{name}/"):
+            self.forget(str(child["name"]))
+        if document is not None and (parent := document["run"].get("parent")):
+            self._store.delete(CHILDREN, f"{parent}/{name}")
+        self._store.delete(JOBS, name)
+
     def _insert(self, name: str, document: dict[str, Any]) -> bool:
         if not self._store.insert(JOBS, name, document):
             return False
