@@ -36,6 +36,7 @@ _SAVE_SECONDS = 7.0
 _CAUTION = 1.4
 _ENSEMBLE_MEMBERS = 10
 _ENSEMBLE_SECONDS = 0.25  # of the time left, at most
+_ENSEMBLE_LEAST = 2.0
 
 
 @dataclass
@@ -176,11 +177,13 @@ class Search:
 
         An ensemble is its members' fits. SearchError if nothing can be fitted.
         """
-        reasons = []
+        reasons: list[str] = []
         for trial in self.ranked():
             left = self._budget.remaining() - _SAVE_SECONDS
-            if reasons and self._final_seconds(trial) > left:
+            if reasons and trial is not self._quickest() and self._final_seconds(trial) > left:
                 continue
+            if trial is not self._quickest():  # what comes to its rescue needs its time
+                left -= self._rescue_seconds(trial)
             path, report = self._folder / f"final_{trial.number}.pickle", self._folder / f"final_{trial.number}.json"
 
             def work(trial: Trial = trial, path: Path = path) -> None:
@@ -268,8 +271,18 @@ class Search:
     def _left(self) -> float:
         """Seconds for trials: the final fit of the best one and saving it need theirs."""
         best = self.best
-        final = 0.1 * self._budget.timeout if best is None else self._final_seconds(best)
+        if best is None:
+            return self._budget.remaining() - _SAVE_SECONDS - 0.1 * self._budget.timeout
+        final = self._final_seconds(best) + self._rescue_seconds(best)
         return self._budget.remaining() - _SAVE_SECONDS - final
+
+    def _quickest(self) -> Trial | None:
+        """The completed trial whose final fit takes least: what is left if the best one's takes too long."""
+        return min(self.ranked(), key=self._final_seconds, default=None)
+
+    def _rescue_seconds(self, trial: Trial) -> float:
+        quickest = self._quickest()
+        return 0.0 if quickest is None or quickest is trial else self._final_seconds(quickest)
 
     def _final_seconds(self, trial: Trial) -> float:
         if trial.members:
@@ -322,8 +335,9 @@ class Search:
         """An ensemble of the best trials as a trial of its own, if there are two to combine and time for it."""
         members = self._members()
         left = self._left()
-        if len(members) < 2 or left <= 0:  # noqa: PLR2004
-            self._say(f"{kind} is left out: {'no time is left' if left <= 0 else 'there are no two trials to combine'}")
+        if len(members) < 2 or left < _ENSEMBLE_LEAST:  # noqa: PLR2004
+            why = "there are no two trials to combine" if left >= _ENSEMBLE_LEAST else "no time is left"
+            self._say(f"{kind} is left out: {why}")
             return
         # What can't be fitted on all rows in time needn't be found.
         while len(members) > 1 and sum(self._final_seconds(member) for member in members) > left:
