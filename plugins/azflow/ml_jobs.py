@@ -294,7 +294,11 @@ class AzureMLJobs:
     def _children(self, id: str, run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """Trials and steps: what they were from run history, how they did from MLflow."""
         tracked = {child["info"]["run_id"]: child for child in self.history.tracked_children(run)} if run else {}
-        return [_child(each, tracked.get(each["runId"])) for each in self.history.children(id)]
+        children = self.history.children(id)
+        for child in children:
+            if reused := (child.get("properties") or {}).get("azureml.reusedrunid"):
+                tracked[child["runId"]] = self.history.tracked(str(reused))
+        return [_child(each, tracked.get(each["runId"])) for each in children]
 
     def _cost(self, details: Mapping[str, Any], properties: Mapping[str, Any] | None = None) -> tuple[float, float]:
         """(seconds, node seconds) of a run and all below it. What only starts others costs nothing itself; AutoML keeps

@@ -251,14 +251,16 @@ def test_the_result_of_a_sweep_is_its_best_trials(edge: Edge, jobs: AzureMLJobs)
 def test_the_result_of_a_pipeline_is_its_steps(edge: Edge, jobs: AzureMLJobs) -> None:
     inputs = {"raw": {"jobInputType": "uri_folder", "uri": "azureml:raw:3"}, "rate": {"value": "1"}}
     job(edge, jobType="Pipeline", status="Completed", inputs=inputs)
-    edge.on("GET", "/mlflow/runs/get$", (200, {"run": tracked("j", {"total": 1.0})}))
+    asked = iter([tracked("j", {"total": 1.0}), tracked("earlier", {"left_out": 2.0})])
+    edge.on("GET", "/mlflow/runs/get$", lambda match, body: (200, {"run": next(asked)}))
     edge.on("POST", "/mlflow/runs/search$", (200, {"runs": [tracked("p", {"rows": 5.0})]}))
-    reused = ran("r", 100, properties={"azureml.isreused": "true"}, displayName="clean")
+    kept = {"azureml.isreused": "true", "azureml.reusedrunid": "earlier"}
+    reused = ran("r", 100, properties=kept, displayName="clean")
     steps = [ran("p", 10, displayName="prepare"), reused, ran("s", 500, "hyperdrive", displayName="tune")]
     history(edge, ran("j", 600, "azureml.PipelineRun"), steps)
     history(edge, steps[2], [ran("s_0", 40), ran("s_1", 50)])
     result = jobs.result("j")
-    assert result["metrics"] == {"prepare.rows": 5.0, "total": 1.0}
+    assert result["metrics"] == {"prepare.rows": 5.0, "clean.left_out": 2.0, "total": 1.0}
     assert result["data"] == {"raw": "azureml:raw:3"}
     assert [(child["title"], child["reused"]) for child in result["children"]] == [
         ("prepare", False),

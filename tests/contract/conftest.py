@@ -59,6 +59,17 @@ class Localazure(dict[str, Any]):
             connection_verify=self["ca_bundle"],
         )
 
+    def airflow_connection(self) -> dict[str, Any]:
+        """The Airflow connection that leads here, as far as Azure ML and the lake go."""
+        names = ("tenant_id", "subscription_id", "resource_group", "workspace", "storage_account_url", "container")
+        extra = {name: self[name] for name in names} | {"cloud": self.cloud(), "verify": self["ca_bundle"]}
+        return {
+            "conn_type": "azflow",
+            "login": self["client_id"],
+            "password": self["client_secret"],
+            "extra": extra,
+        }
+
     def ml_client(self, **scope: str) -> Any:
         """azure.ai.ml's client of the workspace, or of what `scope` names instead (registry_name=...)."""
         from azure.ai.ml import MLClient

@@ -1,0 +1,228 @@
+"""azflow's Azure ML operators against localazure: components, pipelines by name, sweeps, spend, comparison, orphans,
+batch endpoints, registries. The jobs really run.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import uuid
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+import azflow.orphans
+from azflow.components import PipelineRunOperator, PublishComponentsOperator
+from azflow.connection import AzureConnection
+from azflow.ml import AzureMLJobOperator
+from azflow.ml_jobs import AzureMLJobs
+from azflow.orphans import OrphanSweepOperator
+from azflow.specs import Night
+from azflow.tracking import CompareRunsOperator
+
+pytestmark = pytest.mark.evidence("sdk")
+
+pytest.importorskip("azure.ai.ml")
+
+NAME = f"t{uuid.uuid4().hex[:8]}"
+ENVIRONMENT = "environment: azureml://registries/azureml/environments/sklearn-1.5/labels/latest"
+CODE = """
+    import argparse, pathlib
+    import mlflow
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--out", type=pathlib.Path)
+    options = parser.parse_args()
+    print("the rate is", options.rate, flush=True)
+    if options.rate < 0:
+        raise SystemExit("a rate below nothing")
+    mlflow.log_param("rate", options.rate)
+    mlflow.log_metric("accuracy", 1 - (options.rate - 0.3) ** 2)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "rate.txt").write_text(str(options.rate))
+"""
+STEP = f"""
+    $schema: https://azuremlschemas.azureedge.net/latest/commandComponent.schema.json
+    type: command
+    name: {NAME}_step
+    display_name: Fit
+    inputs:
+      rate: {{type: number, default: 0.5}}
+    outputs:
+      out: {{type: uri_folder}}
+    code: ./src
+    command: python main.py --rate ${{{{inputs.rate}}}} --out ${{{{outputs.out}}}}
+    {ENVIRONMENT}
+"""
+PIPELINE = f"""
+    $schema: https://azuremlschemas.azureedge.net/latest/pipelineComponent.schema.json
+    type: pipeline
+    name: {NAME}_pipeline
+    inputs:
+      rate: {{type: number, default: 0.4}}
+    outputs:
+      made: {{type: uri_folder}}
+    jobs:
+      fit:
+        type: command
+        component: ./step.yml
+        inputs: {{rate: "${{{{parent.inputs.rate}}}}"}}
+        outputs: {{out: "${{{{parent.outputs.made}}}}"}}
+"""
+SWEEP = f"""
+    $schema: https://azuremlschemas.azureedge.net/latest/sweepJob.schema.json
+    type: sweep
+    experiment_name: {NAME}
+    compute: azureml:cpu-cluster
+    sampling_algorithm: {{type: grid}}
+    trial:
+      code: ../components/src
+      command: python main.py --rate ${{{{search_space.rate}}}} --out ${{{{outputs.out}}}}
+      {ENVIRONMENT}
+    search_space:
+      rate: {{type: choice, values: [0.3, 0.9]}}
+    objective: {{primary_metric: accuracy, goal: maximize}}
+    limits: {{max_total_trials: 2, max_concurrent_trials: 2, timeout: 120}}
+    outputs:
+      out: {{type: uri_folder}}
+"""
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text).lstrip())
+
+
+@pytest.fixture
+def connection(localazure: Any, monkeypatch: pytest.MonkeyPatch) -> AzureConnection:
+    monkeypatch.setenv("AIRFLOW_CONN_AZURE_DEFAULT", json.dumps(localazure.airflow_connection()))
+    return AzureConnection.load("azure_default")
+
+
+@pytest.fixture(scope="module")
+def include(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    write(root / "ml/components/src/main.py", f"{CODE}    # {NAME}: what ran in another session isn't reused\n")
+    write(root / "ml/components/step.yml", STEP)
+    write(root / "ml/components/pipeline.yml", PIPELINE)
+    write(root / "ml/jobs/sweep.yml", SWEEP)
+    return root
+
+
+class TaskInstance(SimpleNamespace):
+    def xcom_pull(self, task_ids: str, key: str = "return_value") -> Any:
+        return self.xcoms.get(task_ids)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
+
+
+def context_of(operator: Any, run: str = "manual__1", xcoms: dict[str, Any] | None = None) -> Any:
+    operator.dag = DAG(NAME, schedule=None)
+    ti = TaskInstance(
+        xcoms=xcoms or {}, pushed={}, task=operator, dag_id=NAME, run_id=run, task_id=operator.task_id, map_index=-1,
+        max_tries=0,
+    )  # fmt: skip
+    dag_run = SimpleNamespace(dag_id=NAME, run_id=run, partition_key=None)
+    context: Any = {"ti": ti, "dag_run": dag_run, "params": {"partition": "2013-03-08"}, "task": operator}
+    operator.render_template_fields(context)
+    return context
+
+
+@pytest.fixture
+def run(include: Path, monkeypatch: pytest.MonkeyPatch, connection: AzureConnection) -> Callable[..., Any]:
+    """Runs an operator to its end, in this process; its XCom."""
+    for kind in (AzureMLJobOperator, PublishComponentsOperator):
+        monkeypatch.setattr(kind, "include", include)
+
+    def made(operator: Any, **more: Any) -> Any:
+        operator.grace_seconds = 240
+        return operator.execute(context_of(operator, **more))
+
+    return made
+
+
+def test_a_pipeline_is_published_and_run_by_its_name(
+    run: Callable[..., Any], connection: AzureConnection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run(PublishComponentsOperator(task_id="publish"))["components"]
+    again = run(PublishComponentsOperator(task_id="publish"))["components"]
+    assert {name: one["published"] for name, one in first.items()} == {f"{NAME}_step": True, f"{NAME}_pipeline": True}
+    assert again == {name: {**one, "published": False} for name, one in first.items()}
+
+    settings = {"default_compute": "azureml:cpu-cluster"}
+    arguments: dict[str, Any] = {"pipeline": f"{NAME}_pipeline", "inputs": {"rate": 0.2}, "settings": settings}
+    result = run(PipelineRunOperator(task_id="pipeline", **arguments))
+    assert result["type"] == "Pipeline" and result["status"] == "Completed"
+    (step,) = result["children"]
+    assert (step["title"], step["status"]) == ("fit", "Completed")
+    assert result["metrics"] == {"fit.accuracy": pytest.approx(0.99)}
+    assert 0 < result["compute_seconds"] <= result["seconds"] and result["node_seconds"] == result["compute_seconds"]
+    assert "made" in result["outputs"]
+    assert "fit: Completed" in capsys.readouterr().out
+    # The same again is the same job; a failing one says which step it was, and what that printed.
+    assert run(PipelineRunOperator(task_id="pipeline", **arguments))["name"] == result["name"]
+    with pytest.raises(AirflowException, match=r"(?s)fit: .*a rate below nothing"):
+        run(PipelineRunOperator(task_id="bad", **{**arguments, "inputs": {"rate": -1}}))
+
+
+def test_a_sweep_is_followed_paid_for_and_compared(
+    run: Callable[..., Any], connection: AzureConnection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sweep(night: str, **more: Any) -> Any:
+        return run(AzureMLJobOperator(task_id="job", job="jobs/sweep.yml", **more), run=night)
+
+    with pytest.raises(AirflowFailException, match=r"include/ml/jobs/sweep\.yml isn't submitted: .*0\.0667 node hours"):
+        sweep("poor", spend={"max_node_hours_per_job": 0.01})
+    results = [sweep(f"night {number}", spend={"max_node_hours_per_night": 1}) for number in (1, 2)]
+    result = results[1]
+    assert result["metrics"]["accuracy"] == pytest.approx(1.0)
+    assert result["parameters"]["rate"] == "0.3"
+    assert {child["status"] for child in result["children"]} == {"Completed"}
+    assert result["best_child"] in {child["name"] for child in result["children"]}
+    assert result["node_seconds"] > 0
+    log = capsys.readouterr().out
+    assert f"* {result['children'][0]['title']}" in log and "node hours" in log
+    spent = AzureMLJobs(connection).night_seconds(Night.of(NAME, "night 2", date(2013, 3, 8)).key)
+    assert spent == pytest.approx(result["node_seconds"])
+
+    compared = CompareRunsOperator(task_id="compare", training="job")
+    found = compared.execute(context_of(compared, "night 2", {"job": result}))
+    assert [one["name"] for one in found["runs"]] == [results[1]["name"], results[0]["name"]]
+    assert (found["metric"], found["rank"]) == ("accuracy", 1)
+    assert "/#/compare-runs?runs=" in found["url"]
+
+
+def test_an_orphan_is_cancelled(
+    run: Callable[..., Any], connection: AzureConnection, include: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = {"ours": "failed", "waited for": "deferred"}
+    job = {
+        "type": "command",
+        "command": "sleep 100",
+        "compute": "azureml:cpu-cluster",
+        "environment": ENVIRONMENT.partition(": ")[2],
+    }
+    runs = AzureMLJobs(connection)
+    names = {}
+    for state in states:
+        names[state] = f"orphan-{uuid.uuid4().hex[:8]}"
+        tags = {"azflow.dag": NAME, "azflow.run": state, "azflow.task": "t"}
+        runs.submit(names[state], {"file": "jobs/x.yml", "content": job}, tags)
+    monkeypatch.setattr(azflow.orphans, "task_state", lambda dag, run, *_: states.get(run, "unknown"))
+    monkeypatch.setattr(azflow.orphans, "current_run", lambda *_: None)
+    try:
+        answer = run(OrphanSweepOperator(task_id="sweep", grace_minutes=0))
+        assert [one["name"] for one in answer["cancelled"]] == [names["ours"]]
+        assert runs.state(names["ours"]).raw in ("CancelRequested", "Canceled")
+        assert not runs.state(names["waited for"]).is_terminal
+    finally:
+        runs.cancel(names["waited for"])
+        runs.close()
