@@ -266,11 +266,10 @@ class JobQueue:
             if job.name not in self._runs:  # an earlier attempt has begun it
                 self._runs[job.name] = asyncio.get_running_loop().create_task(self._track(job))
             tracked = self._runs[job.name]
-            await runner.prepare(job)
             if job.properties["jobType"] not in _UNTRACKED_AT_FIRST:
                 await asyncio.shield(tracked)
-            else:
-                await asyncio.wait([tracked], timeout=_TRACKING_PATIENCE_SECONDS)
+            await runner.prepare(job)
+            await asyncio.wait([tracked], timeout=_TRACKING_PATIENCE_SECONDS)
             self._advance(job.name, states.RUNNING)
             limit = runner.seconds(job.properties)
             try:
