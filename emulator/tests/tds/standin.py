@@ -72,6 +72,7 @@ class StandIn:
         self.database = "azflow"
         self.login = login
         self.transaction_count = 0
+        self.on_disconnect = None
         self._db = root.cursor()
         self._stop = threading.Event()
 

@@ -69,7 +69,7 @@ class Engine:
         with self._lock:
             found = self.sessions.get(spid)
         if found is not None and spid != by:
-            found.cancel()
+            found.disconnect()
 
     def cached(self, key: object) -> object | None:
         with self._lock:

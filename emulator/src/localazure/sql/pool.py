@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from localazure.sql.capacity import Capacity
 from localazure.sql.catalog import Catalog
 from localazure.sql.engine import Engine
 from localazure.sql.rules import DEDICATED, PoolKind
@@ -48,6 +49,7 @@ class Pool:
         self.server = server
         self.number = number or _DATABASE_ID
         self.collation = collation or COLLATION
+        self.capacity = Capacity(None, self.database)
 
     def databases(self) -> list[tuple[str, int, str]]:
         """(name, DB_ID, collation) of every database that a session here can see."""
@@ -56,6 +58,8 @@ class Pool:
         return [(pool.database, pool.number, pool.collation) for pool in self.server.databases.values()]
 
     def session(self, login: str, application: str = "", host: str = "") -> Session:
+        """SqlError 42108 or 42109 while the pool is paused or on its way."""
+        self.capacity.admit()
         session = Session(self, self.engine.new_spid(), login, application, host)
         self.engine.enter(session)
         return session

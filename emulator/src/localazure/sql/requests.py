@@ -77,6 +77,11 @@ class RequestLog:
         finally:
             request.ended = _now()
 
+    def active(self) -> int:
+        """How many run now."""
+        with self._lock:
+            return sum(request.ended is None for request in self._requests)
+
     def rows(self) -> list[Request]:
         with self._lock:
             return list(self._requests)

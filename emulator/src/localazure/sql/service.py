@@ -57,7 +57,7 @@ def administer(session: Session, statement: s.Administration) -> Iterator[Result
     elif kind.startswith("CREATE "):
         _create(session, statement, kind.removeprefix("CREATE "))
     elif kind == "ALTER DATABASE":
-        _alter_database(statement)
+        _alter_database(session, statement)
     elif kind.startswith("ALTER "):
         subject = kind.removeprefix("ALTER ")
         if subject not in {"MATERIALIZED VIEW", "DATABASE SCOPED CONFIGURATION"} and (
@@ -105,7 +105,11 @@ def drop_database(session: Session, name: str, if_exists: bool, line: int) -> No
     server.drop(name, line)
 
 
-def _alter_database(statement: s.Administration) -> None:
+def _alter_database(session: Session, statement: s.Administration) -> None:
+    for key, value in statement.options.items():
+        if key.endswith("SERVICE_OBJECTIVE"):
+            session.pool.capacity.scale(value, statement.line)
+            return
     words = " ".join(statement.options).split()
     if _SPEED.isdisjoint(words):
         raise errors.not_implemented(" ".join(["ALTER DATABASE", *words[:2]]), statement.line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -49,6 +49,7 @@ class Session(Running):
         self.request: Request | None = None
         self._cancelled = threading.Event()
         self._closed = False
+        self.on_disconnect: Callable[[], None] | None = None
 
     @property
     def database(self) -> str:
@@ -87,6 +88,12 @@ class Session(Running):
         interpreter = Interpreter(self, Frame())
         interpreter.parameters(parameters)
         return first_result(self, batch, interpreter.frame)
+
+    def disconnect(self) -> None:
+        """From any thread: end what runs, and the client's connection with it (a KILL, or the pool goes offline)."""
+        self.cancel()
+        if self.on_disconnect is not None:
+            self.on_disconnect()
 
     def cancel(self) -> None:
         """From any thread: the running statement ends with error 3617."""

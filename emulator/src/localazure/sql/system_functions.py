@@ -243,10 +243,11 @@ def _serverproperty(i: Invocation) -> Value:
 
 @function("DATABASEPROPERTYEX", args=2)
 def _databaseproperty(i: Invocation) -> Value:
+    i.compiler.context.cacheable = False
     wanted = i.compiler.constant_text(i.call.args[1], i.scope).lower()
     texts = {
         "edition": i.compiler.context.kind.edition,
-        "serviceobjective": "DW100c",
+        "serviceobjective": i.compiler.context.pool.capacity.objective,
         "status": "ONLINE",
         "collation": "SQL_Latin1_General_CP1_CI_AS",
         "updateability": "READ_WRITE",

@@ -1,11 +1,13 @@
-"""Azure Synapse's development endpoint: notebooks as artifacts, notebook runs on Spark, Spark pools."""
+"""Azure Synapse: the development endpoint (notebooks, their runs on Spark, Spark pools) and SQL pools in ARM."""
 
 from __future__ import annotations
 
 from localazure.core.service import Service, ServiceContext
 from localazure.synapse.service import Synapse
+from localazure.synapse.sql_pools import SqlPools
 
 
 def build(context: ServiceContext) -> Service:
     """The Synapse service."""
-    return Synapse(context.settings, context.store)
+    pools = SqlPools(context.settings, context.store, context.long_running)
+    return Synapse(context.settings, context.store, sql_pools=pools)

@@ -15,6 +15,7 @@ from localazure.synapse.notebooks import Notebooks
 from localazure.synapse.pools import Pools
 from localazure.synapse.runs import Runs
 from localazure.synapse.sessions import Sessions
+from localazure.synapse.sql_pools import SqlPools
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +23,18 @@ log = logging.getLogger(__name__)
 class Synapse:
     """The development endpoint's service (`localazure.core.service.Service`)."""
 
-    def __init__(self, settings: Settings, store: Store, warm: int = 1) -> None:
+    def __init__(self, settings: Settings, store: Store, warm: int = 1, *, sql_pools: SqlPools | None = None) -> None:
         self._sessions = Sessions(settings, store, warm)
         self._notebooks = Notebooks(settings, store)
         self._pools = Pools(settings)
+        self._sql_pools = sql_pools
         self._runs = Runs(settings, store, self._notebooks, self._pools, self._sessions)
 
     def operations(self) -> list[Operation]:
         """The implemented operations; any other of the endpoint is refused by method and path (`core.registry`)."""
         found = [*self._notebooks.operations(), *self._runs.operations(), *self._pools.operations()]
-        return [replace(each, handler=self._waking(each.handler)) if each.audience else each for each in found]
+        woken = [replace(each, handler=self._waking(each.handler)) if each.audience else each for each in found]
+        return woken + (self._sql_pools.operations() if self._sql_pools else [])
 
     def _waking(self, handler: Handler) -> Handler:
         """Whoever talks to the endpoint is likely to run a notebook: the session that stands by is brought up."""
@@ -47,10 +50,14 @@ class Synapse:
         if lost := self._runs.recover():
             log.warning("%d notebook run(s) were active when localazure ended; they are Failed now", lost)
         self._notebooks.forget_operations()
+        if self._sql_pools is not None:
+            self._sql_pools.recover()
         await self._sessions.tidy()
 
     async def stop(self) -> None:
         """End runs and sessions."""
+        if self._sql_pools is not None:
+            await self._sql_pools.stop()
         self._sessions.start_no_more()
         await self._runs.stop()
         await self._sessions.stop()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
 from pathlib import Path
 
 from localazure.core.auth import Tokens
+from localazure.core.store import Store
 from localazure.settings import Settings
+from localazure.sql.capacity import ONLINE, Capacity
 from localazure.sql.pool import Pool
 from localazure.sql.serverless import Serverless
 from localazure.storage.blobs import BlobStore
@@ -17,6 +20,8 @@ from localazure.tds.connection import Service
 from localazure.tds.server import Server, tls_contexts
 
 log = logging.getLogger("localazure.tds")
+
+_WATCH_SECONDS = 1.0
 
 
 def make_service(settings: Settings, pool: Pool, serverless: Serverless, tokens: Tokens) -> Service:
@@ -43,6 +48,8 @@ async def serve(settings: Settings) -> None:
     """Listen until SIGTERM or SIGINT."""
     blobs = BlobStore(settings)
     pool, serverless = Pool(settings, blobs), Serverless(settings, blobs)
+    store = Store(settings.store_file)
+    pool.capacity = Capacity(store, settings.sql_database)
     server = Server(make_service(settings, pool, serverless, Tokens(settings)))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -58,11 +65,27 @@ async def serve(settings: Settings) -> None:
             settings.sql_database,
             settings.serverless_port,
         )
-        await stop.wait()
+        await _until(stop, pool)
     finally:
         await server.close()
         pool.close()
         serverless.close()
+        store.close()
+
+
+async def _until(stop: asyncio.Event, pool: Pool) -> None:
+    """Wait; about once a second tell how many requests run, and end the sessions of a pool that went offline."""
+    told = -1
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _WATCH_SECONDS)
+        active = pool.engine.requests.active()
+        if active != told:
+            told = active
+            pool.capacity.report(active)
+        if pool.capacity.status != ONLINE:
+            for session in list(pool.engine.sessions.values()):
+                session.disconnect()
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ connection's own runs its session, so that a slow query delays nobody else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import ssl
@@ -124,6 +125,7 @@ class Connection:
         self._session: Session | None = None
         self._login: wire.Login | None = None
         self._subject = ""
+        self._loop = asyncio.get_running_loop()
         self._bulk: BulkTarget | None = None
         self._running: Answer | None = None
         self._messages: asyncio.Queue[ClientMessage] = asyncio.Queue(1)
@@ -270,12 +272,19 @@ class Connection:
             )
 
     def _new_session(self) -> Session:
-        assert self._login is not None
+        login = self._login
+        assert login is not None
         if self._serverless and self._service.serverless is not None:
-            return self._service.serverless(
-                self._subject, self._login.application, self._login.host, self._login.database
-            )
-        return self._service.open_session(self._subject, self._login.application, self._login.host)
+            session = self._service.serverless(self._subject, login.application, login.host, login.database)
+        else:
+            session = self._service.open_session(self._subject, login.application, login.host)
+        session.on_disconnect = self._disconnect
+        return session
+
+    def _disconnect(self) -> None:
+        """From any thread: the server ends this connection; the client finds it closed."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the connection with it
+            self._loop.call_soon_threadsafe(self._channel.abort)
 
     # Requests -------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ class Session(Protocol):
     """One client's session. Synchronous; used by one thread, but for ``cancel``. Every method may raise SqlError."""
 
     spid: int
+    on_disconnect: Callable[[], None] | None
 
     @property
     def database(self) -> str:
