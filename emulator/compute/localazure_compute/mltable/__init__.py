@@ -7,8 +7,9 @@ reading          files into rows: delimited text, Parquet, JSON lines, Delta Lak
 transforming     the other transformations, in the order written
 filters          the expressions of `filter`
 partitions       columns out of paths
+api              what jobs import as `mltable`
 
-AutoML reads its data with it, and so does the module `mltable` that jobs import.
+AutoML reads its data with it, and so do jobs that import `mltable`.
 """
 
 from localazure_compute.mltable.definition import Definition

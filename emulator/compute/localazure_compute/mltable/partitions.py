@@ -32,7 +32,9 @@ def columns(addresses: pd.Series, partition_format: str) -> dict[str, pd.Series]
         expression += _time_expression(number, key["format"]) if key["format"] else f"(?P<k{number}>[^/]+?)"
         place = key.end()
     expression += re.escape(partition_format[place:]).replace(r"\*", "[^/]*")
-    wanted = re.compile(f"(?:.*/)?{expression.removeprefix('/')}(?:/.*)?")
+    # A time stands anywhere in the path, a name fills a folder.
+    before = r"(?:.*?(?<!\d))?" if keys[0].start() == 0 and keys[0]["format"] else "(?:.*/)?"
+    wanted = re.compile(f"{before}{expression.removeprefix('/')}(?:/.*)?")
     found: dict[str, list[Any]] = {key["name"]: [] for key in keys}
     known: dict[str, list[Any]] = {}
     for address in addresses.unique():
