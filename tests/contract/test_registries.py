@@ -68,7 +68,6 @@ def test_the_registry_that_is_always_there(localazure: Any) -> None:
     client = localazure.ml_client()
     assert localazure["registry"] in {each.name for each in client.registries.list()}
     assert client.registries.get(localazure["registry"]).location == localazure["location"]
-    assert list(localazure.ml_client(registry_name=localazure["registry"]).components.list()) == []
 
 
 def test_a_workspaces_assets_are_shared_and_stay_as_they_were(
@@ -159,6 +158,46 @@ def test_jobs_use_a_registrys_component_data_and_environment(
     assert [each.status for each in ended] == ["Completed", "Completed"]
     client.jobs.download(job.name, output_name="out", download_path=tmp_path)
     assert (tmp_path / "named-outputs/out/copy.txt").read_text() == "1 2 3"
+
+
+def test_a_model_trained_in_one_workspace_is_promoted_to_another(localazure: Any, folder: Path, tmp_path: Path) -> None:
+    from azure.ai.ml import Input, command
+    from azure.ai.ml.entities import Model
+    from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
+    target, name = localazure["registry"], f"promoted-{uuid.uuid4().hex[:8]}"
+    dev = localazure.ml_client(workspace_name=localazure["second_workspace"])
+    production = localazure.ml_client()
+    training = command(
+        name=f"promoted-{uuid.uuid4().hex[:12]}",
+        command="echo trained > ${{outputs.model}}/weights.txt",
+        outputs={"model": {"type": "custom_model"}},
+        environment="azureml://registries/azureml/environments/sklearn-1.5/labels/latest",
+        compute="cpu-cluster",
+    )
+    assert finished(dev, dev.jobs.create_or_update(training)).status == "Completed"
+    path = f"azureml://jobs/{training.name}/outputs/model"
+    dev.models.create_or_update(Model(name=name, version="1", path=path, type="custom_model"))
+    dev.models.share(name, "1", share_with_name=name, share_with_version="1", registry_name=target)
+    scoring = command(
+        name=f"promoted-{uuid.uuid4().hex[:12]}",
+        command="cp ${{inputs.model}}/weights.txt ${{outputs.out}}",
+        inputs={"model": Input(type="custom_model", path=f"azureml://registries/{target}/models/{name}/versions/1")},
+        outputs={"out": {"type": "uri_folder"}},
+        environment="azureml://registries/azureml/environments/sklearn-1.5/labels/latest",
+        compute="cpu-cluster",
+    )
+    assert finished(production, production.jobs.create_or_update(scoring)).status == "Completed"
+    production.jobs.download(scoring.name, output_name="out", download_path=tmp_path)
+    assert (tmp_path / "named-outputs/out/weights.txt").read_text() == "trained\n"
+    # What is in one workspace isn't in the other, but for the names of jobs.
+    with pytest.raises(ResourceNotFoundError):
+        production.jobs.get(training.name)
+    with pytest.raises(ResourceNotFoundError):
+        production.models.get(name, "1")
+    training.compute = "cpu-cluster"
+    with pytest.raises(HttpResponseError, match=f"workspace '{localazure['second_workspace']}' has a job"):
+        production.jobs.create_or_update(training)
 
 
 def test_what_is_not_there_is_named(localazure: Any) -> None:

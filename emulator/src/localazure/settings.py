@@ -14,6 +14,7 @@ import re
 import secrets
 import shlex
 import shutil
+import uuid
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("subscription_id", "10ca1000-0000-4000-8000-000000000003", "the only subscription"),
     Setting("resource_group", "rg-azflow", "the only resource group"),
     Setting("workspace", "ml-azflow", "the Azure Machine Learning workspace"),
+    Setting(
+        "second_workspace",
+        "ml-azflow-dev",
+        "another Azure Machine Learning workspace, without endpoints: models are promoted from it; empty for none",
+    ),
     Setting("registry", "azflow-registry", "the Azure Machine Learning registry that is there from the start"),
     Setting("location", "local", "the region everything claims to be in"),
     Setting("storage_account", "azflowlake", "the storage account"),
@@ -131,6 +137,7 @@ class Settings:
     subscription_id: str
     resource_group: str
     workspace: str
+    second_workspace: str
     registry: str
     location: str
     storage_account: str
@@ -269,6 +276,11 @@ class Settings:
             f"/providers/Microsoft.MachineLearningServices/workspaces/{self.workspace}"
         )
 
+    @property
+    def workspace_guid(self) -> str:
+        """The workspace's own id, as in the ids of its assets."""
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, self.workspace_id))
+
     # Files.
     @property
     def tls(self) -> Path:
@@ -324,6 +336,7 @@ class Settings:
             "subscription_id": self.subscription_id,
             "resource_group": self.resource_group,
             "workspace": self.workspace,
+            "second_workspace": self.second_workspace,
             "registry": self.registry,
             "location": self.location,
             "storage_account": self.storage_account,

@@ -4,6 +4,7 @@ dataplane look-ups.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 from localazure.core.clock import Clock
@@ -26,6 +27,8 @@ from localazure.ml.queue import JobQueue
 from localazure.ml.registries import RegistriesService
 from localazure.ml.schedules import SchedulesService
 from localazure.ml.workspace import WorkspaceService
+from localazure.ml.workspaces import WorkspaceStore, merged
+from localazure.settings import Settings
 from localazure.tracking.proxy import TrackingProxy
 from localazure.tracking.runs import TrackingRuns
 
@@ -34,9 +37,25 @@ log = logging.getLogger(__name__)
 
 def build(context: ServiceContext) -> Service:
     """The service. Provides `ml.assets` (Assets), `ml.catalogue` (Catalogue), `ml.queue` (JobQueue) and
-    `ml.submission` (Submission) to the services built later.
+    `ml.submission` (Submission) of the first workspace to the services built later.
     """
-    settings, store, blobs = context.settings, context.store, context.blobs
+    settings = context.settings
+    first = _workspace(context, settings, first=True)
+    context.provide("ml.assets", first.assets)
+    context.provide("ml.catalogue", first.catalogue)
+    context.provide("ml.queue", first.queue)
+    context.provide("ml.submission", first.queue.submission)
+    more = [
+        _workspace(context, dataclasses.replace(settings, workspace=name), first=False)
+        for name in (settings.second_workspace,)
+        if name
+    ]
+    return _MachineLearning(context, [first, *more])
+
+
+def _workspace(context: ServiceContext, settings: Settings, *, first: bool) -> _Workspace:
+    """One workspace, wired."""
+    store, blobs = WorkspaceStore(context.store, settings.workspace, first=first), context.blobs
     assets = Assets(store, blobs, settings)
     catalogue = Catalogue(settings, store, blobs, assets)
     tracking = TrackingRuns(settings)
@@ -63,10 +82,6 @@ def build(context: ServiceContext) -> Service:
     )
     # A pipeline's steps are checked as any submission is: the runners know the submission, and it them.
     runners["Pipeline"] = PipelineRunner(settings, assets, store, blobs, queue.submission.validate)
-    context.provide("ml.assets", assets)
-    context.provide("ml.catalogue", catalogue)
-    context.provide("ml.queue", queue)
-    context.provide("ml.submission", queue.submission)
     jobs = JobsService(
         settings=settings,
         store=store,
@@ -75,11 +90,12 @@ def build(context: ServiceContext) -> Service:
         long_running=context.long_running,
         tokens=context.tokens,
     )
-    return _MachineLearning(
+    return _Workspace(
+        settings=settings,
+        assets=assets,
         workspace=WorkspaceService(settings, store, blobs),
         computes=ComputeService(settings, store, nodes, context.long_running),
         catalogue=catalogue,
-        registries=RegistriesService(settings, store, blobs, assets),
         jobs=jobs,
         history=HistoryService(settings, store, blobs, assets, tracking),
         schedules=SchedulesService(settings, store, queue.submission, Clock(settings.clock_file)),
@@ -89,16 +105,17 @@ def build(context: ServiceContext) -> Service:
     )
 
 
-class _MachineLearning:
-    """The parts as one service."""
+class _Workspace:
+    """The parts of one workspace."""
 
     def __init__(
         self,
         *,
+        settings: Settings,
+        assets: Assets,
         workspace: WorkspaceService,
         computes: ComputeService,
         catalogue: Catalogue,
-        registries: RegistriesService,
         jobs: JobsService,
         history: HistoryService,
         schedules: SchedulesService,
@@ -106,12 +123,14 @@ class _MachineLearning:
         tracking: TrackingRuns,
         proxy: TrackingProxy,
     ) -> None:
+        self.settings = settings
+        self.assets = assets
+        self.catalogue = catalogue
+        self.queue = queue
         self._workspace = workspace
         self._computes = computes
-        self._registries = registries
-        self._parts = (workspace, computes, catalogue, registries, jobs, history, schedules, proxy)
+        self._parts = (workspace, computes, catalogue, jobs, history, schedules, proxy)
         self._schedules = schedules
-        self._queue = queue
         self._tracking = tracking
         self._proxy = proxy
 
@@ -121,13 +140,35 @@ class _MachineLearning:
     async def start(self) -> None:
         self._workspace.seed()
         self._computes.seed()
-        self._registries.seed()
-        if orphans := await self._queue.recover():
-            log.warning("%d job(s) of an earlier process are marked Failed", orphans)
+        if orphans := await self.queue.recover():
+            log.warning("%s: %d job(s) of an earlier process are marked Failed", self.settings.workspace, orphans)
         await self._schedules.start()
 
     async def stop(self) -> None:
         await self._schedules.stop()
-        await self._queue.close()
+        await self.queue.close()
         await self._tracking.close()
         await self._proxy.close()
+
+
+class _MachineLearning:
+    """Every workspace, and the registries they share."""
+
+    def __init__(self, context: ServiceContext, workspaces: list[_Workspace]) -> None:
+        self._workspaces = workspaces
+        sources = {each.settings.workspace_guid: each.assets for each in workspaces}
+        self._registries = RegistriesService(context.settings, context.store, context.blobs, sources)
+
+    def operations(self) -> list[Operation]:
+        first, *others = self._workspaces
+        found = merged(first.operations(), {each.settings.workspace: each.operations() for each in others})
+        return [*found, *self._registries.operations()]
+
+    async def start(self) -> None:
+        self._registries.seed()
+        for workspace in self._workspaces:
+            await workspace.start()
+
+    async def stop(self) -> None:
+        for workspace in reversed(self._workspaces):
+            await workspace.stop()

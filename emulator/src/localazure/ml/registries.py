@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -38,7 +38,7 @@ _ASSET = re.compile(
     r"azureml://registries/(?P<registry>[^/]+)/(?P<collection>[^/]+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)"
 )
 _SOURCE = re.compile(
-    r"azureml://locations/[^/]+/workspaces/[^/]+/(?P<collection>models|data|environments)/(?P<name>[^/]+)"
+    r"azureml://locations/[^/]+/workspaces/(?P<workspace>[^/]+)/(?P<collection>models|data|environments)/(?P<name>[^/]+)"
     r"/versions/(?P<version>[^/]+)"
 )
 _ADDRESS = {"models": "modelUri", "data": "dataUri", "codes": "codeUri"}
@@ -52,11 +52,14 @@ _COPIED = (
 class RegistriesService:
     """Answers for registries and their assets."""
 
-    def __init__(self, settings: Settings, store: Store, blobs: BlobStore, assets: Assets) -> None:
+    def __init__(self, settings: Settings, store: Store, blobs: BlobStore, workspaces: Mapping[str, Assets]) -> None:
+        """`workspaces`: the assets of every workspace by its guid."""
         self._settings = settings
         self._store = store
         self._blobs = blobs
-        self._assets = assets
+        self._workspaces = workspaces
+        # Addresses of the storage account are everybody's.
+        self._assets = next(iter(workspaces.values()))
 
     def operations(self) -> list[Operation]:
         """Registries_*, discovery, and Registry{Code,Environment,Data,Model,Component}{Containers,Versions}_*."""
@@ -206,11 +209,13 @@ class RegistriesService:
         collection = match["collection"]
         handlers = self._handlers(collection, registry)
         self._require_absent(collection, registry, name, version)
-        original = await asyncio.to_thread(self._original, collection, source)
+        if (assets := self._workspaces.get(match["workspace"].lower())) is None:
+            raise BadRequest(f"There is no workspace with the id {match['workspace']}.", "sourceAssetId", "UserError")
+        original = await asyncio.to_thread(_original, assets, collection, source)
         properties = {key: original[key] for key in _COPIED if original.get(key) is not None}
         if collection in _ADDRESS:
             field = _ADDRESS[collection]
-            place = await self._copied(registry, f"{collection}/{name}/{version}", str(original[field]))
+            place = await self._copied(assets, registry, f"{collection}/{name}/{version}", str(original[field]))
             properties[field] = f"{self._url(place.container)}/{place.path}"
         elif original.get("build"):
             raise NotImplementedOperation("Registry_ImportAsset of an environment with a build context")
@@ -222,14 +227,9 @@ class RegistriesService:
         if self._store.get(versions_kind(collection, registry), f"{name}/{version}"):
             raise Conflict(f"{name}:{version} is already in {collection} of the registry '{registry}'.", "UserError")
 
-    def _original(self, collection: str, source: str) -> dict[str, Any]:
-        find = {"models": self._assets.model, "data": self._assets.data, "environments": self._assets.environment}
-        properties: dict[str, Any] = find[collection](source)["properties"]
-        return properties
-
-    async def _copied(self, registry: str, asset: str, uri: str) -> Location:
+    async def _copied(self, assets: Assets, registry: str, asset: str, uri: str) -> Location:
         """The place of a copy of what is at `uri`, in the registry's storage."""
-        local = await asyncio.to_thread(self._assets.resolve, uri)
+        local = await asyncio.to_thread(assets.resolve, uri)
         target = Location(await self._new_container(registry, asset), local.name)
         await asyncio.to_thread(self._blobs.upload_tree, local, target)
         return target
@@ -304,3 +304,9 @@ class RegistriesService:
                 f"{verb}{key}": value for verb in ("created", "lastModified") for key, value in author.items()
             },
         }
+
+
+def _original(assets: Assets, collection: str, source: str) -> dict[str, Any]:
+    find = {"models": assets.model, "data": assets.data, "environments": assets.environment}
+    properties: dict[str, Any] = find[collection](source)["properties"]
+    return properties

@@ -6,7 +6,6 @@ https://learn.microsoft.com/rest/api/azureml/workspaces and .../datastores.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from typing import Any
 
 from starlette.requests import Request
@@ -91,7 +90,7 @@ class WorkspaceService:
             "properties": {
                 "discoveryUrl": f"{settings.api_url}/discovery/workspaces/{settings.workspace}",
                 "mlFlowTrackingUri": tracking_uri(settings),
-                "workspaceId": str(uuid.uuid5(uuid.NAMESPACE_URL, settings.workspace_id)),
+                "workspaceId": settings.workspace_guid,
                 "storageAccount": f"{group}/providers/Microsoft.Storage/storageAccounts/{settings.storage_account}",
                 "provisioningState": "Succeeded",
             },
