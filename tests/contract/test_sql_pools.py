@@ -74,7 +74,7 @@ def test_a_paused_pool_takes_no_log_in_and_ends_sessions(arm: Arm, localazure: d
     assert arm.wait("POST", f"{arm.pool}/pause")["properties"]["status"] == "Paused"
     assert arm.get(arm.pool)["properties"]["status"] == "Paused"
     with pytest.raises(ClientError) as caught:
-        next(clients("python-tds", localazure))  # mssql-python tries again after ten seconds: 42108 is transient
+        next(clients("pymssql", localazure))  # others try again for ten seconds and more: 42108 is transient
     assert "Can not connect to the SQL pool since it is paused" in str(caught.value)
     with pytest.raises((ClientError, TimeoutError, RuntimeError)):
         held.query("SELECT 1")
