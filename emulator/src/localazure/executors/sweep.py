@@ -21,11 +21,13 @@ from localazure.executors.job import Child, JobFailed, JobRunner, RunningJob
 from localazure.executors.samplers import GridSampler, ProcessSampler, RandomSampler, Sampler
 from localazure.executors.search_space import SearchSpace
 from localazure.settings import Settings
+from localazure.tracking.runs import TrackingError
 
 _EXPRESSION = re.compile(r"\$\{\{\s*search_space\.(?P<name>[A-Za-z0-9_.\-]+)\s*\}\}")
 _MAX_TRIALS = 1000  # the default and the most there may be
 _TIMEOUT = 5184000.0  # seconds; the service's default
 _POLL_SECONDS = 1.0  # between two looks at what the trials reported, where a policy wants to know
+_TRACKING_ATTEMPTS = 4
 _SHOWN_ERROR = 1500  # characters of a trial's error in the sweep's own
 
 
@@ -214,7 +216,14 @@ class SweepRunner:
             }
 
     async def _reported(self, sweep: _Sweep, trial: _Trial) -> tuple[float, ...]:
-        history = await sweep.job.tracking.metric_history(trial.name, sweep.plan.metric)
+        for _ in range(_TRACKING_ATTEMPTS - 1):
+            try:
+                history = await sweep.job.tracking.metric_history(trial.name, sweep.plan.metric)
+                break
+            except TrackingError:  # a busy machine: a look that fails is no reason to give up hours of trials
+                await asyncio.sleep(_POLL_SECONDS)
+        else:
+            history = await sweep.job.tracking.metric_history(trial.name, sweep.plan.metric)
         return tuple(value for _, value, _ in sorted(history, key=lambda each: each[2]) if math.isfinite(value))
 
     async def _apply(self, sweep: _Sweep, policy: Policy) -> None:
