@@ -34,7 +34,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         wheel.writestr("cloudcover-1.0.dist-info/RECORD", "")
     for name in [name for name in os.environ if name.startswith("UV_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("UV_NO_INDEX", "true")
+    monkeypatch.setenv("UV_OFFLINE", "true")
     monkeypatch.setenv("UV_FIND_LINKS", str(folder))
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     return folder
@@ -91,6 +91,37 @@ def test_what_can_not_be_built_fails_the_job_by_name(
     with_client(test)
     environments = context.settings.home / "environments"
     assert not environments.exists() or [path.suffix for path in environments.iterdir()] == [".lock"]
+
+
+def test_pip_install_in_a_command_is_the_jobs_own(with_client: Any, blobs: Any, context: ServiceContext) -> None:
+    async def test(client: Any) -> None:
+        text = (
+            "pip install --user -q cloudcover && python -m pip install cloudcover --upgrade &&"
+            " python -c 'import cloudcover; print(cloudcover.__file__)' && pip uninstall -y cloudcover"
+        )
+        await client.put("jobs/pip", **command(text))
+        assert (await client.finished("pip"))["properties"]["status"] == "Failed"
+        assert "pip uninstall is not available in a job" in await client.error("pip")
+        await client.put("jobs/other", **command("python -c 'import cloudcover'"))
+        assert (await client.finished("other"))["properties"]["status"] == "Failed"
+
+    with_client(test)
+    log = (blobs.root / "azureml/ExperimentRun/dcid.pip/user_logs/std_log.txt").read_text()
+    assert f"{context.settings.home}/jobs/pip/pip/packages/cloudcover.py" in log
+    assert not (context.settings.home / "jobs/pip/pip").exists()
+
+
+def test_curated_names_are_known_to_every_workspace(with_client: Any) -> None:
+    async def test(client: Any) -> None:
+        base = "environments/AzureML-sklearn-1.0-ubuntu20.04-py38-cpu"
+        (latest,) = (await client.ok("GET", f"{base}/versions?$orderBy=createdtime desc&$top=1"))["value"]
+        assert (await client.ok("GET", f"{base}"))["properties"]["latestVersion"] == latest["name"] == "1"
+        old = await client.ok("GET", f"{base}/versions/33")
+        await client.put("jobs/curated", **command("true", environmentId=old["id"]))
+        assert (await client.finished("curated"))["properties"]["status"] == "Completed"
+        assert (await client.send("GET", "environments/mine/versions/1")).status_code == 404
+
+    with_client(test)
 
 
 def test_a_curated_environment_is_the_compute_environment_and_the_log_says_so(with_client: Any, blobs: Any) -> None:

@@ -11,7 +11,7 @@ import shutil
 from typing import Any
 
 from localazure.core.errors import AzureError, BadRequest, NotImplementedOperation
-from localazure.executors import bindings, distribution, environments
+from localazure.executors import bindings, distribution, environments, job_pip
 from localazure.executors.distribution import Worker
 from localazure.executors.durations import seconds
 from localazure.executors.job import AssetSource, JobFailed, RunningJob
@@ -76,6 +76,7 @@ class CommandRunner:
         more = {f"AZURE_ML_INPUT_{name}": value for name, value in inputs.items()}
         more |= {f"AZURE_ML_OUTPUT_{name}": value for name, value in outputs.items()}
         more |= self._identity(job)
+        more |= _own_pip(job)
         workers = distribution.workers(job.properties)
         try:
             await self._run(job, workers, command, more)
@@ -130,6 +131,18 @@ class CommandRunner:
         if client := identity.get("clientId"):
             found["DEFAULT_IDENTITY_CLIENT_ID"] = str(client)
         return found
+
+
+def _own_pip(job: RunningJob) -> dict[str, str]:
+    """A pip that installs for this job alone: at the front of its paths."""
+    uv = environments.uv_environment()
+    program = environments.uv_program()
+    programs, packages = job_pip.provide(job.folder / "pip", job.python, program, uv.get("SSL_CERT_FILE"))
+    known = job.environment({})
+    return {name: value for name, value in uv.items() if name.startswith("UV_")} | {
+        "PATH": f"{programs}:{packages / 'bin'}:{known['PATH']}",
+        "PYTHONPATH": f"{packages}:{known['PYTHONPATH']}",
+    }
 
 
 def _artifacts(job: RunningJob) -> Location:

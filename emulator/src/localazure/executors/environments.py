@@ -182,7 +182,7 @@ async def _build(folder: Path, python: str, wanted: Sequence[str], log: Path) ->
     own = folder.parent / f"{folder.name}.log"
     own.write_text("requirements:\n" + "".join(f"  {line}\n" for line in wanted))
     following = asyncio.get_running_loop().create_task(_follow(own, log))
-    tool = _uv()
+    tool = uv_program()
     wish = f"Python {python}" if python[:1] in "<>=!~" else python
     try:
         await _step(
@@ -214,7 +214,7 @@ async def _build(folder: Path, python: str, wanted: Sequence[str], log: Path) ->
 
 
 async def _step(argv: list[str], log: Path, what: str) -> None:
-    process = processes.start(argv, env=_environment(), cwd=log.parent, log=log)
+    process = processes.start(argv, env=uv_environment(), cwd=log.parent, log=log)
     try:
         async with asyncio.timeout(_BUILD_SECONDS):
             code = await process.wait()
@@ -238,7 +238,8 @@ async def _follow(source: Path, target: Path) -> None:
         await asyncio.sleep(1)
 
 
-def _environment() -> dict[str, str]:
+def uv_environment() -> dict[str, str]:
+    """The environment variables uv runs with."""
     found = {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith("UV_")}
     # Behind a proxy that re-signs TLS, the system's certificates are the ones that count; uv has its own by default.
     found.setdefault("UV_SYSTEM_CERTS", "true")
@@ -250,7 +251,7 @@ def _environment() -> dict[str, str]:
     return found | {"PATH": os.pathsep.join([*parts, *versions])}
 
 
-def _uv() -> str:
+def uv_program() -> str:
     """The program uv of this process' environment."""
     from uv import find_uv_bin
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from localazure.core.errors import AzureError, BadRequest, NotFound
 from localazure.core.store import Store
-from localazure.ml.catalogue import versions_kind
+from localazure.ml.catalogue import curated, versions_kind
 from localazure.ml.workspace import ARTIFACT_CONTAINER, ARTIFACTSTORE, DATASTORES
 from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
@@ -203,6 +203,8 @@ class Assets:
                 f"'{id}' is not the id of a version in {collection} (.../{collection}/<name>/versions/<v>)."
             )
         document = self._lookup(collection, name, version, registry)
+        if document is None and collection == "environments" and registry is None:
+            document = curated(self._settings, name, version)
         if document is None:
             raise NotFound(f"'{name}:{version or 'latest'}' was not found in {collection} ('{id}').", code="UserError")
         return document

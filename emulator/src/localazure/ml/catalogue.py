@@ -59,6 +59,25 @@ def containers_kind(path: str, registry: str | None = None) -> str:
     return versions_kind(path, registry) + ".containers"
 
 
+def curated(settings: Settings, name: str, version: str | None = None) -> dict[str, Any] | None:
+    """The version of one of Microsoft's curated environments, which every workspace has under names of their own;
+    None for any other name. What is in its image isn't here: jobs run in the compute environment and say so.
+    """
+    if not name.lower().startswith("azureml-"):
+        return None
+    version = version or "1"
+    properties = {
+        "image": f"mcr.microsoft.com/azureml/curated/{name.lower()}:{version}",
+        "environmentType": "Curated",
+        "osType": "Linux",
+        "isArchived": False,
+        "isAnonymous": False,
+        "tags": {},
+        "properties": {},
+    }
+    return resource(settings, f"environments/{name}/versions/{version}", properties)
+
+
 class Addresses(Protocol):
     """What is needed to know of addresses; `localazure.ml.assets.Assets` has it."""
 
@@ -171,6 +190,8 @@ class CollectionHandlers:
         # The SDK asks for a snapshot's hash under a random name: the whole workspace is meant (measured).
         wanted_hash = query.get("hash") if self._collection.path == "codes" else None
         found = self._store.list(self._versions, "" if wanted_hash else f"{name}/")
+        if not found and (one := self._curated(name)) is not None:
+            found = [one]
         if wanted_hash:
             found = [
                 each for each in found if (each["properties"].get("properties") or {}).get("hash_sha256") == wanted_hash
@@ -266,11 +287,14 @@ class CollectionHandlers:
         versions = self._store.list(self._versions, f"{container['name']}/")
         numbers = [int(each["name"]) for each in versions if each["name"].isdecimal()]
         newest = max(versions, key=lambda each: each["systemData"]["createdAt"], default=None)
+        newest = newest or self._curated(container["name"])
         derived = {"latestVersion": newest and newest["name"], "nextVersion": str(max(numbers, default=0) + 1)}
         return {**container, "properties": {**container["properties"], **derived}}
 
     def _container(self, name: str) -> dict[str, Any]:
         document = self._store.get(self._containers, name)
+        if document is None and self._curated(name) is not None:
+            document = self._resource(name, {"isArchived": False, "tags": {}, "properties": {}})
         if document is None:
             raise NotFound(f"The {self._collection.label} '{name}' was not found.", code="ResourceNotFound")
         return document
@@ -278,10 +302,15 @@ class CollectionHandlers:
     def _version(self, name: str, version: str) -> dict[str, Any]:
         if version == _DEFAULT_VERSION:
             version = str(self._described(self._container(name))["properties"]["latestVersion"])
-        document = self._store.get(self._versions, f"{name}/{version}")
+        document = self._store.get(self._versions, f"{name}/{version}") or self._curated(name, version)
         if document is None:
             raise NotFound(f"The {self._collection.label} '{name}:{version}' was not found.", code="ResourceNotFound")
         return document
+
+    def _curated(self, name: str, version: str | None = None) -> dict[str, Any] | None:
+        if self._collection.path != "environments" or self._registry is not None:
+            return None
+        return curated(self._settings, name, version)
 
     def _immutable(self, fields: list[str]) -> BadRequest:
         label = self._collection.label

@@ -349,7 +349,7 @@ class JobQueue:
             ending.add_done_callback(self._late.discard)
             if run.done():
                 await asyncio.wait([ending])
-        for folder in ("inputs", "outputs"):  # copies; the originals are in storage
+        for folder in ("inputs", "outputs", "pip"):  # copies; the originals are in storage
             await asyncio.to_thread(bindings.discard, job.folder / folder)
         # Last: whoever sees the final state finds log and run complete.
         self._finish(job.name, state, failure, job.found.get("properties"))
