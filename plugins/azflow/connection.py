@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
-from azflow.credentials import AsyncRestClient, NamedAsyncCredential, NamedCredential
+from azflow.credentials import AsyncRestClient, NamedAsyncCredential, NamedCredential, async_transport
 from azflow.errors import AccessDenied, ConfigurationError, first_line
 
 if TYPE_CHECKING:
@@ -312,7 +312,8 @@ class AzureConnection:
         steps: list[Any] = [policies.RequestIdPolicy(), policies.AsyncBearerTokenCredentialPolicy(credential, scope)]
         if retries:
             steps.insert(1, policies.AsyncRetryPolicy())
-        return AsyncRestClient(AsyncPipelineClient(base_url, policies=steps, **self.transport_arguments), credential)
+        transport = {"transport": async_transport(self.verify)} if self.verify else {}
+        return AsyncRestClient(AsyncPipelineClient(base_url, policies=steps, **transport), credential)
 
     def token(self, scope: str) -> str:
         """A bearer token for `scope` (ends in ``/.default``)."""
@@ -363,21 +364,20 @@ class AzureConnection:
 
     @cached_property
     def _ml_client(self) -> MLClient:
+        self.require("subscription_id", "resource_group", "workspace")
+        return self._new_ml_client(workspace_name=self.workspace)
+
+    def registry_client(self, registry: str) -> MLClient:
+        """As `ml_client`, for a registry of the same cloud."""
+        return self._new_ml_client(registry_name=registry)
+
+    def _new_ml_client(self, **scope: str) -> MLClient:
         from azure.ai.ml import MLClient
 
-        self.require("subscription_id", "resource_group", "workspace")
-        arguments: dict[str, Any] = {}
+        arguments: dict[str, Any] = {"show_progress": False, "enable_telemetry": False, **scope}
         if self.cloud:
-            arguments = {"cloud": self.cloud.name, "cloud_metadata": self._cloud_metadata(self.cloud)}
-        return MLClient(
-            self.credential(),
-            self.subscription_id,
-            self.resource_group,
-            self.workspace,
-            show_progress=False,
-            enable_telemetry=False,
-            **arguments,
-        )
+            arguments |= {"cloud": self.cloud.name, "cloud_metadata": self._cloud_metadata(self.cloud)}
+        return MLClient(self.credential(), self.subscription_id, self.resource_group, **arguments)
 
     @staticmethod
     def _cloud_metadata(cloud: Cloud) -> dict[str, str]:

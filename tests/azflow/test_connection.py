@@ -14,6 +14,7 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError
 
 from azflow.connection import LOCAL_SECRET_PREFIX, AzureConnection
+from azflow.credentials import async_transport
 from azflow.errors import AccessDenied, ConfigurationError
 
 CLOUD = {
@@ -191,3 +192,28 @@ def test_sql_connection_strings_quote_what_needs_it() -> None:
     assert "a;b" not in engine["connection_string"]
     assert engine["connection_string"].startswith("mssql+mssqlpython://localhost:18401/db?")
     assert engine["kwargs"]["connect_args"]["PWD"] == "a;b}c{"
+
+
+def test_requests_of_the_event_loop_share_one_tls_connection(tmp_path: Path) -> None:
+    from azure.core import AsyncPipelineClient
+    from azure.core.rest import HttpRequest
+
+    from fake_endpoint import FakeEndpoint
+
+    server = FakeEndpoint(tmp_path)
+    accepted = []
+    accept = server._server.get_request
+    server._server.get_request = lambda: accepted.append(accept()) or accepted[-1]  # type: ignore[method-assign]
+
+    async def ask() -> list[int]:
+        transport = async_transport(str(server.certificate))
+        async with AsyncPipelineClient(server.url, policies=[], transport=transport) as client:
+            answers = [await client.send_request(HttpRequest("GET", f"{server.url}/tenant/openid-configuration"))
+                       for _ in range(5)]  # fmt: skip
+            return [answer.status_code for answer in answers]
+
+    try:
+        assert asyncio.run(ask()) == [200] * 5
+    finally:
+        server.close()
+    assert len(accepted) == 1
