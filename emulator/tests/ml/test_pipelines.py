@@ -321,6 +321,30 @@ def test_steps_run_in_order_with_bindings_and_pipeline_components(with_client: A
     assert (blobs.root / "lake/out/pipe/n.txt").read_text() == "5 in March of March\na\n1\none\none\n"
 
 
+def test_the_output_artifacts_is_what_a_run_leaves_behind(with_client: Any, blobs: Any) -> None:
+    async def test(client: Any) -> None:
+        leave = {
+            "name": "leave",
+            "type": "command",
+            "command": "echo world > outputs/w.txt",
+            "environment": ENVIRONMENT,
+        }
+        leave["outputs"] = {"artifacts": FOLDER}  # type: ignore[assignment]
+        first = (await client.put("components/leave/versions/1", componentSpec=leave))["id"]
+        # A file for an input declared as a folder: what is given says what it is.
+        look = await component(client, "look", "cat ${{inputs.i}}/outputs/w.txt ${{inputs.f}} > ${{outputs.out}}/all.txt",
+                               inputs={**IN, "f": FOLDER})  # fmt: skip
+        rows = {"uri": "azureml://datastores/workspaceblobstore/paths/data/rows.csv", "job_input_type": "uri_file"}
+        last = step(look, {"i": "${{parent.jobs.a.outputs.artifacts}}"}, outputs={"out": text("${{parent.outputs.o}}")})
+        last["inputs"]["f"] = rows
+        asked = {"o": {"jobOutputType": "uri_folder", "uri": "azureml://datastores/lake/paths/all/"}}
+        await client.put("jobs/left", **pipeline({"a": step(first), "b": last}, outputs=asked))
+        assert (await client.finished("left"))["properties"]["status"] == "Completed", await client.error("left")
+
+    with_client(test)
+    assert (blobs.root / "lake/all/all.txt").read_text() == "world\na\n1\n"
+
+
 def test_unchanged_steps_are_reused_until_something_changes(with_client: Any, blobs: Any) -> None:
     async def test(client: Any) -> None:
         async def reused(name: str, **more: Any) -> list[str]:

@@ -161,7 +161,9 @@ async def unpack_code(job: RunningJob) -> None:
         else:
             # A copy: jobs may write beside their code, the mirror's folder must not change.
             await asyncio.to_thread(shutil.copytree, snapshot, directory, dirs_exist_ok=True)
-    directory.mkdir(exist_ok=True)
+    # What is written there becomes the run's artifacts; the service makes these folders too.
+    for folder in ("outputs", "logs"):
+        (directory / folder).mkdir(parents=True, exist_ok=True)
 
 
 async def use_environment(job: RunningJob, id: str | None) -> None:

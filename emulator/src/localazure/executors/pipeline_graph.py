@@ -25,6 +25,7 @@ Entry = dict[str, Any]
 RUNNABLE_STEPS = ("command", "sweep", "spark", "automl", "pipeline")
 _REFUSED_STEPS = ("if_else", "do_while", "parallel_for", "parallel", "import", "data_transfer", "fl_scatter_gather")
 _DATA = frozenset({"uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model", "path"})
+_SPECIAL = _DATA - {"uri_file", "uri_folder", "path"}
 _PRIMITIVE = frozenset({"string", "integer", "number", "boolean"})
 _BINDING = re.compile(r"\$\{\{\s*parent\.(?P<scope>[A-Za-z_]+)\.(?P<path>[A-Za-z0-9_.\-]+)\s*\}\}")
 _PARENT = re.compile(r"\$\{\{\s*parent\b[^}]*\}\}")
@@ -269,7 +270,8 @@ def _as_declared(entry: Entry, wanted: Mapping[str, Any], mode: str | None, wher
         return {"jobInputType": "literal", "value": literal(wanted, str(entry.get("value", "")), where)}
     if kind in _PRIMITIVE:
         raise _bad(where, f"{where} is a {kind}; it was given data ({entry.get('uri')}).")
-    found = {**entry, "jobInputType": kind if kind in _DATA - {"path"} else entry["jobInputType"]}
+    # What is given says best whether it is a file: a uri_file for a uri_folder is taken, as in the service.
+    found = {**entry, "jobInputType": kind if kind in _SPECIAL else entry["jobInputType"]}
     if chosen := mode or entry.get("mode") or _mode(wanted.get("mode"), mount="ReadOnlyMount"):
         found["mode"] = chosen
     return found

@@ -62,7 +62,10 @@ def outputs(step: Step, asked: Mapping[str, str], datastore: str | None, name: s
     for output, sink in step.outputs.items():
         entry: Entry = {"jobOutputType": sink.kind}
         uri = sink.uri or (asked.get(sink.bound) if sink.bound else None)
-        if uri is None and datastore:
+        if uri is None and output == "artifacts":
+            # The run's own files: `./outputs`, `./logs` and what it prints.
+            uri = f"azureml://datastores/workspaceartifactstore/paths/ExperimentRun/dcid.{name}/"
+        elif uri is None and datastore:
             end = "" if sink.kind == "uri_file" else "/"
             uri = f"azureml://datastores/{datastore.rpartition('/')[2]}/paths/azureml/{name}/{output}{end}"
         for key, value in (("uri", uri), ("mode", sink.mode), ("assetName", sink.name), ("assetVersion", sink.version)):
@@ -109,7 +112,7 @@ def _command(step: Step, node: Mapping[str, Any], inputs: Mapping[str, Entry], p
         "resources": _merged(spec.get("resources"), node.get("resources")),
         "limits": _limits(node.get("limits") or spec.get("limits"), "Command", f"jobs.{step.name}.limits"),
         "identity": camel(node.get("identity")),
-        "services": camel(node.get("services")),
+        "services": {name: camel(each) for name, each in (node.get("services") or {}).items()} or None,
         "queueSettings": camel(node.get("queue_settings")),
     }  # fmt: skip
 

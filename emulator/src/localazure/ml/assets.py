@@ -36,6 +36,7 @@ _VERSION_ID = re.compile(
 _SHORT = re.compile(r"(?P<name>[A-Za-z0-9][\w.\-]*)(?::(?P<version>[\w.\-]+)|@(?P<label>latest))")
 _JOB_OUTPUT = re.compile(r"azureml://jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)(?:/paths(?:/(?P<path>.*))?|/?)")
 _RUN = re.compile(r"runs:/(?P<job>[^/]+)/(?P<path>.+)")
+_CURATED = re.compile(r"(?:.*/environments/|azureml:)AzureML-", re.IGNORECASE)
 _ARTIFACT_OUTPUTS = frozenset({"artifacts", "default"})
 
 
@@ -76,9 +77,10 @@ class Assets:
     def environment(self, id: str) -> dict[str, Any]:
         """The ARM resource of an environment version.
 
-        Microsoft's curated ones (`azureml://registries/azureml/...`) aren't here: an empty one stands for them.
+        Microsoft's curated ones (`azureml://registries/azureml/...`, and those every workspace has under names that
+        begin with AzureML-) aren't here: an empty one stands for them.
         """
-        if id.lower().startswith(f"azureml://registries/{PUBLIC_REGISTRY}/"):
+        if id.lower().startswith(f"azureml://registries/{PUBLIC_REGISTRY}/") or _CURATED.match(id):
             return {"id": id, "name": id.rpartition("/")[2], "properties": {}}
         return self._asset("environments", id)
 
