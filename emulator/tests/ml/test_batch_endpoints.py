@@ -81,8 +81,15 @@ def test_a_model_is_invoked_and_its_job_is_a_pipeline_of_one_step(deployed: Any,
         to = {"score": {"jobOutputType": "UriFile", "uri": "azureml://datastores/lake/paths/out/mine.csv"}}
         body = {"name": "mine", "inputData": {"d": {**DATA, "jobInputType": "UriFile", "uri": DATA["uri"] + "2.txt"}},
                 "outputData": to}  # fmt: skip
-        await client.ok("POST", "/batch/ep-1/jobs", {"properties": body})
-        assert (await client.finished("mine"))["properties"]["status"] == "Completed"
+        body["properties"] = {"experimentName": "own", "azflow.night": "n"}
+        invoked = await client.ok("POST", "/batch/ep-1/jobs", {"properties": body})
+        # The same invocation again is the same job; another one of that name is refused.
+        assert (await client.ok("POST", "/batch/ep-1/jobs", {"properties": body}))["name"] == invoked["name"]
+        answer = await client.send("POST", "/batch/ep-1/jobs", {"properties": {**body, "miniBatchSize": 7}})
+        assert "already exists" in answer.json()["error"]["message"]
+        mine = await client.finished("mine")
+        assert mine["properties"]["status"] == "Completed"
+        assert (mine["properties"]["experimentName"], mine["properties"]["properties"]["azflow.night"]) == ("own", "n")
         assert (blobs.root / "lake/out/mine.csv").read_text() == "said gladly 2\n"
 
     deployed(test)

@@ -251,11 +251,13 @@ class BatchService:
         # A request that is sent again after a lost answer finds its job.
         own = uuid.uuid5(uuid.NAMESPACE_URL, f"{endpoint['id']}@{repeated}") if repeated else uuid.uuid4()
         name = str(content.get("name") or f"batchjob-{own}")
-        experiment = (content.get("properties") or {}).get("experimentName") or endpoint["name"]
+        said = {key: value for key, value in (content.get("properties") or {}).items() if value is not None}
+        experiment = said.pop("experimentName", None) or endpoint["name"]
         try:
             asked = await asyncio.to_thread(self._job, deployment, content, experiment)
         except NotFound as error:
             raise BadRequest(error.message, error.target, "UserError") from error
+        asked["properties"] = said
         run = {"batchEndpoint": endpoint["name"], "batchDeployment": deployment["name"]}
         return 201, self._shown(self._submission.submit(name, asked, run=run))
 
