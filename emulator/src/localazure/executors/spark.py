@@ -94,7 +94,7 @@ class SparkRunner:
             "runtime": (properties.get("resources") or {}).get("runtimeVersion"),
             **{kind: [await self._file(job, kind, path) for path in properties.get(kind) or []] for kind in _LISTS},
         }
-        (job.folder / "spark" / "tmp").mkdir(parents=True)
+        (job.folder / "spark" / "tmp").mkdir(parents=True, exist_ok=True)
         (job.folder / "plan.json").write_text(json.dumps(plan, indent=2))
         asked = ", ".join(f"{key} {value}" for key, value in (properties.get("conf") or {}).items())
         job.note(f"Spark {conf['spark.master']}, {conf['spark.driver.memory']} (asked: {asked or 'nothing'})")
