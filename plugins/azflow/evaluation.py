@@ -7,6 +7,7 @@ tagged ``role=champion``, and promotion moves the tag.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,28 +16,24 @@ from azflow.edge import AzflowOperator, airflow_edge
 from azflow.errors import ConfigurationError, first_line
 from azflow.guardrails import Verdict
 from azflow.metrics import shown
+from azflow.online_endpoint import OnlineEndpoint, traffic_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from azure.ai.ml import MLClient
 
 NO_CHAMPION = "none"
 
 
-def serving_model(client: MLClient, endpoint: str) -> dict[str, str] | None:
+def serving_model(connection: AzureConnection, endpoint: str) -> dict[str, str] | None:
     """Name, version, path (``azureml:name:version``) and deployment of the model that gets the most traffic; None where
     the endpoint doesn't exist or nothing of it serves."""
-    from azure.core.exceptions import ResourceNotFoundError
-
-    try:
-        traffic = client.online_endpoints.get(endpoint).traffic or {}
-    except ResourceNotFoundError:
-        return None
-    deployment, share = max(traffic.items(), key=lambda item: (item[1], item[0]), default=("", 0))
-    if not share:
-        return None
-    model = client.online_deployments.get(deployment, endpoint).model
-    reference = str(getattr(model, "id", model))
+    with contextlib.closing(OnlineEndpoint(connection, endpoint)) as online:
+        document = online.read()
+        traffic = traffic_of(document) if document is not None else {}
+        deployment, share = max(traffic.items(), key=lambda item: (item[1], item[0]), default=("", 0))
+        if not share:
+            return None
+        reference = str(((online.deployment(deployment) or {}).get("properties") or {}).get("model") or "")
     parts = reference.replace("azureml:", "", 1).strip("/").split("/")
     if "models" in parts and "versions" in parts:
         name, version = parts[parts.index("models") + 1], parts[parts.index("versions") + 1]
@@ -84,7 +81,7 @@ class ChampionOperator(AzflowOperator):
                 raise ConfigurationError("ChampionOperator needs either endpoint_name or registered_model.")
             connection = AzureConnection.load(self.conn_id)
             if self.endpoint_name:
-                found = serving_model(connection.ml_client(), self.endpoint_name)
+                found = serving_model(connection, self.endpoint_name)
                 nobody = f"No deployment of the endpoint {self.endpoint_name} gets traffic"
             else:
                 found = tagged_model(connection, self.registered_model)

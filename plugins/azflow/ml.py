@@ -357,12 +357,14 @@ class EvaluationGate(AzflowOperator):
 class RegisterModelOperator(AzflowOperator):
     """Registers a job's output as a version of a model, as the challenger; one version a job, however often it runs.
 
+    The version's tags are its lineage: job, best trial, data and its schema, metrics, commit, DAG, run, partition.
+
     XCom: ``{"id": "azureml:<name>:<version>", "name", "version", "path", "job", "role", "deployment"}``.
 
     :param name: the registered model's name.
     :param path: the output's address; text, or a template that reads it from the training task.
     :param type: ``mlflow_model`` or ``custom_model``.
-    :param training: task id of the job that made it; its name and metrics become the version's lineage.
+    :param training: task id of the job that made it.
     :param data: task id of the data asset it was trained on.
     """
 
@@ -397,6 +399,7 @@ class RegisterModelOperator(AzflowOperator):
             tags: dict[str, object] = {**origin(night), "best_child": job.get("best_child") or ""}
             if isinstance(data, Mapping):
                 tags |= {"data": data.get("id", ""), "schema_hash": data.get("schema_hash", "")}
+            tags |= {f"data.{name}": address for name, address in sorted((job.get("data") or {}).items())[:10]}
             tags |= {f"metric.{name}": value for name, value in sorted((job.get("metrics") or {}).items())[:20]}
             registry = ModelRegistry(AzureConnection.load(self.conn_id), self.name)
             found = registry.register(

@@ -297,7 +297,7 @@ class AzureMLJobs:
         children = self.history.children(id)
         for child in children:
             if reused := (child.get("properties") or {}).get("azureml.reusedrunid"):
-                tracked[child["runId"]] = self.history.tracked(str(reused))
+                tracked[child["runId"]] = self.history.tracked(str(reused)) or {}
         return [_child(each, tracked.get(each["runId"])) for each in children]
 
     def _cost(self, details: Mapping[str, Any], properties: Mapping[str, Any] | None = None) -> tuple[float, float]:

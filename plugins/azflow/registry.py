@@ -7,21 +7,27 @@ without one, the tag itself says who is champion (`azflow.evaluation`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from azflow.connection import AzureConnection
 from azflow.errors import AzflowError, ConfigurationError
 from azflow.job_files import tag
-
-if TYPE_CHECKING:
-    from azure.ai.ml.entities import Model
+from azflow.ml_workspace import Workspace
 
 ROLE = "role"
 CHAMPION, CHALLENGER, RETIRED = "champion", "challenger", "retired"
 _ATTEMPTS = 5
+#: What of a version is written back when its tags change.
+_WRITTEN = frozenset(
+    {
+        *("modelUri", "modelType", "jobName", "flavors", "description", "properties", "isArchived", "isAnonymous"),
+        "stage",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Registered:
 
 
 class ModelRegistry:
-    """The versions of one registered model."""
+    """The versions of one registered model, over plain REST."""
 
     def __init__(self, connection: AzureConnection, name: str) -> None:
         self._connection = connection
@@ -54,14 +60,16 @@ class ModelRegistry:
 
     def versions(self) -> list[Registered]:
         """Every version, newest first."""
-        return [_registered(model) for model in self._models()]
+        with self._open() as workspace:
+            return [_registered(self.name, model) for model in self._models(workspace)]
 
     def champion(self) -> Registered | None:
         """The version that was promoted last; None before the first."""
-        champions = [model for model in self._models() if (model.tags or {}).get(ROLE) == CHAMPION]
+        with self._open() as workspace:
+            champions = [model for model in self._models(workspace) if _tags(model).get(ROLE) == CHAMPION]
         # Two bear the tag while a promotion has tagged the new one and not yet the old.
-        latest = max(champions, key=lambda one: ((one.tags or {}).get("promoted_at", ""), _number(one)), default=None)
-        return _registered(latest) if latest is not None else None
+        latest = max(champions, key=lambda one: (_tags(one).get("promoted_at", ""), _number(one)), default=None)
+        return _registered(self.name, latest) if latest is not None else None
 
     def register(self, job: str, path: str, type: str, tags: Mapping[str, object], description: str = "") -> Registered:
         """Register a job's output as the challenger: one version a job, however often it is asked for.
@@ -69,36 +77,36 @@ class ModelRegistry:
         :param path: the output's address.
         :param type: ``mlflow_model`` or ``custom_model``.
         """
-        from azure.ai.ml.entities import Model
         from azure.core.exceptions import HttpResponseError
 
         problem: Exception | None = None
-        for _ in range(_ATTEMPTS):
-            models = self._models()
-            known = next((model for model in models if (model.tags or {}).get("job") == job), None)
-            if known is not None:
-                return _registered(known)
-            version = str(max((_number(model) for model in models), default=0) + 1)
-            wanted = Model(
-                name=self.name,
-                version=version,
-                path=path,
-                type=type,
-                description=description,
-                tags={**{key: tag(value) for key, value in tags.items()}, "job": job, ROLE: CHALLENGER},
-            )
-            try:
-                created = self._client.models.create_or_update(wanted)
-            except HttpResponseError as refused:
-                if refused.status_code not in (400, 409) or not self._exists(version):
-                    raise
-                # Another night took this version between the look and the write.
-                problem = refused
-                continue
-            if (created.tags or {}).get("job") != job:
-                continue
-            self._demote(CHALLENGER, RETIRED, keep=version)
-            return _registered(created)
+        with self._open() as workspace:
+            for _ in range(_ATTEMPTS):
+                models = self._models(workspace)
+                known = next((model for model in models if _tags(model).get("job") == job), None)
+                if known is not None:
+                    return _registered(self.name, known)
+                version = str(max((_number(model) for model in models), default=0) + 1)
+                wanted = {
+                    "modelUri": path,
+                    "modelType": type,
+                    "description": description,
+                    "jobName": job,
+                    "tags": {**{key: tag(value) for key, value in tags.items()}, "job": job, ROLE: CHALLENGER},
+                }
+                try:
+                    created = workspace.put_version("models", self.name, version, wanted)
+                except HttpResponseError as refused:
+                    taken = workspace.version("models", self.name, version) is not None
+                    if refused.status_code not in (400, 409) or not taken:
+                        raise
+                    # Another night took this version between the look and the write.
+                    problem = refused
+                    continue
+                if _tags(created).get("job") != job:
+                    continue
+                self._demote(workspace, CHALLENGER, RETIRED, keep=version)
+                return _registered(self.name, created)
         raise AzflowError(
             f"Model {self.name}: no free version found in {_ATTEMPTS} attempts; others register it too.",
             retry_helps=True,
@@ -109,61 +117,54 @@ class ModelRegistry:
 
         :param deployment: the deployment that serves it.
         """
-        model = self._get(version)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        tags = {ROLE: CHAMPION, "deployment": deployment, "promoted_at": now}
-        if (model.tags or {}).get(ROLE) != CHAMPION or (model.tags or {}).get("deployment", "") != deployment:
-            model = self._tag(model, tags)
-        self._demote(CHAMPION, RETIRED, keep=version)
-        return _registered(model)
+        with self._open() as workspace:
+            model = workspace.version("models", self.name, version)
+            if model is None:
+                raise ConfigurationError(f"There is no model {self.name}, version {version}.")
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            tags = {ROLE: CHAMPION, "deployment": deployment, "promoted_at": now}
+            if _tags(model).get(ROLE) != CHAMPION or _tags(model).get("deployment", "") != deployment:
+                model = self._tag(workspace, model, tags)
+            self._demote(workspace, CHAMPION, RETIRED, keep=version)
+            return _registered(self.name, model)
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    @property
-    def _client(self) -> Any:
-        return self._connection.ml_client()
+    def _open(self) -> contextlib.closing[Workspace]:
+        return contextlib.closing(Workspace(self._connection))
 
-    def _models(self) -> list[Model]:
-        from azure.core.exceptions import ResourceNotFoundError
+    def _models(self, workspace: Workspace) -> list[dict[str, Any]]:
+        return sorted(workspace.versions("models", self.name), key=_number, reverse=True)
 
-        try:
-            return sorted(self._client.models.list(name=self.name), key=_number, reverse=True)
-        except ResourceNotFoundError:
-            return []
+    def _tag(self, workspace: Workspace, model: Mapping[str, Any], tags: Mapping[str, str]) -> dict[str, Any]:
+        """Write a version with more tags; there is no request that changes tags alone."""
+        properties = {key: value for key, value in model["properties"].items() if key in _WRITTEN and value is not None}
+        properties["tags"] = {**_tags(model), **tags}
+        return workspace.put_version("models", self.name, str(model["name"]), properties)
 
-    def _get(self, version: str) -> Any:
-        from azure.core.exceptions import ResourceNotFoundError
-
-        try:
-            return self._client.models.get(self.name, version)
-        except ResourceNotFoundError:
-            raise ConfigurationError(f"There is no model {self.name}, version {version}.") from None
-
-    def _exists(self, version: str) -> bool:
-        return any(str(model.version) == version for model in self._models())
-
-    def _tag(self, model: Any, tags: Mapping[str, str]) -> Any:
-        model.tags = {**(model.tags or {}), **tags}
-        return self._client.models.create_or_update(model)
-
-    def _demote(self, role: str, to: str, *, keep: str) -> None:
-        for model in self._models():
-            if (model.tags or {}).get(ROLE) == role and str(model.version) != keep:
-                self._tag(model, {ROLE: to})
+    def _demote(self, workspace: Workspace, role: str, to: str, *, keep: str) -> None:
+        for model in self._models(workspace):
+            if _tags(model).get(ROLE) == role and str(model["name"]) != keep:
+                self._tag(workspace, model, {ROLE: to})
 
 
-def _registered(model: Any) -> Registered:
-    tags = model.tags or {}
+def _tags(model: Mapping[str, Any]) -> dict[str, str]:
+    return dict(model["properties"].get("tags") or {})
+
+
+def _registered(name: str, model: Mapping[str, Any]) -> Registered:
+    tags = _tags(model)
     return Registered(
-        name=str(model.name),
-        version=str(model.version),
-        path=str(model.path or ""),
+        name=name,
+        version=str(model["name"]),
+        path=str(model["properties"].get("modelUri") or ""),
         job=tags.get("job", ""),
         role=tags.get(ROLE, ""),
         deployment=tags.get("deployment", ""),
     )
 
 
-def _number(model: Any) -> int:
+def _number(model: Mapping[str, Any]) -> int:
     """Versions of ours are numbers; a person's may be any text and count as none."""
-    return int(model.version) if str(model.version).isdigit() else 0
+    version = str(model["name"])
+    return int(version) if version.isdigit() else 0

@@ -20,9 +20,11 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 import azflow.orphans
 from azflow.components import PipelineRunOperator, PublishComponentsOperator
 from azflow.connection import AzureConnection
-from azflow.ml import AzureMLJobOperator
+from azflow.ml import AzureMLJobOperator, RegisterModelOperator
 from azflow.ml_jobs import AzureMLJobs
 from azflow.orphans import OrphanSweepOperator
+from azflow.registry import ModelRegistry
+from azflow.sharing import ShareModelOperator
 from azflow.specs import Night
 from azflow.tracking import CompareRunsOperator
 
@@ -171,6 +173,35 @@ def test_a_pipeline_is_published_and_run_by_its_name(
     assert run(PipelineRunOperator(task_id="pipeline", **arguments))["name"] == result["name"]
     with pytest.raises(AirflowException, match=r"(?s)fit: .*a rate below nothing"):
         run(PipelineRunOperator(task_id="bad", **{**arguments, "inputs": {"rate": -1}}))
+
+
+def test_a_model_with_its_lineage_goes_to_a_registry_and_to_another_workspace(
+    run: Callable[..., Any], connection: AzureConnection, localazure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: dict[str, Any] = {"pipeline": f"{NAME}_pipeline", "inputs": {"rate": 0.2}}
+    job = run(PipelineRunOperator(task_id="pipeline", settings={"default_compute": "azureml:cpu-cluster"}, **arguments))
+    register = RegisterModelOperator(task_id="model", name=NAME, path=job["outputs"]["made"], type="custom_model")
+    version = run(register, xcoms={"train.job": job})["version"]
+    source = ModelRegistry(connection, NAME)
+    assert source.promote(version).role == "champion"
+
+    share = {"name": NAME, "version": version, "registry": localazure["registry"]}
+    shared = [run(ShareModelOperator(task_id="share", **share)) for _ in range(2)]
+    assert [one["shared"] for one in shared] == [True, False]
+    there = connection.registry_client(localazure["registry"]).models.get(NAME, version)
+    assert there.tags["job"] == job["name"] and there.tags["metric.fit.accuracy"].startswith("0.99")
+
+    other = localazure.airflow_connection()
+    other["extra"]["workspace"] = localazure["second_workspace"]
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(other))
+    copy = {"name": NAME, "version": version, "to_connection": "other", "share_as": f"{NAME}-copy"}
+    copies = [run(ShareModelOperator(task_id="copy", **copy)) for _ in range(2)]
+    assert [(one["id"], one["shared"]) for one in copies] == [
+        (f"azureml:{NAME}-copy:1", True),
+        (f"azureml:{NAME}-copy:1", False),
+    ]
+    (copied,) = ModelRegistry(AzureConnection.load("other"), f"{NAME}-copy").versions()
+    assert (copied.job, copied.role) == (job["name"], "challenger")
 
 
 def test_a_sweep_is_followed_paid_for_and_compared(
