@@ -135,6 +135,19 @@ FORECASTER = """
     out["moved"] = float(np.abs(moved - model.forecast(whole, np.zeros((12, 0)))).max())
     out["seasonal_naive"] = series_models.Naive(12).forecast(whole, np.zeros((14, 0))).tolist() == [
         *wave[-12:], *wave[-12:-10]]
+
+    # Known values after the training's end are context, gaps in it filled forward; rows stand in any order.
+    from localazure_compute.automl.forecasting.forecaster import Encoder, Forecaster
+    clock = Clock("D", pd.Timestamp("2013-01-01"))
+    made = Forecaster(target="y", time="day", ids=["shop"], clock=clock, encoder=Encoder([], []),
+                      keys={("1",): 0}, dropped=[("9",)], history={0: Series(0, 0, np.arange(10.0), np.zeros((10, 0)))},
+                      components=[(0.5, series_models.Naive(1)), (0.5, series_models.Naive(2))],
+                      residuals={0: np.array([-1.0, 1.0])}, horizon=2)
+    rows = pd.DataFrame({"day": pd.to_datetime(["2013-01-15", "2013-01-12", "2013-01-14", "2013-01-14"]),
+                         "shop": [1.0, 1, 1, 9]})
+    out["context"] = made.forecast(rows, [np.nan, 50.0, 60.0, np.nan])[0].tolist()[:3]
+    out["alone"] = made.predict(rows.head(1)).tolist()
+    out["dropped"] = bool(np.isnan(made.predict(rows.tail(1)))[0])
     print(json.dumps(out))
 """
 
@@ -182,3 +195,7 @@ def test_the_parts_of_a_forecaster(compute: Any) -> None:
     assert told["smoothing"] < 1e-6
     assert told["moved"] < 2.0
     assert told["seasonal_naive"]
+    # The last value is 60, the one two days before the 15th is 50 (of the 12th, filled forward).
+    assert told["context"] == [0.5 * 60 + 0.5 * 50, 50.0, 60.0]
+    assert told["alone"] == [0.5 * 9 + 0.5 * 8]
+    assert told["dropped"]
