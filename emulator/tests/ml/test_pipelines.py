@@ -334,7 +334,7 @@ def test_the_output_artifacts_is_what_a_run_leaves_behind(with_client: Any, blob
         # A file for an input declared as a folder: what is given says what it is.
         look = await component(client, "look", "cat ${{inputs.i}}/outputs/w.txt ${{inputs.f}} > ${{outputs.out}}/all.txt",
                                inputs={**IN, "f": FOLDER})  # fmt: skip
-        rows = {"uri": "azureml://datastores/workspaceblobstore/paths/data/rows.csv", "job_input_type": "uri_file"}
+        rows = {"uri": f"{DATA['uri']}rows.csv", "job_input_type": "uri_file"}
         last = step(look, {"i": "${{parent.jobs.a.outputs.artifacts}}"}, outputs={"out": text("${{parent.outputs.o}}")})
         last["inputs"]["f"] = rows
         asked = {"o": {"jobOutputType": "uri_folder", "uri": "azureml://datastores/lake/paths/all/"}}
