@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import sys
 import time
 from collections import deque
@@ -261,6 +262,9 @@ def listed(source: Path) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job; its exit code."""
     given = _parser().parse_args(arguments)
+    if os.environ.get("OMPI_COMM_WORLD_RANK", "0") != "0":
+        # A job of several nodes is started once a node; the driver of the first one starts the workers of all.
+        return 0
     logs = Path("logs").absolute()
     options = Options(
         script=given.script and Path(given.script).absolute(),

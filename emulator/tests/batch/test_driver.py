@@ -36,13 +36,13 @@ class Job:
         for number in range(files):
             (folder / "input" / f"{number}.txt").write_text(str(number))
 
-    def run(self, script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (self.folder / "score.py").write_text(script)
         argv = ["--input", "input", "--output", "output", "--model", "model/m.txt", "--script", "score.py", *options]
         return subprocess.run(
             [sys.executable, "-m", "localazure_compute.batch_driver", *argv],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(COMPUTE)},
+            env={**os.environ, "PYTHONPATH": str(COMPUTE), **environment},
             capture_output=True,
             text=True,
             timeout=60,
@@ -73,6 +73,15 @@ def test_mini_batches_are_scored_by_as_many_processes_as_asked_and_written_in_or
     assert job.log("user/stdout/node0/*").count("init in") == 3
     assert "6 file(s), 6 result(s), 0 failed item(s)" in job.log("job_progress_overview.*.txt")
     assert not (job.folder / ".parts").exists()
+
+
+def test_of_several_nodes_only_the_first_one_drives(job: Job) -> None:
+    options = ("--nodes", "2", "--mini-batch-size", "3")
+    assert job.run(SCRIPT, *options, OMPI_COMM_WORLD_RANK="1").returncode == 0
+    assert not list((job.folder / "output").iterdir())
+    assert job.run(SCRIPT, *options, OMPI_COMM_WORLD_RANK="0").returncode == 0
+    assert len(job.lines()) == 6
+    assert job.log("user/stdout/node1/process001.stdout.txt").startswith("init in")
 
 
 def test_rows_of_a_table_are_separated_by_blanks_without_header(job: Job) -> None:
