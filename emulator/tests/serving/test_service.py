@@ -71,8 +71,8 @@ class Folders:
         return {"id": id, "properties": {}}
 
     def environment(self, id: str) -> dict[str, Any]:
-        wish = "no-such-package" if "bad" in id else "numpy"
-        return {"properties": {"condaFile": f"dependencies: [{{pip: [{wish}]}}]"}}
+        wish = "cudatoolkit" if "bad" in id else "numpy"
+        return {"properties": {"condaFile": f"dependencies: [{wish}]"}}
 
 
 class Client:
@@ -237,7 +237,7 @@ def test_a_deployment_that_fails_says_why_and_touches_nothing(settings: Settings
 
             ended = await client.deploy("sick", "red", "vanilla", environmentId="x/environments/bad/versions/1")
             assert ended["error"]["code"] == "EnvironmentNotSatisfied"
-            assert "no-such-package (not installed)" in ended["error"]["message"]
+            assert "cudatoolkit (only conda has it)" in ended["error"]["message"]
             lost = await client.put_deployment("sick", "red", "vanilla", model="x/models/none/versions/1")
             assert lost.status_code == 404
 

@@ -175,7 +175,9 @@ async def use_environment(job: RunningJob, id: str | None) -> None:
     try:
         job.python = await environments.ready(environment, job.settings, lambda: job.log_file(environments.BUILD_LOG))
     except environments.EnvironmentFailed as error:
-        raise JobFailed(f"{error.message}\n(environment '{name}')", error.code) from error
+        raise JobFailed(
+            f"{error.message}\n(environment '{name}', log: {environments.BUILD_LOG})", error.code
+        ) from error
     if job.python == job.settings.compute_python:
         image = environment.get("properties", {}).get("image")
         what = f"image {image}" if image else f"environment {name}"

@@ -225,9 +225,7 @@ async def _step(argv: list[str], log: Path, what: str) -> None:
             process.kill()
     if code != 0:
         lines = "\n".join(processes.tail(log, _LOG_LINES))
-        raise EnvironmentFailed(
-            f"The environment {what}: uv ended with code {code}. Last lines of {BUILD_LOG}:\n{lines}"
-        )
+        raise EnvironmentFailed(f"The environment {what}: uv ended with code {code}. Last lines of its log:\n{lines}")
 
 
 async def _follow(source: Path, target: Path) -> None:

@@ -28,6 +28,9 @@ from localazure.settings import Settings
 _MODEL_ID = re.compile(r"models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)$|^azureml:(?P<n>[^:/]+):(?P<v>[^:/]+)$")
 
 
+_SERVER = "azureml-inference-server-http"
+
+
 class Assets(Protocol):
     """What is needed of the workspace's assets (`ml.assets`)."""
 
@@ -53,21 +56,14 @@ def folder_of(settings: Settings, endpoint: str, deployment: str) -> Path:
 
 
 def prepare(settings: Settings, assets: Assets, endpoint: str, document: Mapping[str, Any]) -> Spec:
-    """Check the environment, put code and model in place (once for a digest), say what to run.
+    """Ready the environment, put code and model in place (once for a digest), say what to run.
 
     Blocks; raises AzureError.
     """
     properties = document["properties"]
     name = document["name"]
-    missing = environments.check(assets.environment(properties["environmentId"]), settings)
-    if missing:
-        raise BadRequest(
-            f"The environment of deployment '{name}' asks for what the compute environment doesn't have: "
-            f"{', '.join(missing)}.",
-            "environmentId",
-            code="EnvironmentNotSatisfied",
-        )
     folder = folder_of(settings, endpoint, name) / digest(document)
+    python = _python(settings, assets.environment(properties["environmentId"]), name, folder)
     code, script = folder / "code", properties["codeConfiguration"]["scoringScript"]
     model_dir = _model_dir(folder, properties.get("model"))
     if not (folder / "storage-initializer.log").exists():
@@ -78,6 +74,7 @@ def prepare(settings: Settings, assets: Assets, endpoint: str, document: Mapping
         raise BadRequest(f"scoringScript '{script}' is not in the code folder, which holds: {there}.", "scoringScript")
     return Spec(
         label=f"{endpoint}/{name}",
+        python=python,
         folder=folder,
         code=code,
         entry_script=entry_script,
@@ -87,6 +84,22 @@ def prepare(settings: Settings, assets: Assets, endpoint: str, document: Mapping
         readiness=probe(properties["readinessProbe"]),
         liveness=probe(properties["livenessProbe"]),
     )
+
+
+def _python(settings: Settings, environment: dict[str, Any], deployment: str, folder: Path) -> Path:
+    """The interpreter of a deployment's environment. A built one gets the inference server, too."""
+
+    def log() -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "image-build.log"
+
+    _, there = environments.installed(settings.compute_python)
+    server = [f"{_SERVER}=={there[_SERVER]}"] if _SERVER in there else [_SERVER]
+    try:
+        return environments.ready_blocking(environment, settings, log, server)
+    except environments.EnvironmentFailed as error:
+        message = f"The environment of deployment '{deployment}' can't be had. {error.message}"
+        raise BadRequest(message, "environmentId", code="EnvironmentNotSatisfied") from error
 
 
 def probe(document: Mapping[str, Any]) -> Probe:

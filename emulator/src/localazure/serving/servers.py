@@ -57,6 +57,7 @@ class Spec:
     """What runs: one version of a deployment, its files in place."""
 
     label: str  # endpoint/deployment, for people
+    python: Path
     folder: Path
     code: Path
     entry_script: Path
@@ -222,7 +223,7 @@ class Servers:
 
     def _instance(self, spec: Spec, number: int) -> Instance:
         port = self._free_port()
-        argv = [str(self._settings.compute_python), "-m", _MODULE, "--entry_script", str(spec.entry_script)]
+        argv = [str(spec.python), "-m", _MODULE, "--entry_script", str(spec.entry_script)]
         argv += ["--port", str(port)]
         if spec.model_dir:
             argv += ["--model_dir", str(spec.model_dir)]
@@ -235,7 +236,7 @@ class Servers:
         }
         # A deployment's own variables win, except for those that make it run at all.
         return {
-            "PATH": f"{self._settings.compute_python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "PATH": f"{spec.python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONUNBUFFERED": "1",
             "DO_NOT_TRACK": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
