@@ -332,8 +332,8 @@ def test_the_output_artifacts_is_what_a_run_leaves_behind(with_client: Any, blob
         leave["outputs"] = {"artifacts": FOLDER}  # type: ignore[assignment]
         first = (await client.put("components/leave/versions/1", componentSpec=leave))["id"]
         # A file for an input declared as a folder: what is given says what it is.
-        look = await component(client, "look", "cat ${{inputs.i}}/outputs/w.txt ${{inputs.f}} > ${{outputs.out}}/all.txt",
-                               inputs={**IN, "f": FOLDER})  # fmt: skip
+        both = "cat ${{inputs.i}}/outputs/w.txt ${{inputs.f}} > ${{outputs.out}}/all.txt"
+        look = await component(client, "look", both, inputs={**IN, "f": FOLDER})
         rows = {"uri": f"{DATA['uri']}rows.csv", "job_input_type": "uri_file"}
         last = step(look, {"i": "${{parent.jobs.a.outputs.artifacts}}"}, outputs={"out": text("${{parent.outputs.o}}")})
         last["inputs"]["f"] = rows
