@@ -329,7 +329,7 @@ def _write_back(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]
             "model": _from("write_back.champion", "path"),
             "model_name": _from("write_back.champion", "name"),
             "model_version": _from("write_back.champion", "version"),
-            "deployment": _from("write_back.champion", "deployment"),
+            "deployment": _from("write_back.champion", "deployment") if spec.deploy is not None else "none",
             "run_id": "{{ run_id }}",
             **back.inputs,
         },
