@@ -191,8 +191,10 @@ class AzureConnection:
         extra = _extras(connection.extra, where)
         if unknown := sorted(set(extra) - _EXTRAS):
             raise ConfigurationError(f"{where}: unknown extra(s) {', '.join(unknown)}.")
-        cloud = Cloud.parse(extra["cloud"], where) if extra.get("cloud") is not None else None
-        texts = {key: _text(value, where, key) for key, value in extra.items() if key != "cloud" and value is not None}
+        # Airflow's form leaves empty texts behind.
+        extra = {key: value for key, value in extra.items() if value not in (None, "")}
+        cloud = Cloud.parse(extra["cloud"], where) if extra.get("cloud") else None
+        texts = {key: _text(value, where, key) for key, value in extra.items() if key != "cloud"}
         secret = connection.password or ""
         if cloud is None:
             for key, value in (("password", secret), ("sql_password", texts.get("sql_password", ""))):
