@@ -295,5 +295,5 @@ def distributions(
     for index in range(0, len(bins), step):
         shown = f"{bins[index]:.4g}" if isinstance(bins[index], float) else str(bins[index])
         x = left + width * (index if edges else index + 0.5)
-        parts.append(_text(min(x, right - 14), _TOP + height + 17, shown[:14], css="soft", anchor="middle"))
+        parts.append(_text(min(x, right - 20), _TOP + height + 17, shown[:14], css="soft", anchor="middle"))
     return _svg(_TOP + height + _AXIS - 8, "".join(parts), label)
