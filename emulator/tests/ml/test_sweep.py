@@ -98,6 +98,8 @@ def test_failed_trials_are_borne_and_limits_hold(with_client: Any) -> None:
         await client.put("jobs/f", **sweep(text, CHOICE))
         await client.put("jobs/l", **sweep(LOG_SCORE, CHOICE, limits={"maxTotalTrials": 1}))
         await client.put("jobs/t", **sweep(f"{LOG_SCORE}; sleep 30", CHOICE, limits={"timeout": "PT1S"}))
+        one = {"x": ["choice", [[1]]]}
+        await client.put("jobs/n", **sweep(f"{LOG_SCORE}; sleep 30", one, limits={"trialTimeout": "PT0.5S"}))
         job = await client.finished("f")
         assert job["properties"]["status"] == "Completed"
         assert job["properties"]["properties"]["best_child_run_id"] == "f_2"
@@ -105,6 +107,8 @@ def test_failed_trials_are_borne_and_limits_hold(with_client: Any) -> None:
         assert len(await children(client, "l")) == 1
         assert (await client.finished("t"))["properties"]["status"] == "Canceled"
         assert {trial["status"] for trial in await children(client, "t")} == {"Canceled"}
+        assert (await client.finished("n"))["properties"]["status"] == "Failed"
+        assert await client.error("n") == "No trial of the sweep completed: n_0 Canceled."
 
     with_client(test)
 

@@ -204,13 +204,13 @@ class RegistriesService:
         match = _SOURCE.fullmatch(source)
         if match is None:
             raise NotImplementedOperation(f"Registry_ImportAsset of '{source}'")
+        if (assets := self._workspaces.get(match["workspace"].lower())) is None:
+            raise BadRequest(f"There is no workspace with the id {match['workspace']}.", "sourceAssetId", "UserError")
         name = str(asked.get("destinationName") or match["name"])
         version = str(asked.get("destinationVersion") or match["version"])
         collection = match["collection"]
         handlers = self._handlers(collection, registry)
         self._require_absent(collection, registry, name, version)
-        if (assets := self._workspaces.get(match["workspace"].lower())) is None:
-            raise BadRequest(f"There is no workspace with the id {match['workspace']}.", "sourceAssetId", "UserError")
         original = await asyncio.to_thread(_original, assets, collection, source)
         properties = {key: original[key] for key in _COPIED if original.get(key) is not None}
         if collection in _ADDRESS:
