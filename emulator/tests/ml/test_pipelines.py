@@ -208,7 +208,7 @@ def test_sweep_spark_and_automl_steps_become_arm_jobs() -> None:
               "outputs": {"best_model": {"value": "${{parent.outputs.m}}", "type": "literal"}}}  # fmt: skip
     graph = pipeline_graph.parse(
         pipeline({"s": sweep, "p": spark, "m": automl}, inputs={"t": text("4"), "d": DATA},
-                 outputs={"m": {"jobOutputType": "mlflow_model"}}),
+                 outputs={"m": {"jobOutputType": "mlflow_model"}}, settings={"default_compute": "/x/computes/one"}),
         SPECS.__getitem__,
     )  # fmt: skip
     made = {"s": {"out": {"uri": "azureml:made:1", "jobOutputType": "uri_folder"}}}
@@ -228,6 +228,8 @@ def test_sweep_spark_and_automl_steps_become_arm_jobs() -> None:
         "maxTotalTrials": 4, "maxConcurrentTrials": 1, "timeout": "PT1000000S", "jobLimitsType": "Sweep",
     }  # fmt: skip
     assert jobs["s"]["inputs"] == {}
+    assert jobs["s"]["computeId"] == jobs["m"]["computeId"] == "/x/computes/one"
+    assert "computeId" not in jobs["p"]
     assert jobs["p"]["entry"] == {"sparkJobEntryType": "SparkJobPythonEntry", "file": "s.py"}
     assert jobs["p"]["conf"] == {"spark.driver.cores": "1", "spark.executor.cores": "2"}
     assert jobs["p"]["resources"] == {"instanceType": "standard_e4s_v3", "runtimeVersion": "3.4"}

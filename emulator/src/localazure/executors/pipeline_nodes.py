@@ -40,12 +40,15 @@ def child(pipeline: Pipeline, step: Step, inputs: Mapping[str, Entry], outputs: 
     """
     node = bound(step.node, pipeline.inputs, f"jobs.{step.name}")
     compute = node.get("computeId") or node.get("compute")
+    if step.kind != "spark" or not node.get("resources"):
+        # A Spark step with resources of its own is serverless.
+        compute = compute or pipeline.settings.default_compute or pipeline.compute
     properties = {
         "jobType": _JOB_TYPES[step.kind],
         "displayName": node.get("display_name") or step.name,
         "description": node.get("comment") or step.spec.get("description"),
         "tags": node.get("tags") or {},
-        "computeId": _compute(compute or pipeline.settings.default_compute or pipeline.compute),
+        "computeId": _compute(compute),
         "outputs": dict(outputs),
         **_BUILDERS[step.kind](step, node, inputs, pipeline),
     }
