@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,34 @@ def test_cancelling_ends_the_whole_process_group(with_client: Any, tmp_path: Pat
         # A second request changes nothing.
         assert (await client.send("POST", "jobs/long/cancel")).status_code == 202
         assert (await client.finished("long"))["properties"]["status"] == "Canceled"
+
+    with_client(test)
+
+
+@pytest.mark.parametrize(
+    ("end", "state"), [("exit 0", "Completed"), ("exit 1", "Failed"), ("wait", "Canceled"), ("sleep 60", "Canceled")]
+)
+def test_nothing_is_left_running_however_a_job_ends(with_client: Any, end: str, state: str) -> None:
+    def left() -> list[str]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if b"AZUREML_RUN_ID=leaver" in (process / "environ").read_bytes().split(b"\0"):
+                    found.append((process / "cmdline").read_text().replace("\0", " "))
+        return found
+
+    async def test(client: Any) -> None:
+        # In its group, in a session of its own, and one that a shell forgot.
+        text = f"sleep 60 & setsid sleep 61 & (setsid sh -c 'sleep 62 & sleep 63' &) ; {end}"
+        limits = {"timeout": "PT1S"} if end == "sleep 60" else {}
+        await client.put("jobs/leaver", **command(text, limits=limits))
+        if end == "wait":
+            await client.finished("leaver", "Running")
+            while len(left()) < 5:
+                await asyncio.sleep(0.02)
+            await client.send("POST", "jobs/leaver/cancel")
+        assert (await client.finished("leaver"))["properties"]["status"] == state
+        assert left() == []
 
     with_client(test)
 

@@ -82,6 +82,7 @@ class JobQueue:
         self._nodes = nodes
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._runs: dict[str, asyncio.Task[None]] = {}
+        self._tracking_answers = False
         self._late: set[asyncio.Task[None]] = set()
         self._begun: set[str] = set()
         self._cancelled: set[str] = set()
@@ -132,7 +133,23 @@ class JobQueue:
                 self._finish(name, states.CANCELED, None)
             else:
                 self._finish(name, states.FAILED, JobFailed(message, "SystemError"))
+        tracked = [job["resource"]["name"] for job in orphans if job["run"].get("experimentId")]
+        if tracked:
+            ending = asyncio.get_running_loop().create_task(self._end_runs(tracked))
+            self._late.add(ending)
+            ending.add_done_callback(self._late.discard)
         return len(orphans)
+
+    async def _end_runs(self, names: list[str]) -> None:
+        """The MLflow runs of jobs that an earlier process left end as their jobs did."""
+        try:
+            await self._tracking.ready()
+            for name in names:
+                document = self._store.get(JOBS, name)
+                if document is not None:
+                    await self._tracking.end(name, document["resource"]["properties"]["status"])
+        except TrackingError as error:
+            log.warning("MLflow runs of an earlier process couldn't be ended: %s", error)
 
     async def close(self) -> None:
         """Ends every job. They are failed by name: their processes are gone."""
@@ -269,7 +286,9 @@ class JobQueue:
             if job.properties["jobType"] not in _UNTRACKED_AT_FIRST:
                 await asyncio.shield(tracked)
             await runner.prepare(job)
-            await asyncio.wait([tracked], timeout=_TRACKING_PATIENCE_SECONDS)
+            if self._tracking_answers:
+                await asyncio.wait([tracked], timeout=_TRACKING_PATIENCE_SECONDS)
+                self._tracking_answers = tracked.done()
             self._advance(job.name, states.RUNNING)
             limit = runner.seconds(job.properties)
             try:
@@ -311,6 +330,7 @@ class JobQueue:
         job.experiment_id = await self._tracking.create(
             job.name, properties["experimentName"], display, tags, parent=job.parent, root=job.root
         )
+        self._tracking_answers = True
         studio = studio_url(self._settings, job.experiment_id, job.name)
 
         def described(document: dict[str, Any]) -> dict[str, Any]:
@@ -335,6 +355,8 @@ class JobQueue:
         uploads: asyncio.Task[None],
     ) -> None:
         await job.stop()
+        # What a job sent into a session of its own ends with it as well, as everything in a container does.
+        await asyncio.to_thread(_end_orphans, job.name)
         await children.close()
         if failure is not None:
             job.note(f"{state}: {failure.message.partition(chr(10))[0]}")
