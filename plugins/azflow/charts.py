@@ -199,19 +199,27 @@ def shares(rows: Sequence[tuple[str, Sequence[tuple[str, float, str]], str]], *,
     return _svg(bottom + 4, "".join(parts), label)
 
 
-def calibration(curves: Mapping[str, Sequence[tuple[float, float]]], *, label: str = "") -> Html:
-    """Predicted against observed rates, each curve with its name; on the diagonal predictions mean what they say."""
+def calibration(curves: Mapping[str, Sequence[tuple[float, float]]], *, unit: str = "", label: str = "") -> Html:
+    """Predicted against observed, each curve with its name; on the diagonal predictions mean what they say.
+
+    :param unit: of the values; empty: they are rates from 0 to 1.
+    """
     points = [value for curve in curves.values() for point in curve for value in point]
-    top = min(1.0, max(points, default=1.0) * 1.08)
     size, left, height = 300.0, 60.0, 300.0
-    x, y = Scale(0.0, top, left, left + 1.6 * size), Scale(0.0, top, _TOP + height, _TOP)
+    if unit:
+        across = Scale.over(points, left, left + 1.6 * size)
+        low, top = across.low, across.high
+    else:
+        low, top = 0.0, min(1.0, max(points, default=1.0) * 1.08)
+    x, y = Scale(low, top, left, left + 1.6 * size), Scale(low, top, _TOP + height, _TOP)
     parts = []
     for tick in x.ticks(5):
+        shown = f"{tick:g}" if unit else f"{tick:.0%}"
         parts.append(f'<line x1="{x(tick):.1f}" y1="{_TOP}" x2="{x(tick):.1f}" y2="{_TOP + height}" class="grid"/>')
         parts.append(f'<line x1="{left}" y1="{y(tick):.1f}" x2="{left + 1.6 * size}" y2="{y(tick):.1f}" class="grid"/>')
-        parts.append(_text(x(tick), _TOP + height + 17, f"{tick:.0%}", css="soft", anchor="middle"))
-        parts.append(_text(left - 8, y(tick) + 4, f"{tick:.0%}", css="soft", anchor="end"))
-    ends = f'x1="{x(0):.1f}" y1="{y(0):.1f}" x2="{x(top):.1f}" y2="{y(top):.1f}"'
+        parts.append(_text(x(tick), _TOP + height + 17, shown, css="soft", anchor="middle"))
+        parts.append(_text(left - 8, y(tick) + 4, shown, css="soft", anchor="end"))
+    ends = f'x1="{x(low):.1f}" y1="{y(low):.1f}" x2="{x(top):.1f}" y2="{y(top):.1f}"'
     parts.append(f'<line {ends} class="axis" stroke-dasharray="4 4"/>')
     colours = ("var(--accent)", "var(--muted)")
     for index, (name, curve) in enumerate(curves.items()):
@@ -221,7 +229,8 @@ def calibration(curves: Mapping[str, Sequence[tuple[float, float]]], *, label: s
         parts += [f'<circle cx="{x(px):.1f}" cy="{y(py):.1f}" r="3.5" fill="{colour}"/>' for px, py in curve]
         parts.append(f'<circle cx="{left + 1.6 * size + 40:.1f}" cy="{30 + 24 * index}" r="6" fill="{colour}"/>')
         parts.append(_text(left + 1.6 * size + 54, 34 + 24 * index, name))
-    parts.append(_text(left + 0.8 * size, _TOP + height + 38, "predicted", css="soft", anchor="middle"))
+    named = f"predicted, {unit}" if unit else "predicted"
+    parts.append(_text(left + 0.8 * size, _TOP + height + 38, named, css="soft", anchor="middle"))
     middle = _TOP + height / 2
     turned = f'transform="rotate(-90 16 {middle})" text-anchor="middle"'
     parts.append(f'<text x="16" y="{middle}" {turned} class="soft">observed</text>')

@@ -10,7 +10,7 @@ from typing import Any
 
 from azflow import charts, pages
 from azflow.comparison import known_metrics
-from azflow.metrics import LOWER_IS_BETTER
+from azflow.metrics import LOWER_IS_BETTER, shown
 from azflow.pages import Html, badge, code, join, link, section, table, text
 from azflow.spend import hours
 
@@ -122,11 +122,11 @@ def _facts(report: Mapping[str, Any]) -> Html:
 
 
 def _figure(value: object) -> str | None:
-    return f"{value:.4f}" if isinstance(value, int | float) else None
+    return shown(value) if isinstance(value, int | float) else None
 
 
 def _signed(value: object) -> str | None:
-    return f"{value:+.4f}" if isinstance(value, int | float) else None
+    return shown(value, signed=True) if isinstance(value, int | float) else None
 
 
 def _duration(seconds: float) -> str:
@@ -155,18 +155,24 @@ def _verdict(report: Mapping[str, Any]) -> Html:
         if isinstance(found.get("value"), int | float):
             low, high = found.get("low"), found.get("high")
             bars.append(charts.Interval(label, found["value"], low, high, tone, _interval(found)))
+    bars += [
+        charts.Interval(str(one["name"]), one["value"], one.get("low"), one.get("high"), "wait", _interval(one))
+        for one in verdict.get("baselines") or ()
+        if isinstance(one.get("value"), int | float)
+    ]
     parts: list[str] = [f"<p>{word}</p>", reasons]
     if bars:
         parts.append(charts.intervals(bars, label=f"{metric} with its interval"))
     difference = verdict.get("difference") or {}
     if isinstance(difference.get("value"), int | float):
-        parts.append('<p class="soft small">Difference on the same rows: to the right, the challenger is better.</p>')
+        side = "left" if verdict.get("lower_is_better") else "right"
+        parts.append(f'<p class="soft small">Difference on the same rows: to the {side}, the challenger is better.</p>')
         row = charts.Interval(
             "Challenger - champion",
             difference["value"],
             difference.get("low"),
             difference.get("high"),
-            "good" if difference["value"] >= 0 else "bad",
+            "good" if _is_better(difference["value"], verdict) else "bad",
             _interval(difference, signed=True),
         )
         parts.append(charts.intervals([row], lines={"no difference": 0.0}, label="difference of the metric"))
@@ -176,21 +182,31 @@ def _verdict(report: Mapping[str, Any]) -> Html:
         if verdict.get(key)
     }
     if curves:
-        parts.append('<p class="soft small">Do the probabilities mean what they say? On the dashed line they do.</p>')
-        parts.append(charts.calibration(curves, label="predicted against observed rates"))
+        unit = str(verdict.get("unit") or "")
+        what = "predictions" if unit else "probabilities"
+        parts.append(f'<p class="soft small">Do the {what} mean what they say? On the dashed line they do.</p>')
+        parts.append(charts.calibration(curves, unit=unit, label="predicted against observed, in bins of equal size"))
     confidence = verdict.get("confidence")
     share = f"{confidence:.0%} " if isinstance(confidence, int | float) and confidence <= 1 else ""
     counted = f"the same {rows:,} hold-out rows" if isinstance(rows, int) else "the same hold-out rows"
-    intro = f"{metric} on {counted}, with {share}bootstrap intervals."
+    lower = "; lower is better" if verdict.get("lower_is_better") else ""
+    unit = f", in {verdict['unit']}" if verdict.get("unit") else ""
+    intro = f"{metric}{unit}, on {counted}, with {share}bootstrap intervals{lower}."
     return section("Champion against challenger", intro, *parts)
 
 
 def _interval(found: Mapping[str, Any], *, signed: bool = False) -> str:
-    shape = "+.4f" if signed else ".4f"
+    value = shown(found["value"], signed=signed)
     if found.get("low") is None:
-        return format(found["value"], shape)
-    short = shape.replace("4", "3")
-    return f"{format(found['value'], shape)} [{format(found['low'], short)}, {format(found['high'], short)}]"
+        return value
+    short = "+.3f" if signed else ".3f"
+    low, high = (format(found[end], short) if abs(found[end]) < 10 else shown(found[end]) for end in ("low", "high"))  # noqa: PLR2004
+    return f"{value} [{low}, {high}]"
+
+
+def _is_better(difference: float, verdict: Mapping[str, Any]) -> bool:
+    """Whether a challenger that differs so from the champion is at least as good."""
+    return difference <= 0 if verdict.get("lower_is_better") else difference >= 0
 
 
 def _slices(report: Mapping[str, Any]) -> Html:
@@ -215,12 +231,33 @@ def _slices(report: Mapping[str, Any]) -> Html:
 
 
 def _trials(report: Mapping[str, Any]) -> Html:
+    """The trials of the training job; of a pipeline, its steps and the trials of those that had some."""
     job = _left(report, "train.job")
+    children = [child for child in job.get("children") or () if isinstance(child, Mapping)]
+    link_to_job = link("The job", str(job.get("url") or ""))
+    if job.get("type") != "Pipeline":
+        return _leaderboard(job, "Trials", link_to_job)
+    rows = [
+        (
+            child.get("title") or child.get("name"),
+            badge("reused", "accent") if child.get("reused") else child.get("status"),
+            _duration(child["seconds"]) if isinstance(child.get("seconds"), int | float) else None,
+            ", ".join(f"{name} {shown(value)}" for name, value in (child.get("metrics") or {}).items()),
+        )
+        for child in children
+    ]
+    steps = section(f"Steps: {len(rows)}", link_to_job, table(["Step", "", "Took", "Metrics"], rows, numbers=(2,)))
+    boards = [_leaderboard(child, f"Trials of {child.get('title') or 'a step'}") for child in children]
+    return join([steps, *boards]) if rows else Html("")
+
+
+def _leaderboard(job: Mapping[str, Any], title: str, more: str = "") -> Html:
     children = [child for child in job.get("children") or () if isinstance(child, Mapping) and child.get("metrics")]
     if not children:
         return Html("")
     names = dict.fromkeys(name for child in children for name in child["metrics"])
-    metric = next(iter([*known_metrics(names), *names]))
+    asked = [job["primary_metric"]] if job.get("primary_metric") in names else []
+    metric = next(iter([*asked, *known_metrics(names), *names]))
     ranked = sorted(
         (child for child in children if isinstance(child["metrics"].get(metric), int | float)),
         key=lambda child: child["metrics"][metric],
@@ -231,9 +268,9 @@ def _trials(report: Mapping[str, Any]) -> Html:
         (_trial_name(child, index), float(child["metrics"][metric]), child["name"] == best)
         for index, child in enumerate(ranked[:_SHOWN_TRIALS], start=1)
     ]
-    more = f", the best {_SHOWN_TRIALS} of {len(ranked)}" if len(ranked) > _SHOWN_TRIALS else ""
-    intro = join([text(f"{metric} in validation{more}. "), link("The job", str(job.get("url") or ""))])
-    return section(f"Trials: {len(ranked)}", intro, charts.leaderboard(rows, label="trials by metric"))
+    cut = f", the best {_SHOWN_TRIALS} of {len(ranked)}" if len(ranked) > _SHOWN_TRIALS else ""
+    intro = join([text(f"{metric} in validation{cut}. "), more])
+    return section(f"{title}: {len(ranked)}", intro, charts.leaderboard(rows, label="trials by metric"))
 
 
 def _compared(report: Mapping[str, Any]) -> Html:
@@ -288,8 +325,10 @@ def _tail(value: object, length: int = 40) -> str:
 
 def _trial_name(child: Mapping[str, Any], rank: int) -> str:
     # Azure ML names the pre-processing first: "StandardScalerWrapper, LightGBM".
-    algorithm = str(child.get("algorithm") or child.get("name") or "trial").rpartition(", ")[2]
-    return f"{rank}. {algorithm}"
+    algorithm = str(child.get("algorithm") or "").rpartition(", ")[2]
+    # A sweep's trials differ in what they were given.
+    chosen = ", ".join(value for _, value in _short((child.get("parameters") or {}).items()))
+    return f"{rank}. {algorithm or chosen or child.get('title') or child.get('name') or 'trial'}"
 
 
 def _quality(report: Mapping[str, Any]) -> Html:

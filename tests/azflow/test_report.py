@@ -228,6 +228,73 @@ def test_trials_are_ranked_by_the_metric_they_share() -> None:
 # plots
 
 
+def night_of_minutes() -> dict[str, Any]:
+    """A night whose model predicts minutes, by a pipeline, and has no endpoint."""
+    report = night()
+    verdict = report["left"]["evaluate.verdict"]
+    curve = [{"predicted": -12.0, "observed": -10.0, "rows": 600}, {"predicted": 25.0, "observed": 60.0, "rows": 600}]
+    verdict |= {
+        "metric": "mean_absolute_error",
+        "lower_is_better": True,
+        "unit": "minutes",
+        "challenger": {"value": 29.85, "low": 28.8, "high": 30.94},
+        "champion": {"value": 30.30, "low": 29.26, "high": 31.39},
+        "difference": {"value": -0.45, "low": -0.51, "high": -0.37},
+        "baselines": [{"name": "median of the training days", "value": 31.67, "low": 30.6, "high": 32.8}],
+        "challenger_calibration": curve,
+        "champion_calibration": curve,
+        "slices": [],
+    }
+    trials = [
+        {"name": f"t{number}", "title": f"trial {number}", "parameters": {"objective": objective, "num_leaves": "31"},
+         "metrics": {"root_mean_squared_error": 40.0, "mean_absolute_error": error}, "seconds": 6.0}
+        for number, (objective, error) in enumerate([("huber", 25.3), ("regression_l1", 24.9)])
+    ]  # fmt: skip
+    sweep = {"title": "sweep", "name": "s", "status": "Completed", "primary_metric": "mean_absolute_error"}
+    report["left"]["train.job"] |= {
+        "type": "Pipeline",
+        "children": [
+            {"title": "prepare", "name": "p", "status": "Completed", "seconds": 8.0, "reused": True, "metrics": {}},
+            {**sweep, "seconds": 30.0, "metrics": {}, "children": trials, "best_child": "t1"},
+        ],
+    }
+    for task in ("roll_out.deploy", "roll_out.traffic"):
+        del report["left"][task]
+    report["steps"] = [step for step in report["steps"] if not step["task"].startswith("roll_out")]
+    return report
+
+
+def test_a_model_of_minutes_is_shown_in_minutes() -> None:
+    html = night_page.render(night_of_minutes())
+    shown = said(html)
+    for piece in (
+        "mean_absolute_error, in minutes, on the same 6,341 hold-out rows",
+        "lower is better",
+        "-0.4500 [-0.510, -0.370]",
+        "to the left, the challenger is better",
+        "median of the training days",
+        "Do the predictions mean what they say?",
+        "predicted, minutes",
+        "Steps: 2",
+        "reused",
+        "Trials of sweep: 2",
+        "1. regression_l1, 31",
+    ):
+        assert piece in shown, piece
+    assert "Roll-out" not in shown and "%" not in shown.partition("Slices")[0].partition("Do the predictions")[2][:200]
+    for plot in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        xml.dom.minidom.parseString(plot)
+
+
+@pytest.mark.parametrize(("difference", "tone"), [(-0.45, "good"), (0.45, "bad")])
+def test_less_error_is_good(difference: float, tone: str) -> None:
+    report = night_of_minutes()
+    report["left"]["evaluate.verdict"]["difference"]["value"] = difference
+    html = night_page.render(report)
+    plot = html[html.index("difference of the metric") :]
+    assert f'class="{tone}"' in plot[: plot.index("</svg>")]
+
+
 def test_ticks_are_round_and_inside() -> None:
     scale = charts.Scale(0.683, 0.741, 0, 100)
     assert scale.ticks() == [0.69, 0.7, 0.71, 0.72, 0.73, 0.74]
