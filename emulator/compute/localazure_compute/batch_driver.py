@@ -29,7 +29,7 @@ from localazure_compute import batch_mlflow, batch_worker
 from localazure_compute.batch_worker import Options
 
 _UNLIMITED = -1
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 2.0
 
 
 class ScoringFailed(Exception):

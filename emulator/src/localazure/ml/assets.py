@@ -17,6 +17,7 @@ from typing import Any
 
 from localazure.core.errors import AzureError, BadRequest, NotFound
 from localazure.core.store import Store
+from localazure.ml import job_components
 from localazure.ml.catalogue import curated, versions_kind
 from localazure.ml.workspace import ARTIFACT_CONTAINER, ARTIFACTSTORE, DATASTORES
 from localazure.settings import Settings
@@ -87,6 +88,16 @@ class Assets:
     def component(self, id: str) -> dict[str, Any]:
         """The ARM resource of a component version."""
         return self._asset("components", id)
+
+    def component_of_job(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """The spec of a component, from the job it names as its source if it has no graph of its own."""
+        name = job_components.source(spec)
+        if name is None:
+            return spec
+        job = self._store.get(JOBS, name)
+        if job is None or job["resource"]["properties"]["jobType"] != "Pipeline":
+            raise BadRequest(f"There is no pipeline job '{name}' to make a component from.", "sourceJobId", "UserError")
+        return job_components.made(spec, job["request"], lambda id: self.component(id)["properties"]["componentSpec"])
 
     def uri(self, reference: str) -> str:
         """The address that a reference stands for, with assets and job outputs followed to their end."""

@@ -8,6 +8,7 @@ description, archive flag and stage can. https://learn.microsoft.com/rest/api/az
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import uuid
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Addresses(Protocol):
 
     def registered_uri(self, reference: str) -> str: ...
     def same_place(self, one: str, other: str) -> bool: ...
+    def component_of_job(self, spec: dict[str, Any]) -> dict[str, Any]: ...
 
 
 class Catalogue:
@@ -234,6 +236,8 @@ class CollectionHandlers:
 
     def write(self, name: str, version: str, asked: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
         """Creates a version, or updates what may change of it: (created, document)."""
+        if self._collection.path == "components" and isinstance(asked.get("componentSpec"), dict):
+            version, asked = self._sourced(version, asked)
         key = f"{_checked(name, 'name')}/{_checked(version, 'version')}"
         label = self._collection.label
         if not any(asked.get(needed) for needed in self._collection.needs_one_of):
@@ -272,6 +276,14 @@ class CollectionHandlers:
         return False, self._store.update(
             self._versions, key, lambda each: touched({**each, "properties": {**each["properties"], **changes}})
         )
+
+    def _sourced(self, version: str, asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """A component that names a job as its source has that job's graph; (version, properties)."""
+        spec = self._addresses.component_of_job(asked["componentSpec"])
+        if spec is not asked["componentSpec"] and asked.get("isAnonymous"):
+            # The SDK calls every one of them 1: what it is has to tell them apart.
+            version = str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(spec, sort_keys=True)))
+        return version, {**asked, "componentSpec": spec}
 
     def _contain(self, name: str, properties: dict[str, Any]) -> None:
         if self._store.get(self._containers, name) is None:
