@@ -43,6 +43,14 @@ class PromotionRules:
     least value that is worth serving at all; where lower is better, `ceiling` is the most. `min_skill`: the least share
     of the best baseline's error that it must take away. `min_rows`: the fewest hold-out rows on which a decision is
     made.
+
+    `promote_if`: ``not_worse`` keeps the model fresh: it may lose up to `max_loss`, unless the whole interval of the
+    difference says that it is worse. ``better`` asks that the whole interval says it is better: chance alone promotes
+    nobody.
+
+    `max_slice_loss`: how much worse it may be on any slice of at least `min_slice_rows` rows.
+    `max_calibration_error`: how far predictions and outcomes may lie apart, on average over the bins.
+    `max_microseconds_per_row`: what scoring one row may take. None: not judged.
     """
 
     max_loss: float
@@ -50,6 +58,11 @@ class PromotionRules:
     floor: float | None = None
     ceiling: float | None = None
     min_skill: float | None = None
+    promote_if: Literal["not_worse", "better"] = "not_worse"
+    max_slice_loss: float | None = None
+    min_slice_rows: int = 500
+    max_calibration_error: float | None = None
+    max_microseconds_per_row: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,13 +121,8 @@ def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, forc
     if rules.min_skill is not None:
         against += _against_skill(metric, challenger, baseline, skill, rules.min_skill)
     if difference is not None and difference.value is not None:
-        loss = difference.value if lower else -difference.value
-        if loss > rules.max_loss:
-            against.append(
-                f"on the same {rows} rows the challenger's {metric} is {shown(loss)} {'above' if lower else 'below'} "
-                f"champion version {version}'s (difference {difference}), more than the {shown(rules.max_loss)} it may "
-                "lose (max_loss)"
-            )
+        against += _against_champion(metric, rows, difference, str(version), rules, lower=lower)
+    against += _against_parts(metric, evidence, rules, lower=lower)
     promote = not against
     reasons: tuple[str, ...]
     if promote and difference is None:
@@ -123,9 +131,11 @@ def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, forc
         kept = f" is {word} {shown(bound)}, and" if bound is not None else ":"
         reasons = (f"{metric} {challenger}{kept} there is no champion to beat",)
     elif promote:
+        kept = (
+            "better for certain" if rules.promote_if == "better" else f"within the {shown(rules.max_loss)} it may lose"
+        )
         reasons = (
-            f"{metric} {challenger} against champion version {version}'s {champion}: difference {difference}, within "
-            f"the {shown(rules.max_loss)} it may lose",
+            f"{metric} {challenger} against champion version {version}'s {champion}: difference {difference}, {kept}",
         )
     else:
         reasons = tuple(against)
@@ -165,6 +175,76 @@ def _against(metric: str, rows: int, challenger: Measured, rules: PromotionRules
     elif not lower and rules.floor is not None and challenger.value < rules.floor:
         against.append(f"the challenger's {metric} {shown(challenger.value)} is below the floor {shown(rules.floor)}")
     return against
+
+
+def _against_champion(
+    metric: str, rows: int, difference: Measured, version: str, rules: PromotionRules, *, lower: bool
+) -> list[str]:
+    """What the paired difference speaks against it."""
+    assert difference.value is not None
+    loss = difference.value if lower else -difference.value
+    side = "above" if lower else "below"
+    said = f"on the same {rows} rows the challenger's {metric} is {shown(abs(loss))}"
+    if loss > rules.max_loss:
+        return [
+            f"{said} {side} champion version {version}'s (difference {difference}), more than the "
+            f"{shown(rules.max_loss)} it may lose (max_loss)"
+        ]
+    # The interval's ends as losses: the least and the most that the challenger may really have lost.
+    ends = (difference.low, difference.high)
+    known = [end if lower else -end for end in ends if end is not None]
+    if known and min(known) > 0:
+        return [f"{said} {side} champion version {version}'s, and the whole interval says so (difference {difference})"]
+    if rules.promote_if == "better" and (not known or max(known) >= 0):
+        return [
+            f"it isn't better than champion version {version} for certain: the difference {difference} may be chance "
+            "(promote_if: better)"
+        ]
+    return []
+
+
+def _against_parts(metric: str, evidence: Mapping[str, Any], rules: PromotionRules, *, lower: bool) -> list[str]:
+    """What its slices, its calibration and its speed speak against it, where they are judged."""
+    against: list[str] = []
+    if rules.max_slice_loss is not None:
+        for part in evidence.get("slices") or ():
+            ours, theirs = part.get("challenger"), part.get("champion")
+            if ours is None or theirs is None or part["rows"] < rules.min_slice_rows:
+                continue
+            loss = ours - theirs if lower else theirs - ours
+            if loss > rules.max_slice_loss:
+                against.append(
+                    f"where {part['column']} is {part['value']} ({part['rows']} rows) its {metric} {shown(ours)} is "
+                    f"{shown(loss)} worse than the champion's, more than {shown(rules.max_slice_loss)} (max_slice_loss)"
+                )
+    if rules.max_calibration_error is not None:
+        error = calibration_error((evidence.get("challenger") or {}).get("calibration") or ())
+        if error is None:
+            against.append("max_calibration_error asks for calibration, and the evidence has none")
+        elif error > rules.max_calibration_error:
+            against.append(
+                f"its predictions and the outcomes lie {shown(error)} apart on average, more than "
+                f"{shown(rules.max_calibration_error)} (max_calibration_error)"
+            )
+    if rules.max_microseconds_per_row is not None:
+        took = evidence.get("microseconds_per_row")
+        if took is None:
+            against.append("max_microseconds_per_row asks how long scoring took, and the evidence doesn't say")
+        elif took > rules.max_microseconds_per_row:
+            against.append(
+                f"scoring a row took {took:.0f} microseconds, more than {rules.max_microseconds_per_row:.0f} "
+                "(max_microseconds_per_row)"
+            )
+    return against
+
+
+def calibration_error(bins: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean distance of what was predicted and what was observed, weighted by rows (the expected calibration error);
+    None without bins."""
+    rows = sum(each["rows"] for each in bins)
+    if not rows:
+        return None
+    return float(sum(abs(each["predicted"] - each["observed"]) * each["rows"] for each in bins) / rows)
 
 
 def _against_skill(

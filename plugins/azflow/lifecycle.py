@@ -230,6 +230,11 @@ def _train_and_evaluate(spec: ModelSpec, common: Mapping[str, Any]) -> list[Plan
         "ceiling": gate.ceiling,
         "min_skill": gate.min_skill,
         "min_rows": gate.min_rows,
+        "promote_if": gate.promote_if,
+        "max_slice_loss": gate.max_slice_loss,
+        "min_slice_rows": gate.min_slice_rows,
+        "max_calibration_error": gate.max_calibration_error,
+        "max_microseconds_per_row": gate.max_microseconds_per_row,
         "force": "{{ params.force_promotion }}",
     }
     return [

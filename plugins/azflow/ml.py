@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
@@ -22,6 +22,7 @@ from azflow.errors import ConfigurationError, first_line
 from azflow.evaluation import verdict_text
 from azflow.guardrails import PromotionRules, judge_challenger
 from azflow.job_files import content_digest, keep_expressions, origin, override, read_job, tag, truth
+from azflow.lake_tables import LakeTable, inspect_table, write_table_pointer
 from azflow.metrics import check_bounds
 from azflow.ml_jobs import NIGHT_PROPERTY, SERVICE, children_table
 from azflow.ml_workspace import Workspace
@@ -208,18 +209,20 @@ class AzureMLJobOperator(RemoteRunOperator):
 
 
 class DataAssetOperator(AzflowOperator):
-    """Registers an exported folder as a data asset: a pointer and what it points at, no copy.
+    """Registers an exported folder or a table of the lake as a data asset: a pointer and what it points at, no copy.
 
     The asset's version is the partition and the night's key, so that doing it again registers the same. Its tags:
-    row_count, schema_hash, watermark, suite_result, git_commit, dag, run. An ``mltable`` is a small file in a folder
-    beside the export, which other readers of the export then don't trip over.
+    row_count, schema_hash, watermark, suite_result, git_commit, dag, run; of a Delta table also table_version, and the
+    pointer stays with that version whatever is written later. An ``mltable`` is a small file in a folder beside the
+    data, which other readers of it then don't trip over.
 
     XCom: ``{"id": "azureml:<name>:<version>", "name", "version", "type", "path", "rows", "columns", "schema_hash",
-    "watermark"}``.
+    "watermark", "table_version"}``; ``table_version`` is None but for a Delta table.
 
     :param name: the asset's name.
-    :param path: the folder of Parquet files, relative to the lake's container.
+    :param path: the folder of Parquet files, or of the Delta table, relative to the lake's container.
     :param type: ``mltable`` (AutoML needs it) or ``uri_folder``.
+    :param format: ``parquet`` or ``delta``; a Delta table is an ``mltable``: only that can name a version.
     :param tags: more tags.
     :param datastore: Azure ML's name for the lake's container.
     """
@@ -234,6 +237,7 @@ class DataAssetOperator(AzflowOperator):
         name: str,
         path: str,
         type: str = "mltable",
+        format: str = "parquet",
         tags: Mapping[str, str] | None = None,
         datastore: str = "lake",
         **kwargs: Any,
@@ -242,44 +246,67 @@ class DataAssetOperator(AzflowOperator):
         self.name = name
         self.path = path
         self.type = type
+        self.format = format
         self.tags = dict(tags or {})
         self.datastore = datastore
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Look at the export, write the MLTable file, register."""
+        """Look at the data, write the MLTable file, register."""
         with airflow_edge(self.conn_id):
-            if self.type not in ("mltable", "uri_folder"):
-                raise ConfigurationError(f"Data asset {self.name}: type is {self.type!r}; use mltable or uri_folder.")
+            allowed = {"parquet": ("mltable", "uri_folder"), "delta": ("mltable",)}
+            if self.format not in allowed:
+                raise ConfigurationError(f"Data asset {self.name}: format is {self.format!r}; use parquet or delta.")
+            if self.type not in allowed[self.format]:
+                raise ConfigurationError(
+                    f"Data asset {self.name}: type is {self.type!r}; use {' or '.join(allowed[self.format])}."
+                )
             connection = AzureConnection.load(self.conn_id)
             night = context["night"]  # type: ignore[typeddict-item]
-            export = exports.inspect(connection, self.path)
             version = f"{night.partition}-{night.key}"
-            data = path = f"{self._datastore_url(connection)}/paths/{export.folder}/"
-            if self.type == "mltable":
-                folder = exports.write_mltable(connection, export, data)
-                path = f"{self._datastore_url(connection)}/paths/{folder}/"
-            tags = {
-                **origin(night),
-                "row_count": str(export.rows),
-                "schema_hash": export.schema_hash,
-                "watermark": str(night.partition),
-                "suite_result": _suite_result(context),
-                **{key: tag(value) for key, value in self.tags.items()},
-            }
             with contextlib.closing(Workspace(connection)) as workspace:
+                found, path, data = self._look(connection, workspace, version)
+                tags = {
+                    **origin(night),
+                    "row_count": "unknown" if found.rows is None else str(found.rows),
+                    "schema_hash": found.schema_hash,
+                    "watermark": str(night.partition),
+                    "suite_result": _suite_result(context),
+                    **({"table_version": str(found.version)} if isinstance(found, LakeTable) else {}),
+                    **{key: tag(value) for key, value in self.tags.items()},
+                }
                 workspace.register_data(self.name, version, path, data_type=self.type, tags=tags, referenced=[data])
-        self.log.info("azureml:%s:%s points at %s: %d rows.", self.name, version, export.folder, export.rows)
+        rows = "an unknown number of" if found.rows is None else found.rows
+        self.log.info("azureml:%s:%s points at %s: %s rows.", self.name, version, found.folder, rows)
         return {
             "id": f"azureml:{self.name}:{version}",
             "name": self.name,
             "version": version,
             "type": self.type,
             "path": path,
-            "rows": export.rows,
-            "columns": export.columns,
-            "schema_hash": export.schema_hash,
+            "rows": found.rows,
+            "columns": found.columns,
+            "schema_hash": found.schema_hash,
             "watermark": str(night.partition),
+            "table_version": found.version if isinstance(found, LakeTable) else None,
         }
+
+    def _look(
+        self, connection: AzureConnection, workspace: Workspace, version: str
+    ) -> tuple[exports.Export | LakeTable, str, str]:
+        """What is there, the asset's address, and the data's."""
+        root = f"{self._datastore_url(connection)}/paths"
+        if self.format == "delta":
+            # An earlier try's pointer stays: the table may have been written to since.
+            known = workspace.version("data", self.name, version)
+            kept = ((known or {}).get("properties", {}).get("tags") or {}).get("table_version")
+            table = inspect_table(connection, self.path, int(kept) if kept else None)
+            data = f"{root}/{table.folder}/"
+            return table, f"{root}/{write_table_pointer(connection, table, data)}/", data
+        export = exports.inspect(connection, self.path)
+        data = f"{root}/{export.folder}/"
+        if self.type == "uri_folder":
+            return export, data, data
+        return export, f"{root}/{exports.write_mltable(connection, export, data)}/", data
 
     def _datastore_url(self, connection: AzureConnection) -> str:
         # The long form: MLTable files don't know in which workspace they are read.
@@ -303,6 +330,10 @@ class EvaluationGate(AzflowOperator):
     :param ceiling: where lower is better, the most it may be.
     :param min_skill: where lower is better, the least share of the best baseline's error that it must take away.
     :param min_rows: the least hold-out rows.
+    :param promote_if: ``not_worse``, or ``better`` by the whole interval of the paired difference.
+    :param max_slice_loss: how much worse it may be on a slice of at least `min_slice_rows` rows.
+    :param max_calibration_error: how far predictions and outcomes may lie apart on average.
+    :param max_microseconds_per_row: what scoring a row may take.
     :param force: promote against the rules (the form's choice); text or bool.
     """
 
@@ -319,6 +350,11 @@ class EvaluationGate(AzflowOperator):
         floor: float | None = None,
         ceiling: float | None = None,
         min_skill: float | None = None,
+        promote_if: Literal["not_worse", "better"] = "not_worse",
+        max_slice_loss: float | None = None,
+        min_slice_rows: int = 500,
+        max_calibration_error: float | None = None,
+        max_microseconds_per_row: float | None = None,
         force: str | bool = False,
         **kwargs: Any,
     ) -> None:
@@ -326,7 +362,18 @@ class EvaluationGate(AzflowOperator):
         self.evaluation = evaluation
         self.metric = metric
         check_bounds(metric, floor, ceiling, min_skill)
-        self.rules = PromotionRules(max_loss, min_rows, floor, ceiling, min_skill)
+        self.rules = PromotionRules(
+            max_loss=max_loss,
+            min_rows=min_rows,
+            floor=floor,
+            ceiling=ceiling,
+            min_skill=min_skill,
+            promote_if=promote_if,
+            max_slice_loss=max_slice_loss,
+            min_slice_rows=min_slice_rows,
+            max_calibration_error=max_calibration_error,
+            max_microseconds_per_row=max_microseconds_per_row,
+        )
         self.force = force
 
     def execute(self, context: Context) -> dict[str, Any]:

@@ -50,6 +50,55 @@ def test_verdict(challenger: float | None, champion: float | None, rows: int, pr
     assert words in " ".join(verdict.reasons)
 
 
+def judged(rules: dict[str, Any], **more: Any) -> Any:
+    found = evidence(0.71, 0.70) | more
+    return judge_challenger(found, PromotionRules(max_loss=0.01, floor=0.60, min_rows=500, **rules))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "not_worse", "better"),
+    [
+        (-0.004, 0.002, True, False),  # as good as equal: chance promotes nobody
+        (0.001, 0.009, True, True),
+        (-0.008, -0.001, False, False),  # little, but for certain
+        (None, None, True, False),  # no interval, no certainty
+    ],
+)
+def test_the_interval_decides(low: float | None, high: float | None, not_worse: bool, better: bool) -> None:
+    value = 0.0 if low is None or high is None else (low + high) / 2
+    difference = {"value": value, "low": low, "high": high}
+    assert judged({}, difference=difference).promote is not_worse
+    assert judged({"promote_if": "better"}, difference=difference).promote is better
+
+
+def test_where_lower_is_better_the_interval_turns_round() -> None:
+    rules = PromotionRules(max_loss=1.0, ceiling=30.0, min_rows=500, promote_if="better")
+    measured = {"value": 20.0, "low": 19.0, "high": 21.0}
+    found = evidence(0.7, 0.7) | {"metric": "mean_absolute_error", "challenger": measured, "champion": measured}
+    assert judge_challenger(found | {"difference": {"value": -0.5, "low": -0.9, "high": -0.1}}, rules).promote
+    assert not judge_challenger(found | {"difference": {"value": 0.5, "low": 0.1, "high": 0.9}}, rules).promote
+
+
+def test_slices_calibration_and_speed_are_judged_where_asked() -> None:
+    slices = [
+        {"column": "carrier", "value": "UA", "rows": 900, "challenger": 0.66, "champion": 0.70},
+        {"column": "carrier", "value": "YV", "rows": 40, "challenger": 0.40, "champion": 0.70},
+        {"column": "carrier", "value": "AA", "rows": 900, "challenger": 0.70, "champion": 0.70},
+    ]
+    (reason,) = judged({"max_slice_loss": 0.03}, slices=slices).reasons
+    assert reason.startswith("where carrier is UA (900 rows) its roc_auc 0.6600 is 0.0400 worse")
+    assert judged({}, slices=slices).promote
+    bins = [{"predicted": 0.2, "observed": 0.3, "rows": 100}, {"predicted": 0.5, "observed": 0.5, "rows": 300}]
+    calibrated = evidence(0.71)["challenger"] | {"calibration": bins}
+    assert judged({"max_calibration_error": 0.03}, challenger=calibrated).promote
+    (reason,) = judged({"max_calibration_error": 0.02}, challenger=calibrated).reasons
+    assert "lie 0.0250 apart" in reason
+    assert not judged({"max_calibration_error": 0.02}).promote  # asked for, and not in the evidence
+    assert judged({"max_microseconds_per_row": 100.0}, microseconds_per_row=99.0).promote
+    assert not judged({"max_microseconds_per_row": 100.0}, microseconds_per_row=101.0).promote
+    assert not judged({"max_microseconds_per_row": 100.0}).promote
+
+
 def test_a_random_model_is_rejected_for_every_reason_that_holds() -> None:
     verdict = judge_challenger(evidence(0.5, 0.7, rows=100), RULES)
     assert [reason.split()[0] for reason in verdict.reasons] == ["the", "the", "on"]
