@@ -393,15 +393,6 @@ class AzureConnection:
             "registry_discovery_endpoint": cloud.registry_discovery_endpoint or manager + "/",
         }
 
-    @cached_property
-    def mlflow_url(self) -> str:
-        """The workspace's MLflow tracking server, ``https://...``; asks the workspace once.
-
-        Azure ML gives it as ``azureml://``, a scheme only its own MLflow plug-in understands; the server is the same.
-        """
-        uri = str(self.ml_client().workspaces.get(self.workspace).mlflow_tracking_uri)
-        return "https://" + uri.removeprefix("azureml://") if uri.startswith("azureml://") else uri
-
     # -- Synapse ---------------------------------------------------------------------------------------------------
 
     def synapse_artifacts(self) -> ArtifactsClient:

@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 import azflow.orphans
 from azflow.components import PipelineRunOperator, PublishComponentsOperator
 from azflow.connection import AzureConnection
-from azflow.ml import AzureMLJobOperator, RegisterModelOperator
+from azflow.ml import AzureMLJobOperator, DataAssetOperator, RegisterModelOperator
 from azflow.ml_jobs import AzureMLJobs
 from azflow.orphans import OrphanSweepOperator
 from azflow.registry import ModelRegistry
@@ -95,6 +95,19 @@ SWEEP = f"""
     outputs:
       out: {{type: uri_folder}}
 """
+# Thirteen commits of two rows: the tenth leaves a checkpoint.
+TABLE = f"""
+    type: command
+    compute: azureml:cpu-cluster
+    {ENVIRONMENT}
+    command: >-
+      python -c "import deltalake, pandas;
+      rows = pandas.DataFrame({{'id': [1, 2], 'late': [True, False]}});
+      [deltalake.write_deltalake('${{{{outputs.table}}}}', rows, mode='append') for _ in range(13)];
+      deltalake.DeltaTable('${{{{outputs.table}}}}').create_checkpoint()"
+    outputs:
+      table: {{type: uri_folder}}
+"""
 
 
 def write(path: Path, text: str) -> None:
@@ -115,6 +128,7 @@ def include(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(root / "ml/components/step.yml", STEP)
     write(root / "ml/components/pipeline.yml", PIPELINE)
     write(root / "ml/jobs/sweep.yml", SWEEP)
+    write(root / "ml/jobs/table.yml", TABLE)
     return root
 
 
@@ -202,6 +216,17 @@ def test_a_model_with_its_lineage_goes_to_a_registry_and_to_another_workspace(
     ]
     (copied,) = ModelRegistry(AzureConnection.load("other"), f"{NAME}-copy").versions()
     assert (copied.job, copied.role) == (job["name"], "challenger")
+
+
+def test_a_lake_table_is_pointed_at_by_version(run: Callable[..., Any], connection: AzureConnection) -> None:
+    table = f"azureml://datastores/lake/paths/contract/{NAME}/table/"
+    writer = AzureMLJobOperator(task_id="table", job="jobs/table.yml", outputs={"table": table})
+    run(writer)
+    asset = {"name": f"{NAME}-table", "path": f"contract/{NAME}/table", "format": "delta"}
+    made = [run(DataAssetOperator(task_id="data", **asset)) for _ in range(2)]
+    assert made[0] == made[1]
+    assert (made[0]["table_version"], made[0]["rows"], made[0]["columns"]) == (12, 26, ("id", "late"))
+    assert connection.ml_client().data.get(f"{NAME}-table", made[0]["version"]).tags["row_count"] == "26"
 
 
 def test_a_sweep_is_followed_paid_for_and_compared(
