@@ -230,3 +230,12 @@ jobs:
     assert finished(client, invoked.name).status == "Completed"
     client.jobs.download(invoked.name, download_path=str(tmp_path), output_name="said")
     assert (tmp_path / "named-outputs" / "said" / "word.txt").read_text() == "hello\n"
+    # A job that ran can be deployed as well: with what it was given as defaults.
+    of_job = PipelineComponentBatchDeployment(
+        name="again", endpoint_name=endpoint, job_definition=invoked.name, settings={"default_compute": "cpu-cluster"}
+    )
+    client.batch_deployments.begin_create_or_update(of_job).result()
+    invoked = client.batch_endpoints.invoke(endpoint_name=endpoint, deployment_name="again")
+    assert finished(client, invoked.name).status == "Completed"
+    client.jobs.download(invoked.name, download_path=str(tmp_path / "again"), output_name="said")
+    assert (tmp_path / "again" / "named-outputs" / "said" / "word.txt").read_text() == "hello\n"

@@ -52,6 +52,7 @@ def test_a_pipeline_job_becomes_a_component_with_its_inputs_and_outputs(with_cli
         other = await client.put("components/azureml_anonymous/versions/1", componentSpec=of_that, isAnonymous=True)
         assert other["name"] != made["name"]
         assert other["properties"]["componentSpec"]["inputs"]["n"]["default"] == "4"
+        assert other["properties"]["componentSpec"]["outputs"] == spec["outputs"]
         answer = await client.send("PUT", "components/c/versions/1", {"properties": {"componentSpec": {
             **sent, "sourceJobId": "never"}}})  # fmt: skip
         assert "no pipeline job 'never'" in answer.json()["error"]["message"]

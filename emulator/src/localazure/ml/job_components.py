@@ -28,8 +28,7 @@ def made(
     job's literals become defaults; data has none, as in the service.
     """
     if not job.get("jobs") and job.get("componentId"):
-        # A job of a pipeline component: the component, with what the job was given as defaults.
-        job = {**component(job["componentId"]), "inputs": job.get("inputs"), "outputs": job.get("outputs")}
+        return _of_component(spec, component(job["componentId"]), job)
     types = _types(job.get("jobs") or {}, component)
     inputs: dict[str, Any] = {}
     for name, entry in (job.get("inputs") or {}).items():
@@ -43,6 +42,15 @@ def made(
         if name != "default"
     }
     return {**spec, "type": "pipeline", "jobs": dict(job.get("jobs") or {}), "inputs": inputs, "outputs": outputs}
+
+
+def _of_component(spec: Mapping[str, Any], base: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    """The component that the job was of, with the literals the job was given as defaults."""
+    inputs = {name: dict(declared) for name, declared in (base.get("inputs") or {}).items()}
+    for name, entry in (job.get("inputs") or {}).items():
+        if name in inputs and entry.get("jobInputType") == "literal":
+            inputs[name] |= {"optional": True, "default": str(entry.get("value", ""))}
+    return {**spec, "type": "pipeline", "jobs": base["jobs"], "inputs": inputs, "outputs": base.get("outputs") or {}}
 
 
 def _types(steps: Mapping[str, Any], component: Callable[[str], Mapping[str, Any]]) -> dict[str, str]:
