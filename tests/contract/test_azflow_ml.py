@@ -17,7 +17,9 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+import azflow.endpoint_files
 import azflow.orphans
+from azflow.batch import BatchDeployOperator, BatchEndpointInvokeOperator
 from azflow.components import PipelineRunOperator, PublishComponentsOperator
 from azflow.connection import AzureConnection
 from azflow.ml import AzureMLJobOperator, DataAssetOperator, RegisterModelOperator
@@ -108,6 +110,26 @@ TABLE = f"""
     outputs:
       table: {{type: uri_folder}}
 """
+DRAWN = f"""
+    type: pipeline
+    display_name: {NAME} by hand
+    experiment_name: {NAME}-drawn
+    settings: {{default_compute: azureml:cpu-cluster}}
+    inputs: {{rate: 0.6}}
+    jobs:
+      fit:
+        type: command
+        component: ../components/step.yml
+        inputs: {{rate: "${{{{parent.inputs.rate}}}}"}}
+"""
+BATCH = """
+    name: {{ deployment }}
+    endpoint_name: {{ endpoint }}
+    type: pipeline
+    component: COMPONENT
+    settings:
+      default_compute: azureml:cpu-cluster
+"""
 
 
 def write(path: Path, text: str) -> None:
@@ -129,6 +151,9 @@ def include(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(root / "ml/components/pipeline.yml", PIPELINE)
     write(root / "ml/jobs/sweep.yml", SWEEP)
     write(root / "ml/jobs/table.yml", TABLE)
+    write(root / "ml/jobs/drawn.yml", DRAWN)
+    write(root / "ml/endpoints/batch/endpoint.yml", f"name: {NAME}")
+    write(root / "ml/endpoints/batch/deployment.yml", BATCH)
     return root
 
 
@@ -187,6 +212,42 @@ def test_a_pipeline_is_published_and_run_by_its_name(
     assert run(PipelineRunOperator(task_id="pipeline", **arguments))["name"] == result["name"]
     with pytest.raises(AirflowException, match=r"(?s)fit: .*a rate below nothing"):
         run(PipelineRunOperator(task_id="bad", **{**arguments, "inputs": {"rate": -1}}))
+
+
+def test_a_pipeline_that_a_person_drew_runs_by_its_display_name(
+    run: Callable[..., Any], connection: AzureConnection, include: Path
+) -> None:
+    from azure.ai.ml import load_job
+
+    drawn = load_job(include / "ml/jobs/drawn.yml")
+    drawn.name = f"{NAME}-drawn"
+    connection.ml_client().jobs.create_or_update(drawn)
+    arguments: dict[str, Any] = {"pipeline": f"{NAME} by hand", "inputs": {"rate": 0.1}, "experiment": NAME}
+    result = run(PipelineRunOperator(task_id="by_name", settings={"force_rerun": True}, **arguments))
+    assert (result["status"], result["experiment"]) == ("Completed", NAME)
+    assert result["metrics"] == {"fit.accuracy": pytest.approx(0.96)}
+
+
+def test_a_batch_endpoint_is_deployed_and_invoked_once(
+    run: Callable[..., Any], include: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azflow.endpoint_files, "ENDPOINTS", include / "ml/endpoints")
+    component = run(PublishComponentsOperator(task_id="publish"))["components"][f"{NAME}_pipeline"]["id"]
+    file = include / "ml/endpoints/batch/deployment.yml"
+    file.write_text(file.read_text().replace("COMPONENT", component))
+    deployed = [run(BatchDeployOperator(task_id="deploy", endpoint="batch")) for _ in range(2)]
+    assert [one["created"] for one in deployed] == [True, False]
+    assert deployed[0]["deployment"] == deployed[1]["deployment"]
+
+    def invoke() -> Any:
+        operator = BatchEndpointInvokeOperator(task_id="invoke", endpoint=NAME, inputs={"rate": 0.25})
+        return run(operator)
+
+    result = invoke()
+    assert result["status"] == "Completed" and result["metrics"] == {"fit.accuracy": pytest.approx(0.9975)}
+    assert invoke()["name"] == result["name"]
+    with pytest.raises(AirflowFailException, match=r"batch endpoint .* refuses the invocation"):
+        run(BatchEndpointInvokeOperator(task_id="bad", endpoint=NAME, deployment="none", inputs={"rate": 1}))
 
 
 def test_a_model_with_its_lineage_goes_to_a_registry_and_to_another_workspace(
