@@ -1,4 +1,5 @@
-"""One worker process of batch scoring: it loads the scoring script, calls `init()` once, and `run` for each mini-batch.
+"""One worker process of batch scoring: it loads the scoring script, calls `init()` once, `run` for each mini-batch, and
+`shutdown()` at the end if there is one.
 
 https://learn.microsoft.com/azure/machine-learning/how-to-batch-scoring-script
 """
@@ -57,6 +58,9 @@ def work(channel: connection.Connection, options: Options, node: int, number: in
         try:
             batch, files = channel.recv()
         except EOFError:
+            # https://learn.microsoft.com/azure/machine-learning/how-to-use-parallel-job-in-pipeline (entry script)
+            if shutdown := getattr(script, "shutdown", None):
+                shutdown()
             return
         try:
             text, results = rows(run(list(files)))

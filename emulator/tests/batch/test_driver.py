@@ -19,6 +19,9 @@ def init():
     model = (pathlib.Path(os.environ["AZUREML_MODEL_DIR"]) / "m.txt").read_text()
     print("init in", os.getpid())
 
+def shutdown():
+    print("shut down")
+
 def run(mini_batch):
     time.sleep(0.2)
     return [f"{model} {pathlib.Path(each).name} {os.getpid()}" for each in mini_batch]
@@ -70,7 +73,8 @@ def test_mini_batches_are_scored_by_as_many_processes_as_asked_and_written_in_or
     assert [row[:2] for row in rows] == [["model", f"{number}.txt"] for number in range(6)]
     assert len({row[2] for row in rows}) == 3
     assert "3 worker process(es)" in done.stdout
-    assert job.log("user/stdout/node0/*").count("init in") == 3
+    said = job.log("user/stdout/node0/*")
+    assert (said.count("init in"), said.count("shut down")) == (3, 3)
     assert "6 file(s), 6 result(s), 0 failed item(s)" in job.log("job_progress_overview.*.txt")
     assert not (job.folder / ".parts").exists()
 
