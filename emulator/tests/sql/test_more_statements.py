@@ -17,8 +17,8 @@ import pytest
 from localazure.sql.results import ResultSet, SqlError
 from localazure.sql.session import Session
 
-from . import statements_serverless
-from .conftest import make_serverless, run, table_rows
+from . import statements_dedicated, statements_serverless
+from .conftest import make_pool, make_serverless, run, table_rows
 
 
 def _last(session: Session, batch: str) -> list[tuple[Any, ...]]:
@@ -35,6 +35,11 @@ def _check(session: Session, batch: str, answer: Any) -> None:
         with pytest.raises(SqlError) as caught:
             run(session, batch)
         assert caught.value.number == answer, caught.value
+        return
+    if isinstance(answer, tuple):  # how many rows or columns
+        result = [result for result in run(session, batch) if isinstance(result, ResultSet)][-1]
+        found = {"rows": result.table.num_rows, "columns": len(result.columns)}
+        assert found[answer[0]] == answer[1]
         return
     assert _last(session, batch) == answer
 
@@ -107,9 +112,58 @@ def test_serverless(serverless: Session, batch: str, answer: Any) -> None:
         run(serverless, "USE demo")
 
 
+DEDICATED_FIXTURE = (
+    "CREATE TABLE dbo.f (id int NOT NULL, k varchar(10), v decimal(10,2), d date) WITH (DISTRIBUTION = HASH(id), "
+    "CLUSTERED COLUMNSTORE INDEX, PARTITION (d RANGE RIGHT FOR VALUES ('2020-01-01', '2021-01-01')))",
+    "INSERT INTO dbo.f VALUES (1, 'a', 1.5, '2019-05-01'), (2, 'b', 2.5, '2020-05-01'), (3, 'a', 3.5, '2020-06-01'), "
+    "(4, 'b', 2, '2021-05-01')",
+    "CREATE TABLE dbo.g (a int) WITH (HEAP)",
+    "INSERT INTO dbo.g VALUES (1), (2)",
+    "CREATE TABLE dbo.skewed WITH (DISTRIBUTION = HASH(k)) AS SELECT 1 AS k, id FROM dbo.f",
+    "CREATE TABLE dbo.even WITH (DISTRIBUTION = ROUND_ROBIN, HEAP) AS SELECT TOP 240 a.id FROM dbo.f a, dbo.f b, dbo.f c, "
+    "dbo.f d",
+    "CREATE TABLE dbo.rep WITH (DISTRIBUTION = REPLICATE, HEAP) AS SELECT TOP 3 id FROM dbo.f",
+)
+
+
+def _dedicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    pool = make_pool(tmp_path_factory.mktemp("dedicated"))
+    session = pool.session("tester", "pytest", "localhost")
+    for batch in DEDICATED_FIXTURE:
+        run(session, batch)
+    yield session
+    pool.close()
+
+
+# A pool a group; the statements of a group share it as those of a script do.
+dedicated_pool = pytest.fixture(scope="module", name="dedicated_pool")(_dedicated)
+procedural_pool = pytest.fixture(scope="module", name="procedural_pool")(_dedicated)
+views_pool = pytest.fixture(scope="module", name="views_pool")(_dedicated)
+
+
+@pytest.mark.parametrize(("batch", "answer"), _cases(statements_dedicated.DEDICATED))
+def test_dedicated(dedicated_pool: Session, batch: str, answer: Any) -> None:
+    _check(dedicated_pool, batch, answer)
+
+
+@pytest.mark.parametrize(("batch", "answer"), _cases(statements_dedicated.PROCEDURAL))
+def test_procedural(procedural_pool: Session, batch: str, answer: Any) -> None:
+    _check(procedural_pool, batch, answer)
+
+
+@pytest.mark.parametrize(("batch", "answer"), _cases(statements_dedicated.DMV))
+def test_management_views(views_pool: Session, batch: str, answer: Any) -> None:
+    _check(views_pool, batch, answer)
+
+
 def test_counts(capsys: pytest.CaptureFixture[str]) -> None:
     """How many there are: every one ran above."""
-    groups = {"serverless": statements_serverless.STATEMENTS}
+    groups = {
+        "serverless": statements_serverless.STATEMENTS,
+        "dedicated": statements_dedicated.DEDICATED,
+        "procedural": statements_dedicated.PROCEDURAL,
+        "management views": statements_dedicated.DMV,
+    }
     for name, statements in groups.items():
         assert len(statements) >= 30, name
         assert len({title for title, _, _ in statements}) == len(statements), name

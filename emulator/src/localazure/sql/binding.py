@@ -112,8 +112,8 @@ class Context:
 
     variables: declared types by lower-case name; constant: a variable's present value; parameters: the variables that
     the SQL names as $v_<name>; attachments: what to register under these names before running; lake: the rows of files
-    in a serverless pool; pool, databases: where names are looked up; system, local: a catalogue view or a temporary
-    table was named; cacheable: nothing in the SQL depends on the moment.
+    in a serverless pool; pool, databases: where names are looked up; system, local, stored: a catalogue view, a
+    temporary table, a table was named; cacheable: nothing in the SQL depends on the moment.
     """
 
     catalog: Catalog
@@ -135,7 +135,9 @@ class Context:
     lake: Callable[..., tuple[str, RowSource]] | None = None
     pool: Any = None
     databases: Callable[[], list[tuple[str, int, str]]] = list
+    session_values: dict[str, object] = field(default_factory=dict)
     local: bool = False
+    stored: bool = False
 
     def fresh(self, prefix: str) -> str:
         """A quoted name that nothing else in this statement has."""

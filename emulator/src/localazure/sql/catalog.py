@@ -105,6 +105,8 @@ class View(CatalogObject):
     columns: tuple[str, ...] = ()
     query_text: str = ""
     text: str = ""
+    distribution: str = ""
+    disabled: bool = False
     materialized: bool = False
 
 

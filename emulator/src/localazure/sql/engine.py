@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from localazure.sql import macros, python_functions
 from localazure.sql.requests import RequestLog
+from localazure.sql.result_cache import ResultCache
 
 if TYPE_CHECKING:
     from localazure.sql.pool import Session
@@ -45,6 +46,8 @@ class Engine:
         macros.install(self.connection)
         self.connection.execute("SET lock_configuration = true")
         self.requests = RequestLog()
+        self.results = ResultCache()
+        self.data_version = 0
         self.sessions: dict[int, Session] = {}
         self._cache: OrderedDict[object, object] = OrderedDict()
         self._lock = threading.Lock()

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from localazure.sql import serverless_views
+from localazure.sql import node_views, serverless_views, workload
+from localazure.sql.catalog import View
+from localazure.sql.requests import Request
 from localazure.sql.view_columns import Spec, declare
 
 if TYPE_CHECKING:
@@ -40,19 +43,19 @@ def _requests(session: Session) -> tuple[Spec, Rows]:
                 request.status,
                 request.submitted,
                 request.submitted,
-                request.submitted,
+                request.compiled,
                 request.ended,
                 elapsed,
                 request.label,
-                None,
-                5,
+                request.error_id,
+                session.pool.number,
                 request.command,
-                "smallrc",
-                "normal",
-                "smallrc",
-                None,
-                None,
-                0,
+                request.group if request.classifier is None else None,
+                request.importance,
+                request.group,
+                request.classifier,
+                Decimal(str(request.percent)),
+                request.cache,
                 None,
                 request.rows,
             )
@@ -70,18 +73,19 @@ def _steps(session: Session) -> tuple[Spec, Rows]:
     )
     found = []
     for request in session.pool.engine.requests.rows():
-        if request.status == "Running":
-            continue
-        elapsed = int(((request.ended or request.submitted) - request.submitted).total_seconds() * 1000)
+        if request is session.request:
+            continue  # the query that asks
+        ended = request.ended or datetime.now(UTC).replace(tzinfo=None)
+        elapsed = int((ended - request.submitted).total_seconds() * 1000)
         found.append(
             (
                 request.request_id,
                 0,
-                "OnOperation",
+                "ReturnOperation" if request.kind == "QueryStatement" else "OnOperation",
                 "Unspecified",
                 "Control",
-                "Complete" if request.status == "Completed" else "Failed",
-                None,
+                "Complete" if request.status == "Completed" else request.status,
+                request.error_id,
                 request.submitted,
                 request.ended,
                 elapsed,
@@ -99,13 +103,15 @@ def _pdw_sessions(session: Session) -> tuple[Spec, Rows]:
         "client_id nvarchar(255), app_name nvarchar(255), sql_spid int"
     )
     counts: dict[str, int] = {}
+    last: dict[str, Request] = {}
     for request in session.pool.engine.requests.rows():
         counts[request.session_id] = counts.get(request.session_id, 0) + 1
+        last[request.session_id] = request
     found = [
         (
             f"SID{spid}",
-            "Active" if other is session else "Idle",
-            None,
+            "Active" if _busy(last.get(f"SID{spid}")) else "Idle",
+            last[f"SID{spid}"].request_id if f"SID{spid}" in last else None,
             None,
             other.login,
             _time(other.login_time),
@@ -117,6 +123,62 @@ def _pdw_sessions(session: Session) -> tuple[Spec, Rows]:
         )
         for spid, other in list(session.pool.engine.sessions.items())
     ]
+    return spec, found
+
+
+def _busy(request: Request | None) -> bool:
+    return request is not None and request.ended is None
+
+
+def _errors(session: Session) -> tuple[Spec, Rows]:
+    spec = declare(
+        "error_id nvarchar(36), source nvarchar(64), type nvarchar(4000), create_time datetime, pdw_node_id int, "
+        "session_id nvarchar(32), request_id nvarchar(32), spid int, thread_id int, details nvarchar(4000)"
+    )
+    return spec, [
+        (
+            request.error_id,
+            "localazure",
+            f"SqlError {request.error_number}",
+            request.ended,
+            1,
+            request.session_id,
+            request.request_id,
+            None,
+            None,
+            request.error,
+        )
+        for request in session.pool.engine.requests.rows()
+        if request.error_id is not None
+    ]
+
+
+def _sql_requests(session: Session) -> tuple[Spec, Rows]:
+    """What each step ran on a distribution: one machine has one."""
+    spec = declare(
+        "request_id nvarchar(32), step_index int, pdw_node_id int, distribution_id int, status nvarchar(32), "
+        "error_id nvarchar(36), start_time datetime, end_time datetime, total_elapsed_time int, row_count bigint, "
+        "spid int, command nvarchar(4000)"
+    )
+    found = []
+    for request in session.pool.engine.requests.rows():
+        ended = request.ended or datetime.now(UTC).replace(tzinfo=None)
+        found.append(
+            (
+                request.request_id,
+                0,
+                1,
+                1,
+                "Complete" if request.status == "Completed" else request.status,
+                request.error_id,
+                request.submitted,
+                request.ended,
+                int((ended - request.submitted).total_seconds() * 1000),
+                -1 if request.rows is None else request.rows,
+                int(request.session_id[3:]),
+                request.command,
+            )
+        )
     return spec, found
 
 
@@ -186,11 +248,18 @@ def _databases(session: Session) -> tuple[Spec, Rows]:
             False,
             3,
             "SIMPLE",
-            False,
+            cached,
             0,
         )
 
+    setting = session.pool.catalog.setting("OPTION", "RESULT_SET_CACHING")
+    cached = setting is not None and setting.options.get("VALUE") == "ON"
     return spec, [row(*database) for database in session.pool.databases()]
+
+
+def _role_members(session: Session) -> tuple[Spec, Rows]:
+    """Whoever logs in is dbo, and dbo an owner."""
+    return declare("role_principal_id int, member_principal_id int"), [(16384, 1)]
 
 
 def _principals(session: Session) -> tuple[Spec, Rows]:
@@ -245,6 +314,28 @@ def _format_row(name: str, number: int, o: dict[str, str]) -> tuple[Any, ...]:
     )
 
 
+def _materialized(session: Session) -> tuple[Spec, Rows]:
+    spec = declare("object_id int, physical_name nvarchar(36), distribution_policy_desc nvarchar(60), is_disabled bit")
+    return spec, [
+        (entry.object_id, f"MV_{entry.object_id:08x}", entry.distribution.split(",")[0], entry.disabled)
+        for entry in session.pool.catalog.objects.values()
+        if isinstance(entry, View) and entry.materialized
+    ]
+
+
+def _classifier_details(session: Session) -> tuple[Spec, Rows]:
+    spec = declare("classifier_id int, classifier_type nvarchar(255), classifier_value nvarchar(255)")
+    kinds = {"MEMBERNAME": "membername", "WLM_LABEL": "wlm_label", "WLM_CONTEXT": "wlm_context",
+             "START_TIME": "start_time", "END_TIME": "end_time"}  # fmt: skip
+    return spec, [
+        (setting.object_id, kind, setting.options[key])
+        for setting in session.pool.catalog.settings.values()
+        if setting.kind == workload.CLASSIFIER
+        for key, kind in kinds.items()
+        if key in setting.options
+    ]
+
+
 def _empty(spec: Spec) -> Callable[[Session], tuple[Spec, Rows]]:
     return lambda session: (spec, [])
 
@@ -293,6 +384,7 @@ VIEWS: dict[str, Callable[[Session], tuple[Spec, Rows]]] = {
             None,
         ),
     ),
+    "sys.pdw_materialized_view_mappings": _materialized,
     "sys.symmetric_keys": _settings(
         "master key",
         declare("name sysname, principal_id int, symmetric_key_id int, key_length int, algorithm_desc sysname"),
@@ -300,20 +392,45 @@ VIEWS: dict[str, Callable[[Session], tuple[Spec, Rows]]] = {
     ),
     "sys.workload_management_workload_groups": _settings(
         "workload group",
-        declare("group_id int, name sysname, importance sysname"),
-        lambda name, number, o: (number, name, "normal"),
+        declare(
+            "group_id int, name sysname, importance nvarchar(128), min_percentage_resource tinyint, "
+            "cap_percentage_resource tinyint, request_min_resource_grant_percent decimal(5,2), "
+            "request_max_resource_grant_percent decimal(5,2), query_execution_timeout_sec int, create_time datetime, "
+            "modify_time datetime"
+        ),
+        lambda name, number, o: (
+            number,
+            name,
+            o.get("IMPORTANCE", "normal").lower(),
+            int(o["MIN_PERCENTAGE_RESOURCE"]),
+            int(o["CAP_PERCENTAGE_RESOURCE"]),
+            Decimal(o["REQUEST_MIN_RESOURCE_GRANT_PERCENT"]),
+            Decimal(o.get("REQUEST_MAX_RESOURCE_GRANT_PERCENT", o["REQUEST_MIN_RESOURCE_GRANT_PERCENT"])),
+            int(o.get("QUERY_EXECUTION_TIMEOUT_SEC", "0")),
+            None,
+            None,
+        ),
     ),
     "sys.workload_management_workload_classifiers": _settings(
         "workload classifier",
-        declare("classifier_id int, name sysname, is_enabled bit"),
-        lambda name, number, o: (number, name, True),
+        declare("classifier_id int, name sysname, group_name sysname, importance nvarchar(128), is_enabled bit"),
+        lambda name, number, o: (number, name, o["WORKLOAD_GROUP"], o.get("IMPORTANCE", "normal").lower(), True),
     ),
+    "sys.workload_management_workload_classifier_details": _classifier_details,
     "sys.dm_pdw_waits": _empty(
         declare("wait_id bigint, session_id nvarchar(32), request_id nvarchar(32), type sysname, state sysname")
     ),
-    "sys.dm_pdw_errors": _empty(
-        declare("error_id sysname, session_id nvarchar(32), request_id nvarchar(32), details nvarchar(4000)")
+    "sys.dm_pdw_errors": _errors,
+    "sys.dm_pdw_sql_requests": _sql_requests,
+    "sys.database_role_members": _role_members,
+    "sys.database_permissions": _empty(
+        declare(
+            "class tinyint, class_desc nvarchar(60), major_id int, minor_id int, grantee_principal_id int, "
+            "grantor_principal_id int, type char(4), permission_name nvarchar(128), state char(1), "
+            "state_desc nvarchar(60)"
+        )
     ),
+    **node_views.VIEWS,
     "sys.synonyms": _empty(declare("name sysname, object_id int, schema_id int, base_object_name nvarchar(4000)")),
     "sys.sequences": _empty(
         declare("name sysname, object_id int, schema_id int, start_value bigint, increment bigint")

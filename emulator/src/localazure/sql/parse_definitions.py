@@ -248,9 +248,10 @@ class DefinitionParser(QueryParser):
         self.expect("VIEW")
         name = self.name()
         columns = self.parenthesised(self.identifier) if self.at("(") else []
+        distribution = ""
         if materialized:
-            if self.take("WITH"):
-                self.table_options()
+            self.expect("WITH")
+            distribution = self._view_distribution(name, line)
         elif self.take("WITH"):
             self.expect("SCHEMABINDING")
         self.expect("AS")
@@ -260,8 +261,17 @@ class DefinitionParser(QueryParser):
         if self.take("WITH"):
             raise errors.refused("WITH CHECK OPTION", line)
         return s.CreateView(
-            line, name, columns, query, self.text[begin:end], self.text[start:end], alter, replace, materialized
+            line, name, columns, query, self.text[begin:end], self.text[start:end], alter, replace, distribution
         )
+
+    def _view_distribution(self, name: s.Parts, line: int) -> str:
+        """https://learn.microsoft.com/en-us/sql/t-sql/statements/create-materialized-view-as-select-transact-sql"""
+        options = self.table_options()
+        if options.distribution not in {"HASH", "ROUND_ROBIN"}:
+            raise errors.refused(
+                "MATERIALIZED VIEW", line, f"'{name[-1]}' needs DISTRIBUTION = HASH(..) or ROUND_ROBIN."
+            )
+        return ", ".join([options.distribution, *options.hash_columns])
 
     def _procedure(self, start: int, line: int, *, alter: bool, replace: bool) -> s.Statement:
         self.advance()
@@ -571,6 +581,11 @@ class DefinitionParser(QueryParser):
         if kind not in {"MASTER KEY", "DATABASE ENCRYPTION KEY", "DATABASE SCOPED CONFIGURATION"}:
             name = ".".join(self.name())
         options: dict[str, str] = {}
+        if kind in {"WORKLOAD GROUP", "WORKLOAD CLASSIFIER"}:
+            self.expect("WITH")
+            return s.Administration(line, f"{action} {kind}", name, self.key_values())
+        if kind == "MATERIALIZED VIEW":
+            options["ACTION"] = self.advance().key
         key: list[str] = []
         while self.token.kind != "end" and not self.at(";") and not self._next_statement():
             token = self.advance()

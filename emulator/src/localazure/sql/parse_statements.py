@@ -493,12 +493,17 @@ class StatementParser(DefinitionParser):
         arguments: dict[str, str] = {}
         if self.take("("):
             while not self.at(")"):
-                arguments[str(len(arguments))] = self.advance().text
+                if self.take(","):
+                    continue
+                if self.at_identifier():
+                    arguments[str(len(arguments))] = ".".join(self.name())
+                else:
+                    arguments[str(len(arguments))] = self.advance().text
                 if self.token.kind == "end":
                     raise self.error()
             self.expect(")")
         if self.take("WITH"):
-            self.advance()
+            arguments["WITH"] = ",".join(self.comma_list(lambda: self.advance().key))
         return s.Administration(line, f"DBCC {name}", "", arguments)
 
 

@@ -189,7 +189,13 @@ def _role_member(interpreter: Interpreter, values: Values, line: int) -> Iterato
 
 
 def _session_context(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
-    raise errors.not_implemented("sp_set_session_context", line)
+    """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-set-session-context-transact-sql"""
+    key = str(_pick(values, "@key", 0) or "")
+    if not key:
+        raise SqlError(15600, "An invalid parameter or option was specified for procedure 'sp_set_session_context'.",
+                       line=line)  # fmt: skip
+    interpreter.session.context_values[key.lower()] = _pick(values, "@value", 1)
+    yield RowsAffected(None)
 
 
 def _like(value: Any, pattern: Any) -> bool:

@@ -7,6 +7,8 @@ Difference: varchar is hashed as UTF-8, the vendor's default code page is 1252; 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -76,6 +78,37 @@ def like(text: str | None, pattern: str | None, escape: str | None) -> bool | No
     return re.fullmatch(regex(pattern, escape or None), text, re.IGNORECASE | re.DOTALL) is not None
 
 
+_STEP = re.compile(r'\.(?:"((?:[^"\\\\]|\\\\.)*)"|(\w+))|\[(\d+)\]')
+
+
+def json_modify(text: str | None, path: str, value: str | None) -> str | None:
+    """``text`` with the value at ``path`` changed; a NULL value takes a property away, ``append`` adds to an array."""
+    if text is None:
+        return None
+    append = path.startswith("append ")
+    steps = [name or word or int(number) for name, word, number in _STEP.findall(path.partition("$")[2])]
+    root = json.loads(text)
+    if not steps:
+        return text
+    place: Any = root
+    for step, following in itertools.pairwise(steps):
+        if isinstance(place, dict) and isinstance(step, str):
+            place = place.setdefault(step, [] if isinstance(following, int) else {})
+        elif isinstance(place, list) and isinstance(step, int) and step < len(place):
+            place = place[step]
+        else:
+            return text
+    last, new = steps[-1], None if value is None else json.loads(value)
+    if append:
+        found = place.setdefault(last, []) if isinstance(place, dict) else place[last]
+        found.append(new)
+    elif isinstance(place, dict) and value is None:
+        place.pop(last, None)
+    elif isinstance(place, dict) or (isinstance(place, list) and isinstance(last, int) and last < len(place)):
+        place[last] = new
+    return json.dumps(root, ensure_ascii=False, separators=(",", ":"))
+
+
 def _mapped(rule: Callable[[str], Any], kind: pa.DataType) -> Callable[[pa.ChunkedArray], pa.Array]:
     def over(column: pa.ChunkedArray) -> pa.Array:
         return pa.array([None if text is None else rule(text) for text in column.to_pylist()], kind)
@@ -97,6 +130,14 @@ def install(connection: duckdb.DuckDBPyConnection) -> None:
 
     connection.create_function(
         "tsql_like", like_columns, ["VARCHAR"] * 3, "BOOLEAN", type="arrow", null_handling="special"
+    )  # type: ignore[call-overload,unused-ignore]
+
+    def modified(text: pa.ChunkedArray, path: pa.ChunkedArray, value: pa.ChunkedArray) -> pa.Array:
+        rows = zip(text.to_pylist(), path.to_pylist(), value.to_pylist(), strict=True)
+        return pa.array([json_modify(*row) for row in rows], pa.string())
+
+    connection.create_function(
+        "tsql_json_modify", modified, ["VARCHAR"] * 3, "VARCHAR", type="arrow", null_handling="special"
     )  # type: ignore[call-overload,unused-ignore]
     for algorithm, name in HASHES.items():
         if algorithm != "SHA":

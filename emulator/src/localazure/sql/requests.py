@@ -40,6 +40,12 @@ class Request:
     rows: int | None = None
     kind: str = ""
     processed: int | None = None
+    group: str = "smallrc"
+    classifier: str | None = None
+    importance: str = "normal"
+    percent: float = 3.0
+    cache: int = 0
+    error_id: str | None = None
     statement_id: str = field(default_factory=lambda: f"{{{str(uuid.uuid4()).upper()}}}")
 
     @property
@@ -71,6 +77,7 @@ class RequestLog:
             request.error_number = getattr(error, "number", 0)
             request.status = "Cancelled" if request.error_number == _CANCELLED else "Failed"
             request.error = getattr(error, "message", str(error))
+            request.error_id = str(uuid.uuid4())
             raise
         else:
             request.status = "Completed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from localazure.sql import catalog_views, errors, external, openrowset, tables
+from localazure.sql import catalog_views, errors, external, openrowset, result_cache, tables, workload
 from localazure.sql import syntax as s
 from localazure.sql.binding import Attachments, Context, RowSource, Scope, parameter_name
 from localazure.sql.catalog import Catalog, Snapshot, Table, quote
@@ -43,6 +44,11 @@ class Compiled:
     attachments: Attachments = field(default_factory=dict)
     output: tuple[OutputColumn, ...] = ()
     change: CompiledChange | None = None
+    stored: bool = False
+    cacheable: bool = False
+
+
+_VOLATILE = re.compile(r"\b(?:gen_random_uuid|uuid|random)\(")
 
 
 class Running:
@@ -65,6 +71,7 @@ class Running:
     identity_insert: str
     options: dict[str, str]
     usage: Usage
+    context_values: dict[str, object]
     request: Request | None
     definitions: list[tuple[Catalog, Snapshot, Snapshot]]
     _cancelled: threading.Event
@@ -83,6 +90,7 @@ class Running:
             system_rows=lambda schema, name: catalog_views.system_rows(self, schema, name),  # type: ignore[arg-type]
             external_rows=lambda table: external.read_table(self.pool, table),
             databases=self.pool.databases,
+            session_values=self.context_values,
             pool=self.pool,
             lake=_lake if self.pool.kind.openrowset else None,
         )
@@ -125,7 +133,16 @@ class Running:
         if change is not None:
             sql = change.sql
         context.check_mixed(statement.line)
-        done = Compiled(statement, sql, frozenset(context.parameters), context.attachments, output, change)
+        done = Compiled(
+            statement,
+            sql,
+            frozenset(context.parameters),
+            context.attachments,
+            output,
+            change,
+            stored=context.stored,
+            cacheable=context.cacheable,
+        )
         if cached and context.cacheable:
             self.pool.engine.remember(key, done)
         return done
@@ -136,11 +153,38 @@ class Running:
         with self._logged(statement, statement.query.options.get("LABEL")) as request:
             compiled = self.compile(statement, frame, cached=cached)
             request.compiled = moment_now()
-            table = self.fetch(
-                compiled.sql, self.values(compiled.parameters, frame), compiled.attachments, statement.line
-            )
+            values = self.values(compiled.parameters, frame)
+            request.cache = self._uncached(compiled)
+            key = (compiled.sql, repr(sorted(values.items())), self.pool.catalog.version, self._data_version())
+            found = self.pool.engine.results.get(key) if request.cache == result_cache.MISS else None
+            if found is not None:
+                request.cache, request.rows = result_cache.HIT, found.table.num_rows
+                return found
+            table = self.fetch(compiled.sql, values, compiled.attachments, statement.line)
             request.rows = table.num_rows
-        return ResultSet(result_columns(compiled.output), conformed(table, compiled.output))
+            result = ResultSet(result_columns(compiled.output), conformed(table, compiled.output))
+            if request.cache == result_cache.MISS and not self.pool.engine.results.put(key, result):
+                request.cache = -result_cache.TOO_LARGE
+        return result
+
+    def _data_version(self) -> int:
+        return self.pool.engine.data_version
+
+    def _uncached(self, compiled: Compiled) -> int:
+        """Why a query's result isn't cached: 0 when it is, else the reasons as the vendor adds them up."""
+        reasons = 0
+        setting = self.pool.catalog.setting("OPTION", "RESULT_SET_CACHING")
+        if setting is None or setting.options.get("VALUE") != "ON":
+            reasons |= result_cache.OFF_IN_DATABASE
+        if self.options.get("RESULT_SET_CACHING") == "OFF" or self.transaction_count:
+            reasons |= result_cache.OFF_IN_SESSION
+        if not compiled.stored:
+            reasons |= result_cache.NO_TABLES
+        if not compiled.cacheable:
+            reasons |= result_cache.SYSTEM_OR_TEMPORARY
+        if "$now" in compiled.parameters or _VOLATILE.search(compiled.sql):
+            reasons |= result_cache.NOT_DETERMINISTIC
+        return -reasons
 
     def change(self, statement: Any, frame: Frame) -> RowsAffected:
         with self._logged(statement, statement.options.get("LABEL")) as request:
@@ -164,6 +208,7 @@ class Running:
                 results = list(tables.define(self, statement, frame))  # type: ignore[arg-type]
             except duckdb.Error as error:
                 raise errors.from_duckdb(error, statement.line) from error
+            self.pool.engine.data_version += 1
             for result in results:
                 if isinstance(result, RowsAffected) and result.count is not None:
                     request.rows = self.row_count = result.count
@@ -175,7 +220,28 @@ class Running:
             self.spid, self._text(statement), label, self.login, type(statement).__name__
         ) as request:
             self.request = request
-            yield request
+            place = workload.place(self, label)  # type: ignore[arg-type]
+            request.group, request.classifier = place.group, place.classifier
+            request.importance, request.percent = place.importance, place.percent
+            with self._limited(place.seconds):
+                yield request
+
+    @contextmanager
+    def _limited(self, seconds: int) -> Iterator[None]:
+        """A workload group's QUERY_EXECUTION_TIMEOUT_SEC: the statement is cancelled when it is over."""
+        if not seconds:
+            yield
+            return
+        timer = threading.Timer(seconds, self.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def cancel(self) -> None:
+        raise NotImplementedError
 
     def fetch(self, sql: str, values: dict[str, Any], attachments: Attachments, line: int) -> pa.Table:
         """Run a query and return its rows."""
@@ -199,6 +265,7 @@ class Running:
             for attempt in range(_ATTEMPTS):
                 try:
                     found = self.cursor.execute(sql, values or None).fetchall()
+                    self.pool.engine.data_version += 1
                     return int(found[0][0]) if found else 0
                 except duckdb.TransactionException as error:
                     if self.transaction_count or attempt == _ATTEMPTS - 1 or "onflict" not in str(error):

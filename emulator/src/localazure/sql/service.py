@@ -1,21 +1,24 @@
 """Statements that configure the service: credentials, workload groups, the master key, KILL, DBCC.
 
-They are kept in the catalogue, where its views show them. Workload groups govern nothing: a private pool has one
-workload. Secrets are dropped by the parser. Whatever says who may do what (users, roles, permissions, policies,
-encryption) is refused: nothing here would enforce it.
+They are kept in the catalogue, where its views show them. Secrets are dropped by the parser. Whatever says who may do
+what (users, roles, permissions, policies, encryption) is refused: nothing here would enforce it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from localazure.sql import errors
+from localazure.sql import errors, workload
 from localazure.sql import syntax as s
-from localazure.sql.catalog import Setting, Table
+from localazure.sql.catalog import Setting, Table, View, now
+from localazure.sql.distributions import space_used
 from localazure.sql.procedures import rows
-from localazure.sql.results import Message, Result, RowsAffected, SqlError, SqlType
-from localazure.sql.sqltypes import BIGINT, INT
+from localazure.sql.results import Message, Result, ResultSet, RowsAffected, SqlError, SqlType
+from localazure.sql.sqltypes import BIGINT, FLOAT, INT
+from localazure.sql.statistics import show_statistics
+from localazure.sql.system_functions import split_object_name
 
 if TYPE_CHECKING:
     from localazure.sql.serverless import Serverless
@@ -58,11 +61,17 @@ def administer(session: Session, statement: s.Administration) -> Iterator[Result
         _create(session, statement, kind.removeprefix("CREATE "))
     elif kind == "ALTER DATABASE":
         _alter_database(session, statement)
+    elif kind == "ALTER MATERIALIZED VIEW":
+        _alter_materialized(session, statement)
     elif kind.startswith("ALTER "):
         subject = kind.removeprefix("ALTER ")
-        if subject not in {"MATERIALIZED VIEW", "DATABASE SCOPED CONFIGURATION"} and (
-            session.pool.catalog.setting(subject, statement.name) is None
-        ):
+        found = session.pool.catalog.setting(subject, statement.name)
+        if found is not None and subject == workload.GROUP:
+            options = {**found.options, **statement.options}
+            workload.check(session.pool.catalog, subject, options, statement.line)
+            with session.pool.catalog.change(session.cursor) as change:
+                change.put_setting(replace(found, options=options))
+        elif subject != "DATABASE SCOPED CONFIGURATION" and found is None:
             raise SqlError(
                 15151,
                 f"Cannot alter the {subject.lower()} '{statement.name}', because it does not exist or you do not have "
@@ -111,6 +120,10 @@ def _alter_database(session: Session, statement: s.Administration) -> None:
             session.pool.capacity.scale(value, statement.line)
             return
     words = " ".join(statement.options).split()
+    if "RESULT_SET_CACHING" in words:
+        with session.pool.catalog.change(session.cursor) as change:
+            change.put_setting(Setting("OPTION", "RESULT_SET_CACHING", {"VALUE": words[-1]}, 0))
+        return
     if _SPEED.isdisjoint(words):
         raise errors.not_implemented(" ".join(["ALTER DATABASE", *words[:2]]), statement.line)
 
@@ -125,8 +138,23 @@ def _create(session: Session, statement: s.Administration, kind: str) -> None:
         raise SqlError(
             number, f"{kind.capitalize()} '{name}' already exists in the current database.", line=statement.line
         )
+    if kind in {workload.GROUP, workload.CLASSIFIER}:
+        workload.check(catalog, kind, statement.options, statement.line)
     with catalog.change(session.cursor) as change:
         change.put_setting(Setting(kind, name, statement.options, catalog.new_id()))
+
+
+def _alter_materialized(session: Session, statement: s.Administration) -> None:
+    """REBUILD and DISABLE. A disabled view answers all the same, worked out from its tables, as in a pool."""
+    schema, name = split_object_name(statement.name)
+    found = session.pool.catalog.find(schema, name)
+    if not isinstance(found, View) or not found.materialized:
+        raise errors.invalid_object(statement.name, statement.line)
+    action = statement.options["ACTION"]
+    if action not in {"REBUILD", "DISABLE"}:
+        raise errors.syntax(action, statement.line)
+    with session.pool.catalog.change(session.cursor) as change:
+        change.put(replace(found, disabled=action == "DISABLE", modified=now()))
 
 
 def drop_setting(session: Session, kind: str, name: str, if_exists: bool, line: int) -> None:
@@ -142,6 +170,7 @@ def drop_setting(session: Session, kind: str, name: str, if_exists: bool, line: 
             f"Cannot drop the {kind.lower()} '{name}', because it does not exist or you do not have permission.",
             line=line,
         )
+    workload.check_drop(catalog, kind, found.name, line)
     with catalog.change(session.cursor) as change:
         change.remove_setting(found)
 
@@ -160,22 +189,24 @@ def _dbcc(session: Session, statement: s.Administration) -> Iterator[Result]:
     if name == "PDW_SHOWSPACEUSED":
         tables = session.pool.catalog.tables()
         if statement.options:
-            from localazure.sql.system_functions import split_object_name
-
-            schema, wanted = split_object_name(statement.options["0"])
-            found = session.pool.catalog.find(schema, wanted)
-            if not isinstance(found, Table):
-                raise errors.invalid_object(statement.options["0"], statement.line)
-            tables = [found]
-        count = sum(
-            session.cursor.execute(f"SELECT count(*) FROM {table.physical}").fetchall()[0][0]
-            for table in tables
-            if table.external is None
-        )
+            tables = [_named_table(session, statement.options["0"], statement.line)]
         names = ["ROWS", "RESERVED_SPACE", "DATA_SPACE", "INDEX_SPACE", "UNUSED_SPACE"]
         columns: list[tuple[str, SqlType]] = [(title, BIGINT) for title in names]
-        yield rows([*columns, ("PDW_NODE_ID", INT), ("DISTRIBUTION_ID", INT)], [(count, 0, 0, 0, 0, 1, 1)])
+        yield rows([*columns, ("PDW_NODE_ID", INT), ("DISTRIBUTION_ID", INT)], space_used(session, tables))
         return
+    if name == "PDW_SHOWMATERIALIZEDVIEWOVERHEAD":
+        yield _overhead(session, statement)
+        return
+    if name == "SHOW_STATISTICS":
+        yield from show_statistics(session, statement)
+        return
+    if name == "SHOWRESULTCACHESPACEUSED":
+        size = session.pool.engine.results.kilobytes
+        titles = ("RESERVED_SPACE", "DATA_SPACE", "INDEX_SPACE", "UNUSED_SPACE")
+        yield rows([(title, BIGINT) for title in titles], [(size, size, 0, 0)])
+        return
+    if name == "DROPRESULTSETCACHE":
+        session.pool.engine.results.clear()
     if name in {"DROPCLEANBUFFERS", "FREEPROCCACHE", "DROPRESULTSETCACHE"}:
         yield Message(
             2528,
@@ -186,3 +217,26 @@ def _dbcc(session: Session, statement: s.Administration) -> Iterator[Result]:
         )
         return
     raise errors.not_implemented(f"DBCC {name}", statement.line)
+
+
+def _named_table(session: Session, written: str, line: int) -> Table:
+    found = session.pool.catalog.find(*split_object_name(written))
+    if not isinstance(found, Table) or found.external is not None:
+        raise errors.invalid_object(written, line)
+    return found
+
+
+def _overhead(session: Session, statement: s.Administration) -> Result:
+    """A view here is always worked out from its tables, so that nothing has piled up since its last rebuild.
+
+    https://learn.microsoft.com/en-us/sql/t-sql/database-console-commands/dbcc-pdw-showmaterializedviewoverhead-transact-sql
+    """
+    written = statement.options.get("0", "")
+    schema, name = split_object_name(written)
+    found = session.pool.catalog.find(schema, name)
+    if not isinstance(found, View) or not found.materialized:
+        raise errors.invalid_object(written, statement.line)
+    query = f"SELECT COUNT_BIG(*) FROM [{found.schema}].[{found.name}]"
+    count = next(r for r in session.execute(query) if isinstance(r, ResultSet)).table.column(0)[0].as_py()
+    columns = [("OBJECT_ID", INT), ("BASE_VIEW_ROWS", BIGINT), ("TOTAL_ROWS", BIGINT), ("OVERHEAD_RATIO", FLOAT)]
+    return rows(columns, [(found.object_id, count, count, 1.0)])

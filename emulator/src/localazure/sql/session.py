@@ -45,6 +45,7 @@ class Session(Running):
         self.identity_insert = ""
         self.options: dict[str, str] = {}
         self.usage = Usage()
+        self.context_values: dict[str, object] = {}
         self.definitions: list[tuple[Catalog, Snapshot, Snapshot]] = []
         self.request: Request | None = None
         self._cancelled = threading.Event()
@@ -145,6 +146,7 @@ class Session(Running):
         try:
             if self.changing:
                 self.cursor.execute("COMMIT")
+                self.pool.engine.data_version += 1
         except duckdb.Error as error:
             raise errors.from_duckdb(error, 1) from error
         finally:

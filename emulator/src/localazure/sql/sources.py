@@ -110,6 +110,7 @@ class SourceCompiler(ExpressionCompiler):
         return self._stored(found, source)
 
     def _stored(self, table: Table, source: s.TableSource) -> tuple[str, Sources]:
+        self.context.stored = True
         alias = self.context.fresh(table.name)
         columns = [
             SourceColumn(column.name, column.type, f"{alias}.{quote(column.name)}", column.nullable, trimmed=True)

@@ -261,7 +261,10 @@ class CreateTableAs(Statement):
 
 @dataclass(slots=True)
 class CreateView(Statement):
-    """``text`` is the whole statement as written, ``alter`` for ALTER VIEW, ``replace`` for CREATE OR ALTER."""
+    """``text`` is the whole statement as written, ``alter`` for ALTER VIEW, ``replace`` for CREATE OR ALTER.
+
+    distribution: of a materialised view ("HASH, column" or "ROUND_ROBIN"), empty for any other.
+    """
 
     name: Parts
     columns: list[str]
@@ -270,7 +273,11 @@ class CreateView(Statement):
     text: str
     alter: bool = False
     replace: bool = False
-    materialized: bool = False
+    distribution: str = ""
+
+    @property
+    def materialized(self) -> bool:
+        return bool(self.distribution)
 
 
 @dataclass(slots=True)

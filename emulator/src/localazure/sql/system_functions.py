@@ -280,6 +280,15 @@ def _permission(i: Invocation) -> Value:
     return _int(1)
 
 
+@function("SESSION_CONTEXT", args=1)
+def _session_context(i: Invocation) -> Value:
+    """sql_variant in the vendor's; text here."""
+    i.compiler.context.cacheable = False
+    values = i.compiler.context.session_values
+    found = values.get(i.compiler.constant_text(i.call.args[0], i.scope).lower())
+    return _name(None if found is None else str(found))
+
+
 @function("ERROR_NUMBER", "ERROR_MESSAGE", "ERROR_SEVERITY", "ERROR_STATE", "ERROR_PROCEDURE", args=0)
 def _error(i: Invocation) -> Value:
     i.compiler.context.cacheable = False

@@ -22,6 +22,7 @@ from localazure.sql.catalog import (
     schema_name,
 )
 from localazure.sql.changes import stored
+from localazure.sql.queries import OutputColumn
 from localazure.sql.results import Result, RowsAffected, SqlError
 from localazure.sql.rules import check_definition
 from localazure.sql.service import drop_database, drop_setting
@@ -156,6 +157,8 @@ def _create_view(session: Session, statement: s.CreateView, frame: Frame) -> Res
                 f"Create View or Function failed because no column name was specified for column {position}.",
                 line=statement.line,
             )
+    if statement.materialized:
+        _check_materialized(statement, compiled.columns)
     stamp = now()
     view = View(
         old.object_id if old else session.pool.catalog.new_id(),
@@ -166,11 +169,38 @@ def _create_view(session: Session, statement: s.CreateView, frame: Frame) -> Res
         tuple(names),
         statement.query_text,
         statement.text,
+        statement.distribution,
+        False,
         statement.materialized,
     )
     with session.pool.catalog.change(session.cursor) as change:
         change.put(view)
     return RowsAffected(None)
+
+
+_IN_MATERIALIZED = frozenset({"AVG", "COUNT", "COUNT_BIG", "MAX", "MIN", "SUM", "STDEV", "STDEVP", "VAR", "VARP"})
+
+
+def _check_materialized(statement: s.CreateView, columns: tuple[OutputColumn, ...]) -> None:
+    """A SELECT with an aggregate, or grouped with all its keys in the list; hash columns from that list.
+
+    https://learn.microsoft.com/en-us/sql/t-sql/statements/create-materialized-view-as-select-transact-sql
+    """
+    line, body = statement.line, statement.query.body
+    what = f"CREATE MATERIALIZED VIEW {'.'.join(statement.name)}"
+    if not isinstance(body, s.Select) or statement.query.tables or body.distinct or body.top or body.having:
+        raise errors.refused(what, line, "Only one SELECT without DISTINCT, TOP, HAVING or common tables.")
+    aggregates = [
+        item.expr for item in body.items if isinstance(item.expr, s.Call) and item.expr.name in _IN_MATERIALIZED
+    ]
+    keys = [expr.parts[-1].lower() for group in body.groups for expr in group.sets[0] if isinstance(expr, s.Name)]
+    listed = {item.expr.parts[-1].lower() for item in body.items if isinstance(item.expr, s.Name)}
+    if not aggregates and not (keys and set(keys) <= listed):
+        raise errors.refused(what, line, "The SELECT list needs an aggregate, or every column of the GROUP BY.")
+    wanted = [name.strip().lower() for name in statement.distribution.split(",")[1:]]
+    for name in wanted:
+        if name not in {column.name.lower() for column in columns}:
+            raise errors.invalid_column(name, line)
 
 
 def _create_procedure(session: Session, statement: s.CreateProcedure, frame: Frame) -> Result:

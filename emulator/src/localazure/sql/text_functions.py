@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from localazure.sql import errors
+from localazure.sql import syntax as s
 from localazure.sql.conversions import Value, convert, stripped
 from localazure.sql.function_table import MANY, Invocation, function
 from localazure.sql.macros import call
@@ -383,6 +384,25 @@ def _json_query(i: Invocation) -> Value:
     kind = f"json_type({i.text(0).sql}, {errors.literal(path)})"
     sql = f"CAST(json_extract({i.text(0).sql}, {errors.literal(path)}) AS VARCHAR)"
     return Value(f"CASE WHEN {kind} IN ('OBJECT', 'ARRAY') THEN {sql} END", SqlType("nvarchar", -1))
+
+
+@function("JSON_MODIFY", args=3)
+def _json_modify(i: Invocation) -> Value:
+    """https://learn.microsoft.com/en-us/sql/t-sql/functions/json-modify-transact-sql"""
+    path = i.compiler.constant_text(i.call.args[1], i.scope)
+    given, value = i.call.args[2], i.args[2]
+    if value.null:
+        made = "NULL"
+    elif isinstance(given, s.Call) and given.name in {"JSON_QUERY", "JSON_MODIFY"}:
+        made = value.sql
+    elif value.type.name == "bit":
+        made = f"CASE WHEN {value.sql} THEN 'true' ELSE 'false' END"
+    elif value.type.name in NUMERIC:
+        made = f"CAST({value.sql} AS VARCHAR)"
+    else:
+        made = f"CAST(to_json({i.text(2).sql}) AS VARCHAR)"
+    sql = f"tsql_json_modify({i.text(0).sql}, {errors.literal(path)}, CAST({made} AS VARCHAR))"
+    return Value(sql, SqlType("nvarchar", -1))
 
 
 def _json_path(i: Invocation) -> str:
