@@ -127,7 +127,7 @@ class CommandRunner:
         if identity.get("identityType") in (None, "AMLToken"):
             return {}
         endpoint = f"{self._settings.api_url}{TOKEN_PATH}"
-        found = {"MSI_ENDPOINT": endpoint, "MSI_SECRET": job.token(), "OBO_ENDPOINT": endpoint}
+        found = {"MSI_ENDPOINT": endpoint, "MSI_SECRET": job.token()}
         if client := identity.get("clientId"):
             found["DEFAULT_IDENTITY_CLIENT_ID"] = str(client)
         return found
