@@ -48,6 +48,7 @@ class Comparison:
     :param changed: what differs from the run before, in words.
     :param summary: for a person, a line each.
     :param unusual: whether the metric is far from what the last runs had.
+    :param lower: whether less of the metric is better.
     """
 
     metric: str
@@ -55,7 +56,8 @@ class Comparison:
     rank: int | None
     changed: tuple[str, ...]
     summary: tuple[str, ...]
-    unusual: bool
+    unusual: bool = False
+    lower: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain, for XComs."""
@@ -64,7 +66,6 @@ class Comparison:
             "runs": [asdict(run) for run in self.runs],
             "changed": list(self.changed),
             "summary": list(self.summary),
-            "lower_is_better": _plain(self.metric) in LOWER_IS_BETTER,
         }
 
 
@@ -92,10 +93,13 @@ def read_run(run: Mapping[str, Any], best: Mapping[str, Any] | None = None, url:
     )
 
 
-def compare(this: ComparedRun, others: Sequence[ComparedRun], metric: str = "") -> Comparison:
+def compare(
+    this: ComparedRun, others: Sequence[ComparedRun], metric: str = "", lower: bool | None = None
+) -> Comparison:
     """`this` beside `others` (newest first).
 
     :param metric: what counts; empty: the first known one that this run has.
+    :param lower: whether less of it is better; None: as is known of the metric, else more is.
     """
     metric = metric or next(iter(known_metrics(this.metrics)), "")
     changed = differences(this, others[0]) if others else ()
@@ -103,8 +107,8 @@ def compare(this: ComparedRun, others: Sequence[ComparedRun], metric: str = "") 
     with_metric = [run for run in others if metric in run.metrics]
     if value is None or not with_metric:
         why = "no run before it" if not others else f"no {metric or 'known metric'} to compare by"
-        return Comparison(metric if value is not None else "", (this, *others), None, changed, (why,), False)
-    lower = _plain(metric) in LOWER_IS_BETTER
+        return Comparison(metric if value is not None else "", (this, *others), None, changed, (why,))
+    lower = _plain(metric) in LOWER_IS_BETTER if lower is None else lower
     values = [run.metrics[metric] for run in with_metric]
     rank = 1 + sum(other < value if lower else other > value for other in values)
     best = (min if lower else max)(with_metric, key=lambda run: run.metrics[metric])
@@ -120,7 +124,7 @@ def compare(this: ComparedRun, others: Sequence[ComparedRun], metric: str = "") 
         unusual = abs(value - middle) > max(_UNUSUAL * usual, 1e-9)
         if unusual:
             summary.append(f"unusual: the last {len(values)} lie around {middle:.4f}, mostly within {usual:.4f} of it")
-    return Comparison(metric, (this, *others), rank, changed, tuple(summary), unusual)
+    return Comparison(metric, (this, *others), rank, changed, tuple(summary), unusual, lower)
 
 
 def known_metrics(names: Iterable[str]) -> list[str]:

@@ -65,10 +65,11 @@ class AzureMLJobOperator(RemoteRunOperator):
 
     XCom: ``{"name", "type", "status", "url", "tracking_url", "experiment", "seconds", "outputs": {name: uri},
     "model_uri", "metrics": {name: value}, "parameters": {name: value}, "data": {input: address}, "children": [...],
-    "best_child", "compute_seconds", "node_seconds"}``. A child (a trial, a step) is ``{"name", "title", "status",
-    "algorithm", "metrics", "parameters", "seconds", "nodes", "reused"}``. Metrics and parameters of a sweep or AutoML
-    job are its best trial's, those of a pipeline its steps' (``<step>.<metric>``). ``compute_seconds`` are those of all
-    runs that held nodes, ``node_seconds`` those times their nodes. ``model_uri`` is empty if there is no model.
+    "best_child", "primary_metric", "goal", "compute_seconds", "node_seconds"}``. A child (a trial, a step) is
+    ``{"name", "title", "kind", "status", "algorithm", "metrics", "parameters", "seconds", "nodes", "reused"}``, of a
+    step that is a search also ``children``, ``best_child``, ``primary_metric``, ``goal``. Metrics and parameters of a
+    search are its best trial's, those of a pipeline its steps' (``<step>.<metric>``). ``compute_seconds`` are those of
+    all runs that held nodes, ``node_seconds`` those times their nodes. ``model_uri`` is empty if there is no model.
 
     The YAML's template sees ``inputs`` and ``outputs`` (as given here), ``night``, ``azure``, ``model``, ``params`` and
     ``dag_run``. What the job prints appears in the task's log while the worker waits, and the rest when it is over.
@@ -190,7 +191,8 @@ class AzureMLJobOperator(RemoteRunOperator):
         if result.get("children"):
             tried = {name for child in result["children"] for name in child["metrics"]}
             shared = [name for name in result["metrics"] if name in tried]
-            metric = next(iter([*known_metrics(shared), *shared]), "")
+            searched = [result["primary_metric"]] if result["primary_metric"] in shared else []
+            metric = next(iter([*searched, *known_metrics(shared), *shared]), "")
             for line in children_table(result["children"], result["best_child"], metric):
                 self.log.info("%s", line)
         self.log.info("It took %s.", hours(result["node_seconds"]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,8 @@ class AzureMLJobs:
         kept = {**(properties.get("properties") or {}), **tags_of(run)}
         best = next((kept[key] for key in BEST_CHILD if kept.get(key)), None)
         children = self._children(id, run) if kind in _ORCHESTRATORS else []
+        if kind == "Pipeline":
+            self._add_trials(children)
         chosen = next((child for child in children if child["name"] == best), {})
         metrics, parameters = metrics_of(run), parameters_of(run)
         if kind == "Pipeline":
@@ -171,6 +174,7 @@ class AzureMLJobs:
             "data": _data(properties),
             "children": children,
             "best_child": best,
+            **_objective(properties),
             "compute_seconds": compute,
             "node_seconds": node,
         }
@@ -300,6 +304,21 @@ class AzureMLJobs:
                 tracked[child["runId"]] = self.history.tracked(str(reused)) or {}
         return [_child(each, tracked.get(each["runId"])) for each in children]
 
+    def _add_trials(self, children: list[dict[str, Any]]) -> None:
+        """Give steps that are sweeps or AutoML their trials, and what the best one measured."""
+        for child in children:
+            if child["kind"] not in ("sweep", "automl") or (job := self.workspace.job(child["name"])) is None:
+                continue
+            run = self.history.tracked(child["name"])
+            kept = {**(job["properties"].get("properties") or {}), **tags_of(run)}
+            best = next((kept[key] for key in BEST_CHILD if kept.get(key)), None)
+            trials = self._children(child["name"], run)
+            nothing: dict[str, Any] = {"metrics": {}, "parameters": {}}
+            chosen = next((trial for trial in trials if trial["name"] == best), nothing)
+            child |= {"children": trials, "best_child": best, **_objective(job["properties"])}
+            for key in ("metrics", "parameters"):
+                child[key] = child[key] or chosen[key]
+
     def _cost(self, details: Mapping[str, Any], properties: Mapping[str, Any] | None = None) -> tuple[float, float]:
         """(seconds, node seconds) of a run and all below it. What only starts others costs nothing itself; AutoML keeps
         its node between trials."""
@@ -363,8 +382,27 @@ def _child(child: Mapping[str, Any], tracked: Mapping[str, Any] | None) -> dict[
         "parameters": parameters,
         "seconds": seconds_of(child),
         "nodes": nodes_of(child),
+        "kind": kind_of(child),
         "reused": is_reused(child),
     }
+
+
+def _objective(properties: Mapping[str, Any]) -> dict[str, str | None]:
+    """What a search optimises: the metric under the name that runs log it by, and ``minimize`` or ``maximize``."""
+    objective = properties.get("objective") or {}
+    searched = objective.get("primaryMetric")
+    named = (properties.get("taskDetails") or {}).get("primaryMetric")
+    goal = str(objective.get("goal") or "").lower() or None
+    return {"primary_metric": searched or (metric_name(str(named)) if named else None), "goal": goal}
+
+
+def metric_name(primary: str) -> str:
+    """AutoML's primary metric as its runs log it: ``NormalizedRootMeanSquaredError`` of Resource Manager is
+    ``normalized_root_mean_squared_error``. https://learn.microsoft.com/rest/api/azureml/jobs/get
+    """
+    if primary.startswith("AUC"):
+        return f"AUC_{primary[3:].strip('_').lower()}"
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", primary).lower()
 
 
 def _title(child: Mapping[str, Any]) -> str:

@@ -25,13 +25,13 @@ _LOOKED_AT = 300
 class CompareRunsOperator(AzflowOperator):
     """Shows a job beside the last ones of the same task: metrics, parameters, data versions, commit.
 
-    XCom: ``{"metric", "lower_is_better", "rank", "unusual", "summary": [line], "changed": [line], "url", "runs":
+    XCom: ``{"metric", "lower", "rank", "unusual", "summary": [line], "changed": [line], "url", "runs":
     [{"name", "label", "started", "metrics", "parameters", "data", "commit", "url"}]}``, this run first, then newest
     first. A run that is alone is no error.
 
     :param training: task id of the job.
     :param last: how many runs before it.
-    :param metric: what counts; empty: the first known metric that the run has.
+    :param metric: what counts; empty: what the job searched for, else the first known metric that the run has.
     """
 
     template_fields = ("training", "metric")
@@ -58,7 +58,10 @@ class CompareRunsOperator(AzflowOperator):
             # What the task left is the whole of it: a pipeline's steps have metrics that its own record hasn't.
             left = {key: job[key] for key in ("metrics", "parameters") if job.get(key)}
             this = replace(found[0], **left)
-            comparison = compare(this, found[1:], self.metric)
+            searched = str(job.get("primary_metric") or "")
+            metric = self.metric or (searched if searched in this.metrics else "")
+            goal = job.get("goal") if metric == searched else None
+            comparison = compare(this, found[1:], metric, None if goal is None else goal == "minimize")
         for line in lines(comparison):
             self.log.info("%s", line)
         self.run_url = compare_url(str(job.get("tracking_url") or job.get("url") or ""), [run.name for run in found])

@@ -66,7 +66,7 @@ def comparison() -> dict[str, Any]:
     ]
     return {
         "metric": "AUC_weighted",
-        "lower_is_better": False,
+        "lower": False,
         "rank": 2,
         "unusual": False,
         "summary": ["AUC_weighted 0.7184 (higher is better): 2nd of 8", "+0.0013 against the run before (2013-03-08)"],

@@ -34,7 +34,7 @@ def test_a_run_is_ranked_among_its_predecessors() -> None:
 def test_of_an_error_less_is_better_also_of_a_steps() -> None:
     errors = [run(name, metrics={"train.root_mean_squared_error": value}) for name, value in (("b", 12.0), ("a", 9.0))]
     found = compare(errors[1], errors[:1])
-    assert (found.rank, found.as_dict()["lower_is_better"]) == (1, True)
+    assert (found.rank, found.as_dict()["lower"]) == (1, True)
 
 
 def test_what_is_far_from_the_usual_is_said() -> None:

@@ -12,11 +12,12 @@ import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowFailException
 
+import azflow.ml
 from azflow import exports, job_files
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, SpecError, UnknownRunState
 from azflow.ml import AzureMLJobOperator, DataAssetOperator, EvaluationGate, RegisterModelOperator, lake_folder
-from azflow.ml_jobs import AzureMLJobs, children_table
+from azflow.ml_jobs import AzureMLJobs, children_table, metric_name
 from azflow.remote import DIGEST_TAG, RunIdentity
 from azflow.specs import INCLUDE
 from azure_edge import Edge, edge
@@ -197,7 +198,7 @@ def test_cancelling_what_is_over_is_no_error(edge: Edge, jobs: AzureMLJobs) -> N
 
 def test_the_result_of_a_search_has_its_trials(edge: Edge, jobs: AzureMLJobs) -> None:
     outputs = {"best_model": {"jobOutputType": "mlflow_model"}, "default": {"uri": "azureml://x"}}
-    data = {"trainingData": {"jobInputType": "mltable", "uri": "azureml:train:1"}}
+    data = {"trainingData": {"jobInputType": "mltable", "uri": "azureml:train:1"}, "primaryMetric": "AUCWeighted"}
     more = {"outputs": outputs, "properties": {"best_child_run_id": "j_1"}, "taskDetails": data}
     job(edge, jobType="AutoML", status="Completed", experimentName="flights", **more)
     edge.on("GET", "/mlflow/runs/get$", (200, {"run": tracked("j", {})}))
@@ -218,6 +219,7 @@ def test_the_result_of_a_search_has_its_trials(edge: Edge, jobs: AzureMLJobs) ->
     assert (result["type"], result["experiment"], result["seconds"]) == ("AutoML", "flights", 80)
     assert result["best_child"] == "j_1"
     assert (result["metrics"], result["parameters"]) == ({"AUC_weighted": 0.8}, {"depth": "3"})
+    assert (result["primary_metric"], result["goal"]) == ("AUC_weighted", None)
     assert result["data"] == {"training_data": "azureml:train:1"}
     assert [(child["name"], child["algorithm"], child["metrics"]) for child in result["children"]] == [
         ("j_0", "LightGBM", {"AUC_weighted": 0.7}),
@@ -252,16 +254,22 @@ def test_the_result_of_a_sweep_is_its_best_trials(edge: Edge, jobs: AzureMLJobs)
 def test_the_result_of_a_pipeline_is_its_steps(edge: Edge, jobs: AzureMLJobs) -> None:
     inputs = {"raw": {"jobInputType": "uri_folder", "uri": "azureml:raw:3"}, "rate": {"value": "1"}}
     job(edge, jobType="Pipeline", status="Completed", inputs=inputs)
-    asked = iter([tracked("j", {"total": 1.0}), tracked("earlier", {"left_out": 2.0})])
+    asked = iter([tracked("j", {"total": 1.0}), tracked("earlier", {"left_out": 2.0}), tracked("s", {})])
     edge.on("GET", "/mlflow/runs/get$", lambda match, body: (200, {"run": next(asked)}))
-    edge.on("POST", "/mlflow/runs/search$", (200, {"runs": [tracked("p", {"rows": 5.0})]}))
+    below = {"j": [tracked("p", {"rows": 5.0})], "s": [tracked("s_1", {"rmse": 3.0}, {"rate": "2"})]}
+    edge.on("POST", "/mlflow/runs/search$", lambda match, body: (200, {"runs": below[body["filter"].split("'")[1]]}))
+    searched = {"objective": {"primaryMetric": "rmse", "goal": "Minimize"}, "properties": {"best_child_run_id": "s_1"}}
+    job(edge, "s", jobType="Sweep", **searched)
     kept = {"azureml.isreused": "true", "azureml.reusedrunid": "earlier"}
     reused = ran("r", 100, properties=kept, displayName="clean")
     steps = [ran("p", 10, displayName="prepare"), reused, ran("s", 500, "hyperdrive", displayName="tune")]
     history(edge, ran("j", 600, "azureml.PipelineRun"), steps)
     history(edge, steps[2], [ran("s_0", 40), ran("s_1", 50)])
     result = jobs.result("j")
-    assert result["metrics"] == {"prepare.rows": 5.0, "clean.left_out": 2.0, "total": 1.0}
+    assert result["metrics"] == {"prepare.rows": 5.0, "clean.left_out": 2.0, "tune.rmse": 3.0, "total": 1.0}
+    tune = result["children"][2]
+    assert (tune["best_child"], tune["primary_metric"], tune["goal"]) == ("s_1", "rmse", "minimize")
+    assert [trial["name"] for trial in tune["children"]] == ["s_0", "s_1"] and tune["parameters"] == {"rate": "2"}
     assert result["data"] == {"raw": "azureml:raw:3"}
     assert [(child["title"], child["reused"]) for child in result["children"]] == [
         ("prepare", False),
@@ -270,6 +278,20 @@ def test_the_result_of_a_pipeline_is_its_steps(edge: Edge, jobs: AzureMLJobs) ->
     ]
     # A step that was reused took nothing; one that is a sweep took what its trials took.
     assert (result["compute_seconds"], result["node_seconds"]) == (100, 100)
+
+
+@pytest.mark.parametrize(
+    ("primary", "name"),
+    [
+        ("AUCWeighted", "AUC_weighted"),
+        ("Accuracy", "accuracy"),
+        ("R2Score", "r2_score"),
+        ("NormalizedRootMeanSquaredError", "normalized_root_mean_squared_error"),
+        ("AveragePrecisionScoreWeighted", "average_precision_score_weighted"),
+    ],
+)
+def test_a_primary_metric_under_the_name_that_runs_log(primary: str, name: str) -> None:
+    assert metric_name(primary) == name
 
 
 def test_the_result_of_a_command_without_tracking(edge: Edge, jobs: AzureMLJobs) -> None:
@@ -385,6 +407,75 @@ def test_a_jobs_payload_is_the_same_for_every_try_and_is_stamped(
     tags = operator._tags(RunIdentity("nightly", "manual__1", "t", -1, 0), "digest")
     assert tags[DIGEST_TAG] == "digest"
     assert (tags["git_commit"], tags["partition"], tags["azflow.input.a"]) == ("abc123", "2013-03-08", "azureml:d:9")
+
+
+class Runs:
+    """What `AzureMLJobOperator` asks of the service around a run."""
+
+    def __init__(self, night: float = 0.0) -> None:
+        self.night = night
+        self.lines = [["first"], ["second", "third"]]
+
+    def night_seconds(self, night: str) -> float:
+        assert night == NIGHT.key
+        return self.night
+
+    def shown(self, payload: Any) -> str:
+        return "include/ml/jobs/j.yml"
+
+    def follow(self, run_id: str, progress: dict[str, Any]) -> list[str]:
+        progress["calls"] = progress.get("calls", 0) + 1
+        return self.lines.pop(0)
+
+    def cost(self, run_id: str) -> tuple[float, float]:
+        return 3600.0, 7200.0
+
+
+def spender(**spend: float) -> tuple[Any, Any]:
+    operator = AzureMLJobOperator(task_id="t", job="jobs/j.yml", spend=spend)
+    return operator, context_of(operator)
+
+
+COMMAND = {"type": "command", "resources": {"instance_count": 2}}
+
+
+def test_a_job_gets_the_time_that_its_limits_leave() -> None:
+    operator, context = spender(max_node_hours_per_night=2)
+    operator.before_submit(context, Runs(night=3600), {"content": COMMAND})
+    assert operator.timeout_minutes == pytest.approx(30)
+    free, context = spender()
+    free.before_submit(context, None, {"content": COMMAND})
+    assert free.timeout_minutes == 360
+
+
+def test_a_job_above_its_limits_is_not_submitted() -> None:
+    operator, context = spender(max_node_hours_per_night=1)
+    with pytest.raises(
+        ConfigurationError, match=r"j\.yml isn't submitted: the night's jobs have taken 2 node hours of 1"
+    ):
+        operator.before_submit(context, Runs(night=7200), {"content": COMMAND})
+    with pytest.raises(ValueError, match="spend has no key hours"):
+        spender(hours=1)
+
+
+def test_a_job_that_failed_was_paid_for(capsys: pytest.CaptureFixture[str]) -> None:
+    operator, context = spender(max_node_hours_per_job=1)
+    operator.after_failure(context, Runs(), "j")
+    assert context["ti"].pushed["spend"] == {"name": "j", "node_seconds": 7200.0}
+    assert "2 node hours taken, spend.max_node_hours_per_job is 1" in capsys.readouterr().out
+
+
+def test_what_a_job_prints_is_shown_up_to_a_limit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(azflow.ml, "_LOG_LINES", 2)
+    operator, _ = spender()
+    runs = Runs()
+    operator.follow(runs, "j")
+    operator.follow(runs, "j")
+    said = capsys.readouterr().out
+    assert "| first" in said and "| third" in said and "| second" not in said and "(1 lines are left out" in said
+    assert operator.progress == {"calls": 2}
 
 
 def test_a_bad_job_file_fails_the_task_without_retries(include: Path, monkeypatch: pytest.MonkeyPatch) -> None:
