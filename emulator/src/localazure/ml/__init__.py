@@ -22,6 +22,7 @@ from localazure.ml.catalogue import Catalogue
 from localazure.ml.computes import ComputeService
 from localazure.ml.history import HistoryService
 from localazure.ml.jobs import JobsService
+from localazure.ml.model_registry import ModelRegistryService
 from localazure.ml.nodes import ComputeNodes
 from localazure.ml.queue import JobQueue
 from localazure.ml.registries import RegistriesService
@@ -90,6 +91,7 @@ def _workspace(context: ServiceContext, settings: Settings, *, first: bool) -> _
         long_running=context.long_running,
         tokens=context.tokens,
     )
+    proxy = TrackingProxy(settings, queue.tracked)
     return _Workspace(
         settings=settings,
         assets=assets,
@@ -101,7 +103,10 @@ def _workspace(context: ServiceContext, settings: Settings, *, first: bool) -> _
         schedules=SchedulesService(settings, store, queue.submission, Clock(settings.clock_file)),
         queue=queue,
         tracking=tracking,
-        proxy=TrackingProxy(settings, queue.tracked),
+        models=ModelRegistryService(
+            settings=settings, store=store, blobs=blobs, assets=assets, tracking=tracking, artifacts=proxy.pass_on
+        ),
+        proxy=proxy,
     )
 
 
@@ -121,6 +126,7 @@ class _Workspace:
         schedules: SchedulesService,
         queue: JobQueue,
         tracking: TrackingRuns,
+        models: ModelRegistryService,
         proxy: TrackingProxy,
     ) -> None:
         self.settings = settings
@@ -129,7 +135,7 @@ class _Workspace:
         self.queue = queue
         self._workspace = workspace
         self._computes = computes
-        self._parts = (workspace, computes, catalogue, jobs, history, schedules, proxy)
+        self._parts = (workspace, computes, catalogue, jobs, history, schedules, models, proxy)
         self._schedules = schedules
         self._tracking = tracking
         self._proxy = proxy

@@ -176,15 +176,18 @@ class CollectionHandlers:
         name = request.path_params["name"]
         asked = (await body(request))["properties"]
         changes = {key: value for key, value in asked.items() if key in _MUTABLE | {"dataType"}}
-        known = self._store.get(self._containers, name)
-        if known is None:
-            _checked(name, "name")
-            self._store.put(self._containers, name, self._resource(name, changes))
-        else:
-            self._store.update(
-                self._containers, name, lambda old: touched({**old, "properties": {**old["properties"], **changes}})
-            )
-        return (201 if known is None else 200), self._described(self._container(name))
+        created = self.contain(name, changes)
+        return (201 if created else 200), self._described(self._container(name))
+
+    def contain(self, name: str, changes: dict[str, Any]) -> bool:
+        """Makes the container `name`, or changes what may change of it; whether it is new."""
+        if self._store.get(self._containers, name) is None:
+            self._store.put(self._containers, _checked(name, "name"), self._resource(name, changes))
+            return True
+        self._store.update(
+            self._containers, name, lambda old: touched({**old, "properties": {**old["properties"], **changes}})
+        )
+        return False
 
     async def list_versions(self, request: Request, identity: Identity) -> Answer:
         query = request.query_params

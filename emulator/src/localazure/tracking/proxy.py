@@ -45,7 +45,7 @@ class TrackingProxy:
     def operations(self) -> list[Operation]:
         """MLflow's REST interface as a whole: which of its calls exist is MLflow's business."""
         return [
-            Operation(f"MLflow_{method.title()}", method, _PATH, self._pass_on, "arm", body_limit=None)
+            Operation(f"MLflow_{method.title()}", method, _PATH, self.pass_on, "arm", body_limit=None)
             for method in _METHODS
         ]
 
@@ -55,7 +55,8 @@ class TrackingProxy:
             await self._client.aclose()
             self._client = None
 
-    async def _pass_on(self, request: Request, identity: Identity) -> Answer:
+    async def pass_on(self, request: Request, identity: Identity) -> Answer:
+        """MLflow's own answer to the request."""
         params = request.path_params
         if (
             params["version"].lower() not in ("v1.0", "v2.0")

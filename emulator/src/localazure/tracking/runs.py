@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ _RUN_STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"
 
 class TrackingError(RuntimeError):
     """MLflow's server didn't answer, or refused."""
+
+
+@dataclass(frozen=True)
+class LoggedModel:
+    """A model that a run logged: its name there, the run (None without one), its files."""
+
+    name: str
+    run: str | None
+    folder: Path
 
 
 class TrackingRuns:
@@ -136,6 +146,13 @@ class TrackingRuns:
             place = str(model["info"]["artifact_uri"]).removeprefix("mlflow-artifacts:/")
             found.append((str(model["info"]["name"]), root / place.lstrip("/")))
         return [(path, folder) for path, folder in found if folder.is_dir() and any(folder.iterdir())]
+
+    async def logged_model(self, id: str) -> LoggedModel:
+        """A logged model of MLflow 3 (`models:/<id>`). TrackingError if there is none."""
+        info = (await self._call("GET", f"logged-models/{id}", None))["model"]["info"]
+        place = str(info["artifact_uri"]).removeprefix("mlflow-artifacts:/").lstrip("/")
+        folder = self._settings.home / "mlflow" / "artifacts" / place
+        return LoggedModel(str(info["name"]), info.get("source_run_id") or None, folder)
 
     async def set_tags(self, name: str, tags: Mapping[str, str]) -> None:
         """Sets tags of a run that may not be there."""
