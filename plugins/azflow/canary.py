@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from azflow.errors import ConfigurationError, first_line
@@ -143,6 +144,7 @@ def sample_rows(connection: AzureConnection, path: str, count: int) -> list[Row]
     """Up to `count` rows from the files below `path` in the lake's container (Parquet, JSON lines, JSON, CSV), spread
     evenly over each file, as plain JSON values.
 
+    :param path: a folder; with ``*`` for whole segments, the newest folder that matches.
     :raises ConfigurationError: nothing readable is there; names the place.
     """
     prefix = path.strip("/")
@@ -150,12 +152,14 @@ def sample_rows(connection: AzureConnection, path: str, count: int) -> list[Row]
     where = f"{connection.container}/{prefix}"
     with connection.blob_service() as service:
         container = service.get_container_client(connection.container)
-        names = sorted(
-            blob.name
-            for blob in container.list_blobs(name_starts_with=prefix)
+        blobs = [
+            blob
+            for blob in container.list_blobs(name_starts_with=prefix.partition("*")[0])
             if blob.size and blob.name.endswith(_READABLE)
-        )
-        for name in names:
+        ]
+        if "*" in prefix:
+            blobs = _newest_folder(blobs, prefix)
+        for name in sorted(blob.name for blob in blobs):
             rows += _spread(_rows_of(container.download_blob(name).readall(), name), count - len(rows))
             if len(rows) >= count:
                 break
@@ -165,6 +169,17 @@ def sample_rows(connection: AzureConnection, path: str, count: int) -> list[Row]
             f"Check deploy.sample_path in model.yml."
         )
     return rows
+
+
+def _newest_folder(blobs: Sequence[Any], pattern: str) -> list[Any]:
+    """Of the blobs below folders that match `pattern`, those of the folder that was written to last."""
+    depth = pattern.count("/") + 1
+    folders: dict[str, list[Any]] = {}
+    for blob in blobs:
+        segments = blob.name.split("/")
+        if all(fnmatchcase(*pair) for pair in zip(segments[:depth], pattern.split("/"), strict=False)):
+            folders.setdefault("/".join(segments[:depth]), []).append(blob)
+    return max(folders.values(), key=lambda found: max(blob.last_modified for blob in found), default=[])
 
 
 def _rows_of(content: bytes, name: str) -> list[Row]:

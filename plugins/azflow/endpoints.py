@@ -19,9 +19,9 @@ from azflow import canary
 from azflow.connection import AzureConnection
 from azflow.endpoint_files import DEPLOYMENT_NAME, EndpointFiles, mapping_of, render_endpoint, render_files
 from azflow.errors import ConfigurationError, RolloutFailed, RunExists, first_line
-from azflow.guardrails import RolloutRules
+from azflow.guardrails import RolloutRules, next_traffic
 from azflow.online_endpoint import OPERATION_SECONDS, OnlineEndpoint, traffic_of
-from azflow.rollout import ATTEMPT_TAG, Rollout, open_scorer, probe, stages_of
+from azflow.rollout import ATTEMPT_TAG, Rollout, champion_of, open_scorer, probe, shares_text, stages_of
 from azflow.runs import (
     DIGEST_TAG,
     AzflowOperator,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 SERVICE = "Azure ML deployment"
+_ALL = 100  # percent
 #: https://learn.microsoft.com/rest/api/azureml/online-deployments/get (DeploymentProvisioningState)
 STATES = RunStates(
     SERVICE,
@@ -359,6 +360,131 @@ class RolloutOperator(AzflowOperator):
 
     def _is_stopping(self) -> bool:
         return self._stopping
+
+
+class TrafficOperator(AzflowOperator):
+    """Moves traffic by hand: to one deployment, or back to the one that served before.
+
+    Whoever is given traffic is asked by name first, with real rows; it gets nothing if an answer is wrong. The traffic
+    is read before it is written, written once, and sums to 100.
+
+    XCom: ``{"endpoint", "deployment", "before", "traffic", "url"}``; the maps are deployment -> percent.
+
+    :param endpoint: the endpoint's name at Azure.
+    :param action: ``shift`` gives `deployment` so many percent, ``roll_back`` all of it to `deployment` or, without a
+        name, to the deployment that is next older than the champion.
+    :param deployment: its name.
+    :param percent: text or number from 0 to 100, for ``shift``; 0 takes its traffic away.
+    :param sample_path: folder of rows in the lake's container; see `azflow.canary.sample_rows`.
+    :param sample_rows: how many rows to read from it.
+    """
+
+    template_fields = ("endpoint", "action", "deployment", "percent", "sample_path")
+    operator_extra_links = (EndpointLink(),)
+    ui_color = "#fdf0d5"
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        action: str,
+        sample_path: str,
+        deployment: str = "",
+        percent: int | str = 100,
+        sample_rows: int = 100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.endpoint = endpoint
+        self.action = action
+        self.deployment = deployment
+        self.percent = percent
+        self.sample_path = sample_path
+        self.sample_rows = sample_rows
+        #: For `EndpointLink`; in the task's process only.
+        self.run_url = ""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Ask, then write once."""
+        with airflow_edge(self.conn_id):
+            connection = AzureConnection.load(self.conn_id)
+            endpoint = OnlineEndpoint(connection, self.endpoint)
+            self.run_url = endpoint.studio_url
+            for link in self.operator_extra_links:
+                context["ti"].xcom_push(link.xcom_key, self.run_url)
+            try:
+                before = endpoint.traffic()
+                deployment, percent = self._wanted(before, endpoint.deployments())
+                if percent:
+                    self._ask(connection, endpoint, deployment)
+                traffic = next_traffic(before, deployment, percent)
+                if traffic.get(deployment) != percent:
+                    raise ConfigurationError(
+                        f"{deployment} can't have {percent} %: nobody else has traffic on endpoint {self.endpoint}, "
+                        "and a map that sums to less than 100 takes it down."
+                    )
+                if traffic != before:
+                    endpoint.write_traffic(traffic)
+            finally:
+                endpoint.close()
+        self.log.info("Traffic: %s; before: %s.", shares_text(traffic), shares_text(before))
+        return {
+            "endpoint": self.endpoint,
+            "deployment": deployment,
+            "before": before,
+            "traffic": traffic,
+            "url": self.run_url,
+        }
+
+    def _wanted(self, traffic: Mapping[str, int], deployments: Mapping[str, Any]) -> tuple[str, int]:
+        """Who is to have how many percent. Raises ConfigurationError saying what there is."""
+        if self.action not in ("shift", "roll_back"):
+            raise ConfigurationError(f"action is {self.action!r}; it must be shift or roll_back.")
+        name = self.deployment.strip()
+        if self.action == "shift" and not name:
+            raise ConfigurationError(f"Which deployment? There are {', '.join(sorted(deployments)) or 'none'}.")
+        name = name or served_before(traffic, deployments)
+        if not name:
+            raise ConfigurationError(f"Endpoint {self.endpoint} has no older deployment to go back to.")
+        if name not in deployments:
+            known = ", ".join(sorted(deployments)) or "none"
+            raise ConfigurationError(f"Endpoint {self.endpoint} has no deployment {name!r}; there are {known}.")
+        if self.action == "roll_back":
+            return name, _ALL
+        try:
+            percent = int(self.percent)
+        except ValueError:
+            raise ConfigurationError(f"percent is {self.percent!r}; it must be a whole number.") from None
+        if not 0 <= percent <= _ALL:
+            raise ConfigurationError(f"percent is {percent}; it must be from 0 to 100.")
+        return name, percent
+
+    def _ask(self, connection: AzureConnection, endpoint: OnlineEndpoint, deployment: str) -> None:
+        rows = canary.sample_rows(connection, self.sample_path, self.sample_rows)
+        with open_scorer(connection, endpoint) as scorer:
+            broken = [sample for sample in probe(scorer, deployment, rows) if sample.problem]
+        if broken:
+            raise RolloutFailed(
+                f"{deployment} gets no traffic: asked by name with real rows, {len(broken)} answers were wrong, the "
+                f"last: {broken[-1].problem}. See {endpoint.studio_url}"
+            )
+
+
+def served_before(traffic: Mapping[str, int], deployments: Mapping[str, Mapping[str, Any]]) -> str:
+    """The deployment that is next older than the one with the most traffic, of those that run; empty if there is none.
+
+    A roll-out keeps the deployment that served before it, and no older one.
+    """
+    champion = champion_of(traffic, "")
+    born = {name: str((each.get("systemData") or {}).get("createdAt", "")) for name, each in deployments.items()}
+    older = {
+        name: born[name]
+        for name, each in deployments.items()
+        if name != champion
+        and born[name] < born.get(champion or "", "")
+        and each["properties"].get("provisioningState") == "Succeeded"
+    }
+    return max(older, key=lambda name: older[name], default="")
 
 
 def endpoint_summary(connection: AzureConnection, endpoint: str) -> dict[str, Any]:

@@ -425,16 +425,23 @@ def form(spec: ModelSpec) -> ParamsDict:
         ),
     }
     if spec.deploy is not None:
-        fields["stages"] = Param(
-            list(spec.deploy.stages),
-            type="array",
-            items={"type": "integer", "minimum": 1, "maximum": 100},
-            minItems=1,
-            uniqueItems=True,
-            title="Traffic stages",
-            description="Percentages of traffic the new deployment gets, stage by stage; growing, the last 100.",
-        )
+        fields["stages"] = stages_param(spec.deploy)
     return ParamsDict(fields)
+
+
+def stages_param(deploy: Deploy) -> Param:
+    """The form's field for a roll-out's stages."""
+    from airflow.sdk import Param
+
+    return Param(
+        list(deploy.stages),
+        type="array",
+        items={"type": "integer", "minimum": 1, "maximum": 100},
+        minItems=1,
+        uniqueItems=True,
+        title="Traffic stages",
+        description="Percentages of traffic the new deployment gets, stage by stage; growing, the last 100.",
+    )
 
 
 def partition_form() -> ParamsDict:

@@ -72,7 +72,7 @@ class Rollout:
         self.log.info(
             "Endpoint %s: traffic %s; champion: %s.",
             self.endpoint.name,
-            _shares(self._traffic),
+            shares_text(self._traffic),
             self.champion or "none",
         )
         if share:
@@ -139,7 +139,7 @@ class Rollout:
         self._touched = True
         self.endpoint.write_traffic(wanted)
         self._traffic = wanted
-        self.log.info("Traffic: %s.", _shares(wanted))
+        self.log.info("Traffic: %s.", shares_text(wanted))
         judgement = self._watch(percent)
         self._note(percent, judgement, begun)
         if judgement.decision != "advance":
@@ -194,9 +194,9 @@ class Rollout:
             return RolloutFailed(f"{what} It was left as it is. See {self.endpoint.studio_url}")
         problem = self._restore_traffic()
         now = (
-            f"The traffic is {_shares(self._traffic)} again."
+            f"The traffic is {shares_text(self._traffic)} again."
             if not problem
-            else (f"THE TRAFFIC COULD NOT BE RESTORED ({problem}): set it to {_shares(self._restore)} by hand.")
+            else (f"THE TRAFFIC COULD NOT BE RESTORED ({problem}): set it to {shares_text(self._restore)} by hand.")
         )
         return RolloutFailed(f"{what} {now} See {self.endpoint.studio_url}")
 
@@ -216,7 +216,7 @@ class Rollout:
                 time.sleep(2.0**attempt)
             else:
                 self._traffic = dict(self._restore)
-                self.log.warning("The traffic is %s again.", _shares(self._traffic))
+                self.log.warning("The traffic is %s again.", shares_text(self._traffic))
                 return ""
         return problem
 
@@ -233,7 +233,7 @@ class _TrafficChanged(Exception):
     """Somebody else wrote the traffic during the roll-out."""
 
     def __init__(self, ours: Mapping[str, int], found: Mapping[str, int]) -> None:
-        super().__init__(f"somebody changed the traffic meanwhile, from {_shares(ours)} to {_shares(found)}.")
+        super().__init__(f"somebody changed the traffic meanwhile, from {shares_text(ours)} to {shares_text(found)}.")
 
 
 class _Stopped(Exception):
@@ -247,7 +247,7 @@ def _positive(traffic: Mapping[str, int]) -> dict[str, int]:
     return {name: share for name, share in traffic.items() if share}
 
 
-def _shares(traffic: Mapping[str, int]) -> str:
+def shares_text(traffic: Mapping[str, int]) -> str:
     """Who has how much, for people."""
     return ", ".join(f"{name} {share} %" for name, share in traffic.items() if share) or "nobody 0 %"
 

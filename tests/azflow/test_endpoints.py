@@ -22,7 +22,14 @@ import azflow.rollout
 from azflow import canary
 from azflow.connection import AzureConnection
 from azflow.endpoint_files import render_files
-from azflow.endpoints import STATES, DeployOperator, OnlineDeployments, RolloutOperator, endpoint_summary
+from azflow.endpoints import (
+    STATES,
+    DeployOperator,
+    OnlineDeployments,
+    RolloutOperator,
+    TrafficOperator,
+    endpoint_summary,
+)
 from azflow.errors import ConfigurationError, SpecError
 from azflow.online_endpoint import OnlineEndpoint
 from fake_endpoint import NAME, FakeEndpoint, broken, late_after
@@ -517,6 +524,66 @@ def test_the_projects_own_files_render() -> None:
 
 
 # For the report.
+
+
+# -- by hand -----------------------------------------------------------------------------------------------------------
+
+
+def by_hand(action: str, **more: Any) -> dict[str, Any]:
+    operator = TrafficOperator(task_id="traffic", endpoint=NAME, action=action, sample_path="rows/", **more)
+    found: dict[str, Any] = operator.execute(context())
+    return found
+
+
+def test_a_person_shifts_traffic(two: FakeEndpoint) -> None:
+    found = by_hand("shift", deployment="new", percent="20")
+    assert (found["before"], found["traffic"]) == ({"old": 100}, {"old": 80, "new": 20})
+    assert two.writes == [{"old": 80, "new": 20}]
+    assert set(two.scored) == {"new"}  # asked by name before it got anything
+    assert by_hand("shift", deployment="new", percent=20)["traffic"] == {"old": 80, "new": 20}
+    assert len(two.writes) == 1  # as it was: nothing to write
+
+
+def test_rolling_back_goes_to_who_served_before(two: FakeEndpoint) -> None:
+    two.add("newest", late_after(18))
+    two.traffic = {"old": 0, "new": 0, "newest": 100}
+    assert by_hand("roll_back")["traffic"] == {"old": 0, "newest": 0, "new": 100}
+    assert by_hand("roll_back", deployment="newest")["deployment"] == "newest"
+    two.deployments["new"]["properties"]["provisioningState"] = "Failed"
+    assert by_hand("roll_back")["deployment"] == "old"
+
+
+@pytest.mark.parametrize(
+    ("action", "more", "says"),
+    [
+        ("shift", {}, "Which deployment\\? There are new, old"),
+        ("shift", {"deployment": "nex", "percent": 5}, "has no deployment 'nex'; there are new, old"),
+        ("shift", {"deployment": "new", "percent": "many"}, "percent is 'many'"),
+        ("shift", {"deployment": "new", "percent": 101}, "from 0 to 100"),
+        ("shift", {"deployment": "old", "percent": 40}, "nobody else has traffic"),
+        ("roll_back", {}, "no older deployment to go back to"),
+        ("push", {}, "must be shift or roll_back"),
+    ],
+)
+def test_what_cant_be_shifted_is_left_as_it_is(two: FakeEndpoint, action: str, more: Any, says: str) -> None:
+    with pytest.raises(AirflowException, match=says):
+        by_hand(action, **more)
+    assert two.writes == []
+
+
+def test_a_broken_deployment_gets_nothing_by_hand_either(two: FakeEndpoint) -> None:
+    two.models["new"] = broken()
+    with pytest.raises(AirflowException, match=r"new gets no traffic: asked by name .* HTTP 502"):
+        by_hand("shift", deployment="new", percent=10)
+    assert two.writes == []
+
+
+def test_a_pattern_means_the_newest_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    days = {"export/m/2013-03-09/a/score/": 2, "export/m/2013-03-08/b/score/": 3, "export/m/2013-03-09/a/train/": 9}
+    blobs = [SimpleNamespace(name=f"{folder}part.parquet", last_modified=day) for folder, day in days.items()]
+    found = canary._newest_folder(blobs, "export/m/*/*/score")
+    assert [blob.name for blob in found] == ["export/m/2013-03-08/b/score/part.parquet"]
+    assert canary._newest_folder(blobs, "export/other/*/score") == []
 
 
 def test_summary(two: FakeEndpoint) -> None:

@@ -22,7 +22,7 @@ HEAVY = (
     "pandas",
     "mssql_python",
 )
-#: CPU seconds for a hundred models, beyond Airflow's own import.
+#: CPU seconds a file for a hundred models, beyond Airflow's own import.
 LIMIT = 1.5
 SPEC = ROOT / "include" / "models" / "flight_delay" / "model.yml"
 
@@ -33,11 +33,16 @@ import airflow.sdk, airflow.providers.standard.operators.hitl, airflow.providers
 from airflow.dag_processing.dagbag import BundleDagBag
 from pathlib import Path
 import airflow.serialization.serialized_objects
-started = time.process_time()  # other processes of the machine are not the question
-bag = BundleDagBag("{project}/dags", bundle_path=Path("{project}/dags"), bundle_name="dags", load_op_links=False)
-seconds = time.process_time() - started
+dags, errors, seconds = [], dict(), []
+for file in sorted(Path("{project}/dags").glob("*.py")):
+    started = time.process_time()  # other processes of the machine are not the question
+    bag = BundleDagBag(str(file), bundle_path=Path("{project}/dags"), bundle_name="dags", load_op_links=False)
+    seconds.append(time.process_time() - started)
+    dags += bag.dags
+    errors |= {{Path(name).name: error for name, error in bag.import_errors.items()}}
 heavy = [name for name in {heavy!r} if name in sys.modules]
-print("RESULT" + json.dumps(dict(dags=sorted(bag.dags), errors=bag.import_errors, heavy=heavy, seconds=seconds)))
+# Airflow reads each file in a process of its own.
+print("RESULT" + json.dumps(dict(dags=sorted(dags), errors=errors, heavy=heavy, seconds=max(seconds))))
 """
 
 
@@ -108,7 +113,7 @@ def test_a_bad_model_is_shown_and_hides_no_other(project: Path, tmp_path: Path) 
     add_model(project, "broken", "  job: jobs/flight_delay_automl.yml\n", "")
     add_model(project, "worse", "floor: 0.60", "floor: high")
     found = read_dags(project, tmp_path)
-    watched = ["endpoint_monitoring_flight_delay", "retraining_on_drift_flight_delay"]
+    watched = ["endpoint_monitoring_flight_delay", "retraining_on_drift_flight_delay", "rollout_flight_delay"]
     assert found["dags"] == sorted(["housekeeping", "nightly_retraining_flight_delay", *watched])
     ((file, error),) = found["errors"].items()
     # Airflow stops every DAG of a file that has an import error: the file of the DAGs must have none.
@@ -118,11 +123,10 @@ def test_a_bad_model_is_shown_and_hides_no_other(project: Path, tmp_path: Path) 
 
 
 def test_a_hundred_models_are_read_in_time(project: Path, tmp_path: Path) -> None:
-    unwatched = SPEC.read_text().partition("\nwatch:")[2]
     for number in range(99):
-        add_model(project, f"model_{number}", f"\nwatch:{unwatched}", "")
+        add_model(project, f"model_{number}")
     found = read_dags(project, tmp_path)
-    assert len(found["dags"]) == 103 and found["errors"] == {}
+    assert len(found["dags"]) == 401 and found["errors"] == {}
     # A busy machine's caches make the same work dearer, never cheaper: the lesser of two measurements is the truer one.
     seconds = found["seconds"] if found["seconds"] < LIMIT else read_dags(project, tmp_path)["seconds"]
     assert seconds < LIMIT
