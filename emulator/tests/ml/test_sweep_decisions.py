@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import sys
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 from localazure.core.errors import BadRequest
 from localazure.executors import early_termination, search_space
 from localazure.executors.early_termination import Reports
-from localazure.executors.samplers import GridSampler, RandomSampler, Sampler
+from localazure.executors.job import JobFailed
+from localazure.executors.samplers import GridSampler, ProcessSampler, RandomSampler, Sampler
 
 NESTED = [
     "choice",
@@ -111,6 +114,32 @@ def test_random_follows_its_seed_and_a_small_space_is_tried_once() -> None:
     small = search_space.parse({"c": ["choice", [["a", "b"]]], "n": ["randint", [2]]})
     found = drawn(RandomSampler(small, 1))
     assert len(found) == 4 == len({(each["c"], each["n"]) for each in found})
+
+
+def test_a_sampler_in_another_process_skips_repeats_and_its_end_is_explained(tmp_path: Path) -> None:
+    module = tmp_path / "localazure_compute"
+    module.mkdir()
+    (module / "__init__.py").touch()
+    points = (
+        "import json, sys\ninput()\n"
+        "for point in (0.1, 0.2, 0.9):\n    input()\n    print(json.dumps({'point': [point]}), flush=True)\n"
+        "sys.exit('no more ideas')\n"
+    )
+    (module / "sweep.py").write_text(points)
+
+    async def test() -> None:
+        space = search_space.parse({"c": ["choice", [["a", "b", "c"]]]})
+        environment = {"PYTHONPATH": str(tmp_path)}
+        log = tmp_path / "log"
+        sampler = ProcessSampler(
+            space, {"sampler": "sobol"}, python=Path(sys.executable), environment=environment, log=log
+        )
+        assert [await sampler.draw(0), await sampler.draw(1)] == [{"c": "a"}, {"c": "c"}]
+        with pytest.raises(JobFailed, match=r"The sampler \(sobol\) gave up:\nno more ideas"):
+            await sampler.draw(2)
+        await sampler.close()
+
+    asyncio.run(test())
 
 
 def verdict(policy: dict[str, Any], own: list[float], *others: list[float], goal: str = "maximize", at: int = 0) -> Any:

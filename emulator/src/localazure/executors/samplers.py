@@ -56,27 +56,41 @@ class GridSampler:
         """See Sampler."""
 
 
+class _Drawn:
+    """What was drawn of a space that has only so many configurations; of any other, nothing is remembered."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._size = space.size()
+        self._keys: set[str] = set()
+
+    def all(self) -> bool:
+        """Whether there is nothing left to draw."""
+        return self._size is not None and len(self._keys) >= self._size
+
+    def is_new(self, values: dict[str, Any]) -> bool:
+        """Whether `values` weren't drawn yet; now they are."""
+        if self._size is None:
+            return True
+        known = len(self._keys)
+        self._keys.add(json.dumps(values, sort_keys=True, default=str))
+        return len(self._keys) > known
+
+
 class RandomSampler:
     """Independent draws. Where there are only so many configurations, none is drawn twice, and all of them end it."""
 
     def __init__(self, space: SearchSpace, seed: int | None) -> None:
         self._space = space
         self._random = random.Random(seed)
-        self._size = space.size()
-        self._drawn: set[str] = set()
+        self._drawn = _Drawn(space)
 
     async def draw(self, trial: int) -> dict[str, Any] | None:
         """See Sampler."""
-        if self._size is None:
-            return self._one()
-        if len(self._drawn) >= self._size:
-            return None
-        while True:
+        while not self._drawn.all():
             values = self._one()
-            key = json.dumps(values, sort_keys=True, default=str)
-            if key not in self._drawn:
-                self._drawn.add(key)
+            if self._drawn.is_new(values):
                 return values
+        return None
 
     async def tell(self, trial: int, value: float | None) -> None:
         """See Sampler."""
@@ -89,7 +103,8 @@ class RandomSampler:
 
 
 class ProcessSampler:
-    """Points from `localazure_compute.sweep`, a process in the compute environment (Sobol, Bayesian).
+    """Points from `localazure_compute.sweep`, a process in the compute environment: a Sobol sequence, which skips what
+    it gave before, or Bayesian optimization, which may come back to a configuration.
 
     `log` gets what it says on standard error. It is started with the first draw.
     """
@@ -103,13 +118,19 @@ class ProcessSampler:
         self._environment = environment
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
+        self._drawn = _Drawn(space)
         # Trials end at any moment; the conversation is one line after the other.
         self._turn = asyncio.Lock()
 
     async def draw(self, trial: int) -> dict[str, Any] | None:
         """See Sampler. JobFailed, with the process's last words, if it gave up."""
-        if (size := self._space.size()) is not None and trial >= size:
-            return None
+        while not self._drawn.all():
+            values = self._space.at(await self._point(trial))
+            if self._drawn.is_new(values) or self._asked["sampler"] == "bayesian":
+                return values
+        return None
+
+    async def _point(self, trial: int) -> list[float]:
         async with self._turn:
             if self._process is None:
                 self._process = await self._start()
@@ -120,7 +141,8 @@ class ProcessSampler:
         if not line.endswith(b"\n"):
             last = "\n".join(processes.tail(self._log, _LOG_LINES))
             raise JobFailed(f"The sampler ({self._asked['sampler']}) gave up:\n{last}", "SystemError")
-        return self._space.at(json.loads(line)["point"])
+        point: list[float] = json.loads(line)["point"]
+        return point
 
     async def tell(self, trial: int, value: float | None) -> None:
         """See Sampler."""

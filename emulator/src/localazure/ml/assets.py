@@ -225,6 +225,8 @@ class Assets:
     def _registry(self, name: str | None, id: str) -> str | None:
         if name is None or self._store.get(REGISTRIES, name.lower()):
             return name
+        if name.lower() == PUBLIC_REGISTRY:
+            raise NotFound(f"'{id}' is in Microsoft's public registry, which isn't on this machine.", code="UserError")
         known = ", ".join(each["name"] for each in self._store.list(REGISTRIES)) or "none"
         raise NotFound(f"The registry '{name}' was not found ('{id}'); there are: {known}.", code="UserError")
 
