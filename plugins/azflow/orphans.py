@@ -153,7 +153,9 @@ class OrphanSweepOperator(AzflowOperator):
                 continue
             answer["looked_at"] += 1
             place = (job.dag, job.run, job.task, job.map_index)
-            found = judge(job, task_state(*place), current_run(*place), now, timedelta(minutes=self.grace_minutes))
+            state = task_state(*place)
+            current = current_run(*place) if state in _WAITING else None
+            found = judge(job, state, current, now, timedelta(minutes=self.grace_minutes))
             if found.action == "keep":
                 answer["kept"] += 1
                 continue
