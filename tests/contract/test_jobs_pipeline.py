@@ -31,6 +31,28 @@ mlflow.log_metric("rows", len(rows.splitlines()) + 1)
 print("wrote", options.word)
 """,
     "rows.csv": "one\n",
+    "table/rows.csv": "store,brand,sold\n" + "".join(f"{n % 2},{n % 3},{n}\n" for n in range(12)),
+    "table/MLTable": """
+paths: [{file: ./rows.csv}]
+transformations: [read_delimited: {delimiter: ",", encoding: utf8}]
+""",
+    "code/score.py": """
+import argparse, pathlib
+import pandas
+def init():
+    global options
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--word")
+    parser.add_argument("--copies", type=pathlib.Path)
+    options, _ = parser.parse_known_args()
+def run(mini_batch):
+    if isinstance(mini_batch, pandas.DataFrame):
+        assert len(mini_batch[["store", "brand"]].drop_duplicates()) == 1, "one key a mini-batch"
+        return mini_batch.assign(word=options.word)
+    for each in map(pathlib.Path, mini_batch):
+        (options.copies / each.name).write_text(options.word)
+    return mini_batch
+""",
     "add.yml": """
 $schema: https://azuremlschemas.azureedge.net/latest/commandComponent.schema.json
 type: command
@@ -114,7 +136,8 @@ def unique() -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, unique: str) -> Path:
     root = tmp_path_factory.mktemp("user")
-    (root / "code").mkdir()
+    for name in ("code", "table"):
+        (root / name).mkdir()
     for name, text in FILES.items():
         (root / name).write_text(text.format(unique=unique) if name.endswith(".yml") else text.lstrip())
     return root
@@ -123,6 +146,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, unique: str) -> Path:
 @pytest.fixture(scope="module")
 def client(localazure: Any) -> Any:
     return localazure.ml_client()
+
+
+@pytest.fixture
+def registered(client: Any, folder: Path) -> None:
+    """The component that the pipeline names `@latest` is in the workspace."""
+    from azure.ai.ml import load_component
+
+    client.components.create_or_update(load_component(folder / "add.yml"))
 
 
 def finished(client: Any, name: str, seconds: float = 120) -> Any:
@@ -163,12 +194,12 @@ def test_components_are_registered_versioned_listed_archived(client: Any, folder
         client.components.get(f"{unique}_add", "7")
 
 
+@pytest.mark.usefixtures("registered")
 def test_a_pipeline_from_yaml_is_streamed_downloaded_and_reused(
     client: Any, folder: Path, unique: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from azure.ai.ml import load_component, load_job
+    from azure.ai.ml import load_job
 
-    client.components.create_or_update(load_component(folder / "add.yml"))
     submitted = client.jobs.create_or_update(load_job(folder / "pipeline.yml"))
     client.jobs.stream(submitted.name)
     streamed = capsys.readouterr().out
@@ -246,6 +277,51 @@ def test_a_dsl_pipeline_with_a_sweep_groups_and_overrides(
     assert (tmp_path / "alone/named-outputs/out/rows.txt").read_text().endswith("\nalone\nalonealone\n")
 
 
+def test_parallel_steps_divide_a_table_by_key_and_files_by_number(client: Any, folder: Path, tmp_path: Path) -> None:
+    from azure.ai.ml import Input, Output, dsl
+    from azure.ai.ml.entities import RetrySettings
+    from azure.ai.ml.parallel import RunFunction, parallel_run_function
+
+    environment = "azureml://registries/azureml/environments/sklearn-1.5/labels/latest"
+    common = {"max_concurrency_per_instance": 2, "retry_settings": RetrySettings(max_retries=1, timeout=60)}
+    task = {"code": str(folder / "code"), "entry_script": "score.py", "environment": environment}
+    by_key = parallel_run_function(
+        name="by_key",
+        inputs={"table": Input(type="mltable", mode="direct"), "word": Input(type="string", default="seen")},
+        outputs={"rows": Output(type="uri_file")},
+        input_data="${{inputs.table}}",
+        partition_keys=["store", "brand"],
+        task=RunFunction(**task, program_arguments="--word ${{inputs.word}}", append_row_to="${{outputs.rows}}"),
+        **common,
+    )
+    by_number = parallel_run_function(
+        name="by_number",
+        inputs={"files": Input(type="uri_folder")},
+        outputs={"copies": Output(type="uri_folder")},
+        input_data="${{inputs.files}}",
+        mini_batch_size="1",
+        task=RunFunction(**task, program_arguments="--word copied --copies ${{outputs.copies}}"),
+        **common,
+    )
+
+    @dsl.pipeline(default_compute="cpu-cluster", experiment_name="contract-pipeline")
+    def divided(table, files):  # type: ignore[no-untyped-def]
+        return {"rows": by_key(table=table).outputs.rows, "copies": by_number(files=files).outputs.copies}
+
+    given = {"table": ("mltable", "table"), "files": ("uri_folder", "code")}
+    job = divided(**{name: Input(type=kind, path=str(folder / path)) for name, (kind, path) in given.items()})
+    job = finished(client, client.jobs.create_or_update(job).name)
+    assert job.status == "Completed", client.jobs._runs_operations.get_run_details(job.name).error
+    client.jobs.download(job.name, download_path=tmp_path, output_name="rows")
+    (rows,) = [path for path in (tmp_path / "named-outputs/rows").rglob("*") if path.is_file()]
+    # A line a row, in the order of the keys, as the service writes a DataFrame: blanks, no header.
+    assert rows.read_text().splitlines()[:3] == ["0 0 0 seen", "0 0 6 seen", "0 1 4 seen"]
+    client.jobs.download(job.name, download_path=tmp_path, output_name="copies")
+    copies = {path.name: path.read_text() for path in (tmp_path / "named-outputs/copies").iterdir()}
+    assert copies == {"score.py": "copied", "step.py": "copied"}
+
+
+@pytest.mark.usefixtures("registered")
 def test_failures_name_the_step_and_bad_input_is_refused(client: Any, folder: Path, unique: str) -> None:
     from azure.ai.ml import load_job
     from azure.ai.ml.exceptions import JobException

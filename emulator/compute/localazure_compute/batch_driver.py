@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from multiprocessing import connection
 from pathlib import Path
 
-from localazure_compute import batch_mlflow, batch_worker
+from localazure_compute import batch_mlflow, batch_tables, batch_worker
 from localazure_compute.batch_worker import Options
 
 _UNLIMITED = -1
@@ -38,10 +38,11 @@ class ScoringFailed(Exception):
 
 @dataclass
 class MiniBatch:
-    """Some files, scored by one call of `run`."""
+    """Some files, scored by one call of `run`. `items` count as succeeded or failed: files, or rows of a table."""
 
     number: int
     files: list[str]
+    items: int
     attempts: int = 0
 
 
@@ -67,7 +68,7 @@ class Progress:
     """What has been done so far."""
 
     batches: int = 0
-    files: int = 0
+    items: int = 0
     results: int = 0
     failed: int = 0
     retried: int = 0
@@ -78,7 +79,7 @@ class Driver:
     """One batch scoring."""
 
     def __init__(self, options: Options, *, nodes: int, processes: int, batch_size: int, retries: int, timeout: float,
-                 error_threshold: int) -> None:  # fmt: skip
+                 error_threshold: int, mini_batch_error_threshold: int = _UNLIMITED) -> None:  # fmt: skip
         self._options = options
         self._nodes = nodes
         self._processes = processes
@@ -86,6 +87,8 @@ class Driver:
         self._retries = retries
         self._timeout = timeout
         self._error_threshold = error_threshold
+        self._mini_batch_error_threshold = mini_batch_error_threshold
+        self._failed_batches = 0
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[Worker] = []
         self._progress = Progress()
@@ -93,12 +96,17 @@ class Driver:
     def run(self, files: Sequence[str]) -> Progress:
         """Scores the files. ScoringFailed if nothing could be, or too much couldn't."""
         size = self._batch_size
-        batches = [
-            MiniBatch(number, list(files[first : first + size]))
-            for number, first in enumerate(range(0, len(files), size))
-        ]
+        chunks = [list(files[first : first + size]) for first in range(0, len(files), size)]
+        return self._score([MiniBatch(number, chunk, len(chunk)) for number, chunk in enumerate(chunks)])
+
+    def run_pieces(self, pieces: Sequence[tuple[str, int]]) -> Progress:
+        """As `run`, for the pieces of a table: (file, rows) each."""
+        return self._score([MiniBatch(number, [file], rows) for number, (file, rows) in enumerate(pieces)])
+
+    def _score(self, batches: list[MiniBatch]) -> Progress:
         count = min(self._nodes * self._processes, len(batches))
-        _say(f"{len(files)} file(s), {len(batches)} mini-batch(es) of up to {size}, {count} worker process(es) "
+        items = sum(batch.items for batch in batches)
+        _say(f"{items} {self.noun}(s), {len(batches)} mini-batch(es), {count} worker process(es) "
              f"on {self._nodes} node(s)")  # fmt: skip
         waiting = deque(batches)
         left = len(batches)
@@ -116,6 +124,11 @@ class Driver:
             raise ScoringFailed("No succeeded mini batch item returned from run(). Please check 'response: run()' in "
                                 f"https://aka.ms/batch-inference-documentation.{self._last_error()}")  # fmt: skip
         return self._progress
+
+    @property
+    def noun(self) -> str:
+        """What an item is."""
+        return "row" if self._options.tabular else "file"
 
     def _start(self, node: int, number: int) -> Worker:
         ours, theirs = self._context.Pipe()
@@ -186,14 +199,14 @@ class Driver:
     def _done(self, batch: MiniBatch, results: int) -> int:
         progress = self._progress
         progress.batches += 1
-        progress.files += len(batch.files)
+        progress.items += batch.items
         progress.results += results
-        # Each returned element stands for one file that succeeded (the reference's words); more of them are welcome.
-        missing = max(len(batch.files) - results, 0)
+        # Each returned element stands for one item that succeeded (the reference's words); more of them are welcome.
+        missing = max(batch.items - results, 0)
         if missing:
-            self._keep_error(f"mini-batch {batch.number}", f"run() returned {results} result(s) for {len(batch.files)} "
-                             f"file(s): {missing} item(s) count as failed.")  # fmt: skip
-        _say(f"mini-batch {batch.number}: {len(batch.files)} file(s), {results} result(s)")
+            self._keep_error(f"mini-batch {batch.number}", f"run() returned {results} result(s) for {batch.items} "
+                             f"{self.noun}(s): {missing} item(s) count as failed.")  # fmt: skip
+        _say(f"mini-batch {batch.number}: {batch.items} {self.noun}(s), {results} result(s)")
         self._count(missing)
         return 1
 
@@ -208,8 +221,15 @@ class Driver:
             return 0
         _say(f"mini-batch {batch.number} failed for good ({last})")
         self._progress.batches += 1
-        self._progress.files += len(batch.files)
-        self._count(len(batch.files))
+        self._progress.items += batch.items
+        self._failed_batches += 1
+        limit = self._mini_batch_error_threshold
+        if limit != _UNLIMITED and self._failed_batches > limit:
+            raise ScoringFailed(
+                f"{self._failed_batches} mini-batch(es) failed, more than the mini_batch_error_threshold of {limit}; "
+                f"the job is aborted.{self._last_error()}"
+            )
+        self._count(batch.items)
         return 1
 
     def _count(self, failed: int) -> None:
@@ -244,13 +264,18 @@ class Driver:
                 worker.process.kill()
 
 
-def listed(source: Path) -> list[str]:
-    """The files to score, in the order of their names. Folders inside a folder aren't looked into.
+def listed(source: Path, recursive: bool = False) -> list[str]:
+    """The files to score, in the order of their names. Folders inside a folder are looked into by parallel jobs only.
 
     https://learn.microsoft.com/azure/machine-learning/how-to-mlflow-batch#how-work-is-distributed-on-workers
     """
     if source.is_file():
         return [str(source)]
+    if recursive:
+        found = sorted(str(each) for each in source.rglob("*") if each.is_file())
+        if not found:
+            raise ScoringFailed(f"The input {source} holds no file.")
+        return found
     files = sorted(str(each) for each in source.iterdir() if each.is_file())
     if folders := sum(each.is_dir() for each in source.iterdir()):
         _say(f"{folders} folder(s) inside the input are not looked into: nested folders aren't scored")
@@ -273,12 +298,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs=logs,
         logging_level=given.logging_level.upper(),
         keep=given.output_action == "append_row",
+        arguments=tuple(given.arguments),
+        tabular=given.tabular,
     )
     begun = time.monotonic()
     try:
-        files = listed(Path(given.input))
-        if given.script is None:
-            batch_mlflow.check_files(files)
         driver = Driver(
             options,
             nodes=given.nodes,
@@ -287,15 +311,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             retries=given.max_retries,
             timeout=given.timeout,
             error_threshold=given.error_threshold,
+            mini_batch_error_threshold=given.mini_batch_error_threshold,
         )
-        progress = driver.run(files)
+        if given.tabular:
+            keys = [key for key in given.partition_keys.split(",") if key]
+            pieces = batch_tables.cut(Path(given.input), options.parts / "input", given.mini_batch_size, keys)
+            progress = driver.run_pieces(pieces)
+        else:
+            files = listed(Path(given.input), given.recursive)
+            if given.script is None:
+                batch_mlflow.check_files(files)
+            progress = driver.run(files)
     except (ScoringFailed, ValueError) as error:
         _say(f"batch scoring failed: {error}")
         return 1
     if options.keep:
-        batch_worker.collect(options, options.output / given.output_file_name)
+        # An output that is a file is the file itself.
+        folder = options.output.is_dir() or not given.output_is_file
+        batch_worker.collect(options, options.output / given.output_file_name if folder else options.output)
     took = time.monotonic() - begun
-    overview = (f"{progress.batches} mini-batch(es), {progress.files} file(s), {progress.results} result(s), "
+    overview = (f"{progress.batches} mini-batch(es), {progress.items} {driver.noun}(s), {progress.results} result(s), "
                 f"{progress.failed} failed item(s), {progress.retried} retry(s), {took:.1f} s")  # fmt: skip
     logs.mkdir(exist_ok=True)
     (logs / f"job_progress_overview.{datetime.now(UTC):%Y%m%d%H}.txt").write_text(overview + "\n")
@@ -321,7 +356,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--error-threshold", type=int, default=_UNLIMITED)
     parser.add_argument("--output-action", choices=("append_row", "summary_only"), default="append_row")
     parser.add_argument("--output-file-name", default="predictions.csv")
+    parser.add_argument("--output-is-file", action="store_true", help="--output is the file for the results")
     parser.add_argument("--logging-level", default="info")
+    parser.add_argument("--mini-batch-error-threshold", type=int, default=_UNLIMITED)
+    parser.add_argument("--recursive", action="store_true", help="files in nested folders too")
+    parser.add_argument("--tabular", action="store_true", help="the input is an MLTable, the mini-batch size in bytes")
+    parser.add_argument("--partition-keys", default="", help="columns of the table, separated by commas")
+    parser.add_argument("arguments", nargs="*", help="the script's own, after --")
     return parser
 
 

@@ -19,10 +19,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from localazure_compute import batch_tables
+
 
 @dataclass(frozen=True)
 class Options:
-    """What every worker is told. Without a `script` the model is an MLflow model. `keep`: results go to a file."""
+    """What every worker is told. Without a `script` the model is an MLflow model. `keep`: results go to a file;
+    `arguments` are the script's own; `tabular`: a mini-batch is a table, of the one file that holds it.
+    """
 
     script: Path | None
     model: str
@@ -30,6 +34,8 @@ class Options:
     logs: Path
     logging_level: str
     keep: bool
+    arguments: tuple[str, ...] = ()
+    tabular: bool = False
 
     @property
     def parts(self) -> Path:
@@ -45,6 +51,8 @@ def work(channel: connection.Connection, options: Options, node: int, number: in
     os.environ["AZUREML_MODEL_DIR"] = str(Path(options.model).parent) if options.model else ""
     os.environ["AZUREML_BI_OUTPUT_PATH"] = str(options.output)
     options.parts.mkdir(exist_ok=True)
+    # Scripts read their arguments in init(), from the command line.
+    sys.argv = [str(options.script or ""), *options.arguments]
     try:
         script = _loaded(options)
         if init := getattr(script, "init", None):
@@ -63,7 +71,7 @@ def work(channel: connection.Connection, options: Options, node: int, number: in
                 shutdown()
             return
         try:
-            text, results = rows(run(list(files)))
+            text, results = rows(run(batch_tables.read(files[0]) if options.tabular else list(files)))
             if options.keep:
                 # Under its name only when it is whole: a mini-batch that is tried again leaves nothing twice.
                 half = options.parts / f"{batch}.{number}.new"

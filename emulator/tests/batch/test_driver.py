@@ -102,6 +102,33 @@ def run(mini_batch): return Frame()
     assert job.lines() == ["a.txt 1"] * 6
 
 
+def test_a_parallel_job_has_arguments_nested_files_and_an_output_that_is_a_file(job: Job) -> None:
+    (job.folder / "input" / "deep").mkdir()
+    (job.folder / "input" / "deep" / "6.txt").write_text("6")
+    script = """
+import argparse, pathlib
+def init():
+    global options
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--word")
+    options, _ = parser.parse_known_args()
+def run(mini_batch):
+    return [f"{options.word} {pathlib.Path(each).name}" for each in mini_batch]
+"""
+    options = ["--recursive", "--output", "output/rows.txt", "--output-is-file", "--", "--word", "a b"]
+    assert job.run(script, *options).returncode == 0
+    assert job.lines("rows.txt") == [f"a b {number}.txt" for number in range(7)]
+
+
+def test_too_many_mini_batches_that_fail_end_a_parallel_job(job: Job) -> None:
+    script = "def run(mini_batch): raise ValueError('no such thing')"
+    options = ("--mini-batch-size", "1", "--max-retries", "0", "--mini-batch-error-threshold", "1")
+    done = job.run(script, *options)
+    assert done.returncode == 1
+    assert "2 mini-batch(es) failed, more than the mini_batch_error_threshold of 1" in done.stdout
+    assert "no such thing" in done.stdout
+
+
 def test_a_mini_batch_that_fails_is_tried_again_and_leaves_nothing_twice(job: Job) -> None:
     script = """
 import pathlib

@@ -129,7 +129,7 @@ def test_what_is_wrong_is_refused_with_step_and_key(properties: dict[str, Any], 
     assert message in refused.value.message
 
 
-@pytest.mark.parametrize("kind", ["if_else", "do_while", "parallel_for", "parallel", "import", "data_transfer"])
+@pytest.mark.parametrize("kind", ["if_else", "do_while", "parallel_for", "import", "data_transfer"])
 def test_steps_of_other_types_are_refused_by_name(kind: str) -> None:
     with pytest.raises(NotImplementedOperation, match=f"the step 'a' of type {kind}"):
         parsed(pipeline({"a": {**make(), "type": kind}}))
@@ -240,6 +240,84 @@ def test_sweep_spark_and_automl_steps_become_arm_jobs() -> None:
     assert details["limitSettings"] == {"timeout": "PT5M", "maxTrials": 4}
     assert graph.made_by == {"m": ("m", "best_model")}
     assert graph.steps["m"].after == {"s"}
+
+
+PARALLEL: dict[str, Any] = {
+    "type": "parallel",
+    "inputs": {"rows": {"type": "mltable"}, "files": FOLDER, "m": {"type": "string"}},
+    "outputs": {"file": {"type": "uri_file"}, "out": FOLDER},
+    "input_data": "${{inputs.rows}}",
+    "mini_batch_size": "10kb",
+    "retry_settings": {"max_retries": 1},
+    "task": {
+        "type": "run_function",
+        "code": "azureml:/subscriptions/s/codes/c/versions/1",
+        "entry_script": "score.py",
+        "environment": ENVIRONMENT,
+        "program_arguments": "--model ${{inputs.m}}",
+        "append_row_to": "${{outputs.file}}",
+    },
+}
+
+
+def parallel(**more: Any) -> dict[str, Any]:
+    """The ARM job of a parallel step whose node says `more`."""
+    table = {"job_input_type": "mltable", "uri": "azureml:rows:1", "mode": "Direct"}
+    files = {"job_input_type": "uri_folder", "uri": "azureml:files:1"}
+    node = {"type": "parallel", "componentId": "p", "inputs": {"rows": table, "files": files, "m": text("x")}, **more}
+    graph = pipeline_graph.parse(pipeline({"a": node}), lambda _: PARALLEL)
+    inputs = pipeline_graph.resolved_inputs(graph.steps["a"], graph.inputs, {})
+    return pipeline_nodes.child(graph, graph.steps["a"], inputs, {})
+
+
+def test_a_parallel_step_becomes_a_command_over_mini_batches() -> None:
+    job = parallel()
+    assert job["jobType"] == "Command"
+    assert (job["codeId"], job["environmentId"]) == ("/subscriptions/s/codes/c/versions/1", ENVIRONMENT)
+    # What is divided is brought near, whatever mode is asked for; the command reads it.
+    assert job["inputs"]["rows"] == {"jobInputType": "mltable", "uri": "azureml:rows:1"}
+    assert "distribution" not in job
+    for part in ("--mini-batch-size 10240 ", "--max-retries 1 ", "--timeout 60 ", '--input "${{inputs.rows}}"',
+                 '--output "${{outputs.file}}" --output-action append_row', "--tabular", "--output-is-file",
+                 ):  # fmt: skip
+        assert part in job["command"]
+    assert job["command"].endswith(" -- --model ${{inputs.m}}")
+    files = parallel(input_data="${{inputs.files}}", mini_batch_size=3, resources={"instance_count": 2},
+                     task={"append_row_to": "${{outputs.out}}"}, error_threshold=5, partition_keys="[]",
+                     environment_variables={"A": "1"})  # fmt: skip
+    assert "--recursive" in files["command"]
+    assert "--mini-batch-size 3 " in files["command"]
+    assert "--error-threshold 5 " in files["command"]
+    assert "--output-is-file" not in files["command"]
+    assert files["distribution"] == {"distributionType": "Mpi", "processCountPerInstance": 1}
+    assert (files["resources"], files["environmentVariables"]) == ({"instanceCount": 2}, {"A": "1"})
+    assert (
+        "--partition-keys Store,Brand " in parallel(partition_keys='["Store", "Brand"]', mini_batch_size="0")["command"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "target"),
+    [
+        ({"input_data": "rows"}, "jobs.a.input_data"),
+        ({"input_data": "${{inputs.m}}"}, "jobs.a.input_data"),
+        ({"mini_batch_size": "ten"}, "jobs.a.mini_batch_size"),
+        ({"retry_settings": {"timeout": "soon"}}, "jobs.a.retry_settings.timeout"),
+        ({"task": {"append_row_to": "${{outputs.none}}"}}, "jobs.a.task.append_row_to"),
+        ({"task": {"entry_script": None}}, "jobs.a.task.entry_script"),
+    ],
+)
+def test_what_is_wrong_with_a_parallel_step_is_refused_with_its_key(more: dict[str, Any], target: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        parallel(**more)
+    assert refused.value.target == target
+
+
+def test_what_parallel_steps_can_not_do_here_is_refused_by_name() -> None:
+    with pytest.raises(NotImplementedOperation, match="a task of type model"):
+        parallel(task={"type": "model"})
+    with pytest.raises(NotImplementedOperation, match="partition_keys over files"):
+        parallel(input_data="${{inputs.files}}", partition_keys='["a"]')
 
 
 # From here on with the service: components are registered, steps run.

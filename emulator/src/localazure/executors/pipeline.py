@@ -20,7 +20,7 @@ from localazure.executors.pipeline_reuse import Earlier, Reuse
 from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
 
-_REUSED_KINDS = frozenset({"command", "sweep", "spark"})
+_REUSED_KINDS = frozenset({"command", "sweep", "parallel", "spark"})
 _SHOWN_ERROR = 3000  # characters of a step's error in the pipeline's own
 
 
@@ -58,8 +58,9 @@ class PipelineRunner:
                 name: {"uri": f"azureml://datastores/workspaceblobstore/paths/azureml/{step.name}/{name}/", **entry}
                 for name, entry in outputs.items()
             }
+            job = pipeline_nodes.child(pipeline, step, inputs, outputs)
             with _of_step(step.name):
-                self._validate(pipeline_nodes.child(pipeline, step, inputs, outputs))
+                self._validate(job)
 
     def seconds(self, properties: dict[str, Any]) -> float | None:
         """A pipeline has no time-out of its own."""

@@ -22,8 +22,8 @@ from localazure.executors.automl_wire import DATA_ROLES
 Specs = Callable[[str], Mapping[str, Any]]
 Entry = dict[str, Any]
 
-RUNNABLE_STEPS = ("command", "sweep", "spark", "automl", "pipeline")
-_REFUSED_STEPS = ("if_else", "do_while", "parallel_for", "parallel", "import", "data_transfer", "fl_scatter_gather")
+RUNNABLE_STEPS = ("command", "sweep", "parallel", "spark", "automl", "pipeline")
+_REFUSED_STEPS = ("if_else", "do_while", "parallel_for", "import", "data_transfer", "fl_scatter_gather")
 _DATA = frozenset({"uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model", "path"})
 _SPECIAL = _DATA - {"uri_file", "uri_folder", "path"}
 _PRIMITIVE = frozenset({"string", "integer", "number", "boolean"})

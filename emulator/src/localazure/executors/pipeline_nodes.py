@@ -6,21 +6,29 @@ Pure. https://learn.microsoft.com/azure/machine-learning/reference-yaml-componen
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from localazure.core.errors import BadRequest
-from localazure.executors import automl_wire
+from localazure.executors import automl_wire, pipeline_parallel
 from localazure.executors.pipeline_graph import Entry, Pipeline, Step, interpolate, is_literal, whole
 
-_JOB_TYPES = {"command": "Command", "sweep": "Sweep", "spark": "Spark", "automl": "AutoML", "pipeline": "Pipeline"}
+_JOB_TYPES = {
+    "command": "Command", "parallel": "Command", "sweep": "Sweep", "spark": "Spark", "automl": "AutoML",
+    "pipeline": "Pipeline",
+}  # fmt: skip
 # What run history calls a step of each type.
-STEP_TYPES = {"command": "PythonScriptStep", "sweep": "HyperDriveStep", "spark": "SparkStep", "automl": "AutoMLStep",
-              "pipeline": "PipelineStep"}  # fmt: skip
-RUN_TYPES = {"command": "azureml.StepRun", "sweep": "hyperdrive", "spark": "azureml.StepRun", "automl": "automl",
-             "pipeline": "azureml.PipelineRun"}  # fmt: skip
+STEP_TYPES = {
+    "command": "PythonScriptStep", "parallel": "ParallelRunStep", "sweep": "HyperDriveStep", "spark": "SparkStep",
+    "automl": "AutoMLStep", "pipeline": "PipelineStep",
+}  # fmt: skip
+RUN_TYPES = {
+    "command": "azureml.StepRun", "parallel": "azureml.StepRun", "sweep": "hyperdrive", "spark": "azureml.StepRun",
+    "automl": "automl", "pipeline": "azureml.PipelineRun",
+}  # fmt: skip
 _DISTRIBUTIONS = {"mpi": "Mpi", "pytorch": "PyTorch", "tensorflow": "TensorFlow", "ray": "Ray"}
 _RANGES = {
     "randint": ("upper",), "uniform": ("min_value", "max_value"), "loguniform": ("min_value", "max_value"),
@@ -143,6 +151,23 @@ def _sweep(step: Step, node: Mapping[str, Any], inputs: Mapping[str, Entry], pip
     }
 
 
+def _parallel(step: Step, node: Mapping[str, Any], inputs: Mapping[str, Entry], pipeline: Pipeline) -> dict[str, Any]:
+    """A command that starts the driver of batch scoring beside the user's script."""
+    spec = {**step.spec, **{key: value for key, value in node.items() if value is not None}}
+    task = {**(step.spec.get("task") or {}), **(node.get("task") or {})}
+    kinds = {name: sink.kind for name, sink in step.outputs.items()}
+    wanted = pipeline_parallel.read(step.name, spec, task, inputs, kinds)
+    resources = _merged(step.spec.get("resources"), node.get("resources")) or {}
+    nodes = int(resources.get("instanceCount") or 1)
+    as_command = {**step.spec, "code": task.get("code"), "environment": task.get("environment"),
+                  "command": wanted.command(nodes), "distribution": None}  # fmt: skip
+    if nodes > 1:
+        # The nodes are the job's; the driver on the first one starts the workers of all.
+        as_command["distribution"] = {"type": "mpi", "process_count_per_instance": 1}
+    near = {**inputs, wanted.data: {key: value for key, value in inputs[wanted.data].items() if key != "mode"}}
+    return _command(dataclasses.replace(step, spec=as_command), {**node, "distribution": None}, near, pipeline)
+
+
 def _spark(step: Step, node: Mapping[str, Any], inputs: Mapping[str, Entry], pipeline: Pipeline) -> dict[str, Any]:
     spec = step.spec
     entry = node.get("entry") or spec.get("entry") or {}
@@ -191,6 +216,7 @@ _Builder = Callable[[Step, Mapping[str, Any], Mapping[str, Entry], Pipeline], di
 _BUILDERS: dict[str, _Builder] = {
     "command": _command,
     "sweep": _sweep,
+    "parallel": _parallel,
     "spark": _spark,
     "automl": _automl,
     "pipeline": _pipeline,
