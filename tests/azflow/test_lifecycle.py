@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped,
 
 from azflow import lifecycle
 from azflow.approval import AutomaticApproval, PersonalApproval, verdict_table
-from azflow.specs import Approve, ModelSpec, Person, find_specs
+from azflow.specs import Approve, ModelSpec, Person, Spend, find_specs
 
 CHAIN = [
     "arrival.wait_for_data",
@@ -78,6 +78,46 @@ def test_steps_wait_for_what_they_name(plan: lifecycle.Plan) -> None:
 
 def test_a_model_without_suites_has_no_quality_stage(spec: ModelSpec) -> None:
     assert "quality" not in lifecycle.plan(spec.model_copy(update={"quality": ()})).stages()
+
+
+@pytest.fixture(scope="module")
+def without_endpoint() -> lifecycle.Plan:
+    (path,) = (path for path in find_specs() if path.parent.name == "arrival_delay")
+    return lifecycle.plan(ModelSpec.load(path))
+
+
+def test_a_model_without_an_endpoint_is_promoted_by_its_tag(without_endpoint: lifecycle.Plan) -> None:
+    assert "roll_out" not in without_endpoint.stages()
+    tasks = {task.id: task for task in without_endpoint.tasks}
+    assert tasks["register.promote"].after == ("register.model",)
+    for champion in ("evaluate.champion", "write_back.champion"):
+        assert tasks[champion].arguments["registered_model"] == "arrival_delay"
+        assert "endpoint_name" not in tasks[champion].arguments
+    assert tasks["write_back.score"].arguments["inputs"]["deployment"] == "none"
+
+
+def test_it_waits_for_the_tables_partition(without_endpoint: lifecycle.Plan) -> None:
+    (waits,) = without_endpoint.stage("arrival")
+    assert waits.operator == "azflow.arrival.PartitionArrivalSensor"
+    assert (waits.arguments["table"], waits.arguments["partition"]) == ("ml.flight_features", "{{ night.partition }}")
+
+
+def test_its_dag_is_built_without_a_roll_out(without_endpoint: lifecycle.Plan) -> None:
+    with DAG(**lifecycle.dag_arguments(without_endpoint)) as built:
+        chain(*(lifecycle.build(without_endpoint, stage, built) for stage in without_endpoint.stages()))
+    assert built.get_task("approve").downstream_task_ids == {"register.model"}
+    assert built.get_task("register.promote").trigger_rule == "all_success"
+    assert "stages" not in lifecycle.form(without_endpoint.spec)
+    assert "`register` is skipped" in str(built.doc_md)
+
+
+def test_limits_and_the_gates_metric_reach_every_job(spec: ModelSpec) -> None:
+    limited = spec.model_copy(update={"spend": Spend(max_node_hours_per_night=2)})
+    jobs = [task for task in lifecycle.plan(limited).tasks if task.operator == "azflow.ml.AzureMLJobOperator"]
+    assert len(jobs) == 3
+    assert all(job.arguments["spend"] == {"max_node_hours_per_night": 2} for job in jobs)
+    (evaluate,) = (job for job in jobs if job.stage == "evaluate")
+    assert evaluate.arguments["inputs"]["metric"] == "roc_auc"
 
 
 def test_the_specs_own_inputs_win(spec: ModelSpec) -> None:

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from azflow.errors import ConfigurationError, SpecError
-from azflow.specs import INCLUDE, Approve, ModelSpec, Night, NotebookStep, SqlStep, find_specs
+from azflow.specs import INCLUDE, Approve, ModelSpec, Night, NotebookStep, SqlStep, TableArrival, find_specs
 
 SHIPPED = INCLUDE / "models" / "flight_delay" / "model.yml"
 
@@ -76,6 +77,20 @@ WRONG = [
     ("  job: jobs/flight_delay_automl.yml\n", "", "train.job", "field required"),
     ("floor: 0.60", "floor: high", "evaluate.gate.floor", "valid number"),
     ("max_loss: 0.01 ", "max_loss: -1 ", "evaluate.gate.max_loss", "greater than or equal"),
+    (
+        "metric: roc_auc",
+        "metric: auc",
+        "evaluate.gate",
+        "no metric is called 'auc'; where higher is better: AUC_macro, ",
+    ),
+    ("metric: roc_auc", "metric: mean_absolute_error", "evaluate.gate", "better when lower: give a ceiling"),
+    ("floor: 0.60", "ceiling: 0.60", "evaluate.gate", "better when higher: give a floor"),
+    ("    floor: 0.60\n", "", "evaluate.gate", "roc_auc needs a floor"),
+    ("floor: 0.60", "min_skill: 0.1", "evaluate.gate", "min_skill is a share of an error"),
+    ("  blob: landing", "  table: landing", "arrival.table", "should match pattern"),
+    ("  blob: landing", "  file: landing", "arrival.blob", "field required"),
+    ("approve: automatic", "spend: {max_node_hours_per_job: 0}\napprove: automatic", "spend", "greater than 0"),
+    ("approve: automatic", "compare: {last: 0}\napprove: automatic", "compare.last", "greater than or equal to 1"),
     ("[10, 50, 100]", "[50, 10, 100]", "deploy.stages", "must grow"),
     ("[10, 50, 100]", "[10, 50]", "deploy.stages", "last stage must be 100"),
     ("[10, 50, 100]", "[0, 100]", "deploy.stages", "between 1 and 100"),
@@ -116,6 +131,23 @@ def test_a_spec_must_be_a_mapping(include: Path, content: str) -> None:
 def test_a_missing_spec_is_named(include: Path) -> None:
     with pytest.raises(SpecError, match=r"models/ghost/model\.yml: can't be read"):
         ModelSpec.load(include / "models" / "ghost" / "model.yml")
+
+
+def test_where_lower_is_better_the_gate_has_a_ceiling(include: Path) -> None:
+    gate = load(include, "metric: roc_auc\n    max_loss: 0.01     # on the same rows as the champion\n    floor: 0.60",
+                "metric: mean_absolute_error\n    ceiling: 40\n    min_skill: 0.05").evaluate.gate  # fmt: skip
+    assert (gate.ceiling, gate.min_skill, gate.floor) == (40, 0.05, None)
+
+
+def test_a_partition_may_arrive_in_a_table_and_a_model_do_without_an_endpoint(include: Path) -> None:
+    path = include / "models" / "flight_delay" / "model.yml"
+    content = yaml.safe_load(path.read_text())
+    del content["deploy"]
+    content["arrival"] = {"table": "ml.flight_features", "column": "flight_date", "min_rows": 500}
+    path.write_text(yaml.safe_dump(content))
+    spec = ModelSpec.load(path)
+    assert spec.deploy is None
+    assert isinstance(spec.arrival, TableArrival) and spec.arrival.min_rows == 500
 
 
 def test_a_persons_approval(include: Path) -> None:
