@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 
-from azflow.arrival import BlobArrivalSensor, BlobArrivalTrigger
+from azflow.arrival import BlobArrivalSensor, BlobArrivalTrigger, PartitionArrivalSensor, PartitionArrivalTrigger
 from azflow.connection import AzureConnection
 from azflow.errors import AccessDenied, ArrivalTimeout
 
@@ -244,3 +244,106 @@ def test_the_trigger_survives_serialisation() -> None:
     }
     path, kept = BlobArrivalTrigger(**arguments).serialize()  # type: ignore[arg-type]
     assert (path, kept) == ("azflow.arrival.BlobArrivalTrigger", arguments)
+
+
+# a table's partition
+
+
+class FakePool:
+    """A SQL pool with one table, as a DB-API connection: day -> rows; None: there is no table."""
+
+    def __init__(self, rows: dict[str, int] | None) -> None:
+        self.rows = rows
+        self.asked: list[str] = []
+        self.closed = 0
+
+    def execute(self, query: str, values: tuple[str, ...] = ()) -> Any:
+        self.asked.append(query)
+        if "OBJECT_ID" in query:
+            answer: Any = None if self.rows is None else 1
+        else:
+            assert self.rows is not None
+            answer = max(self.rows, default=None) if "MAX" in query else self.rows.get(values[0], 0)
+        return SimpleNamespace(fetchone=lambda: (answer,))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def partition_sensor(monkeypatch: pytest.MonkeyPatch, pool: FakePool, **arguments: Any) -> PartitionArrivalSensor:
+    monkeypatch.setattr("azflow.synapse.connect", lambda connection, log: pool)
+    settings = {"grace_seconds": 0.2, "poke_interval": 0.1, "min_rows": 500}
+    return PartitionArrivalSensor(
+        task_id="wait", table="ml.flight_features", column="flight_date", partition="2013-03-08", **settings | arguments
+    )
+
+
+def test_a_partition_with_enough_rows_is_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = FakePool({"2013-03-08": 979})
+    found = partition_sensor(monkeypatch, pool).execute({})
+    assert found == {"table": "ml.flight_features", "column": "flight_date", "partition": "2013-03-08", "rows": 979}
+    assert pool.asked[-1] == "SELECT COUNT(*) FROM [ml].[flight_features] WHERE [flight_date] = ?"
+    assert pool.closed == 1
+
+
+@pytest.mark.parametrize("rows", [None, {}, {"2013-03-08": 499}])
+def test_a_partition_that_isnt_whole_is_waited_for_in_the_triggerer(
+    monkeypatch: pytest.MonkeyPatch, rows: dict[str, int] | None
+) -> None:
+    pool = FakePool(rows)
+    with pytest.raises(TaskDeferred) as deferred:
+        partition_sensor(monkeypatch, pool, timeout_minutes=60).execute({})
+    trigger = deferred.value.trigger
+    assert isinstance(trigger, PartitionArrivalTrigger)
+    assert (trigger.table, trigger.partition, trigger.min_rows) == ("ml.flight_features", "2013-03-08", 500)
+    assert trigger.deadline - trigger.started == 3600
+    assert pool.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (None, "there is no such table"),
+        (
+            {"2013-03-07": 900, "2013-03-08": 3},
+            "3 rows of the 500 needed; the table's latest flight_date is 2013-03-08",
+        ),
+    ],
+)
+def test_a_partition_that_doesnt_come_is_named_with_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, rows: dict[str, int] | None, words: str
+) -> None:
+    with pytest.raises(AirflowException) as caught:
+        partition_sensor(monkeypatch, FakePool(rows)).resume({}, {"outcome": "timed_out", "started": 0})
+    assert "ml.flight_features, flight_date = 2013-03-08, on the pool" in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_the_triggers_looks_have_connections_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = FakePool({"2013-03-08": 3})
+    looks = [ConnectionError("reset"), pool, pool]
+
+    def connect(self: AzureConnection) -> FakePool:
+        found = looks.pop(0)
+        if not looks:
+            pool.rows = {"2013-03-08": 979}
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def aload(conn_id: str) -> AzureConnection:
+        return AzureConnection(id=conn_id)
+
+    monkeypatch.setattr(AzureConnection, "sql_connect", connect)
+    monkeypatch.setattr(AzureConnection, "aload", staticmethod(aload))
+    now = time.time()
+    arguments: dict[str, Any] = {"table": "ml.flight_features", "column": "flight_date", "partition": "2013-03-08"}
+    arguments |= {"min_rows": 500, "started": now, "deadline": now + 20, "poke_interval": 0.01, "conn_id": "c"}
+    trigger = PartitionArrivalTrigger(**arguments)
+    assert trigger.serialize() == ("azflow.arrival.PartitionArrivalTrigger", arguments)
+
+    async def first() -> Any:
+        return [event.payload async for event in trigger.run()]
+
+    assert asyncio.run(first()) == [{"outcome": "there", "started": now}]
+    assert pool.closed == 2

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from azflow.connection import AzureConnection
-from azflow.evaluation import ChampionOperator, serving_model
-from azflow.registry import ModelRegistry
+from azflow.evaluation import ChampionOperator, PromoteOperator, serving_model
+from azflow.registry import ModelRegistry, Registered
 from azure_edge import Edge, edge
 from workspace_edge import WORKSPACE
 
@@ -81,3 +82,48 @@ def test_a_label_that_cannot_be_moved_fails_nothing(edge: Edge, monkeypatch: pyt
 
     monkeypatch.setattr(ModelRegistry, "promote", broken)
     assert run(edge, {"blue": 100}, "")["name"] == "flight_delay"
+
+
+# -- without an endpoint ---------------------------------------------------------------------------------------------
+
+
+def tagged(monkeypatch: pytest.MonkeyPatch, champion: Registered | None) -> None:
+    monkeypatch.setattr(ModelRegistry, "champion", lambda self: champion)
+
+
+def champion_of(name: str, challenger: str = "") -> Any:
+    context: Any = {}
+    return ChampionOperator(task_id="champion", registered_model=name, challenger=challenger).execute(context)
+
+
+def test_without_an_endpoint_the_tag_says_who_is_champion(monkeypatch: pytest.MonkeyPatch, promoted: list[Any]) -> None:
+    tagged(monkeypatch, Registered("arrival_delay", "4", role="champion"))
+    expected = {"name": "arrival_delay", "version": "4", "path": "azureml:arrival_delay:4", "deployment": ""}
+    assert champion_of("arrival_delay", "azureml://c") == expected == champion_of("arrival_delay")
+    assert promoted == [], "the tag is where it belongs"
+    tagged(monkeypatch, None)
+    assert champion_of("arrival_delay", "azureml://c")["version"] == "none"
+    with pytest.raises(AirflowFailException, match="No version of the model arrival_delay is tagged champion"):
+        champion_of("arrival_delay")
+
+
+def test_a_champion_is_looked_for_in_one_place() -> None:
+    with pytest.raises(AirflowFailException, match="either endpoint_name or registered_model"):
+        ChampionOperator(task_id="champion", endpoint_name="e", registered_model="m").execute({})
+
+
+@pytest.mark.parametrize(("before", "retired"), [(None, ""), ("4", "4"), ("5", "")])
+def test_promotion_moves_the_tag_and_tells_who_had_it(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, retired: str
+) -> None:
+    tagged(monkeypatch, Registered("m", before) if before else None)
+    monkeypatch.setattr(ModelRegistry, "promote", lambda self, version: Registered(self.name, version, role="champion"))
+    ti = SimpleNamespace(xcom_pull=lambda task_ids: {"name": "m", "version": "5"})
+    promoted = PromoteOperator(task_id="promote").execute({"ti": ti})  # type: ignore[typeddict-item]
+    assert (promoted["id"], promoted["role"], promoted["before"]) == ("azureml:m:5", "champion", retired)
+
+
+def test_without_a_registration_nothing_is_promoted() -> None:
+    ti = SimpleNamespace(xcom_pull=lambda task_ids: None)
+    with pytest.raises(AirflowFailException, match=r"register\.model left no registered model"):
+        PromoteOperator(task_id="promote").execute({"ti": ti})  # type: ignore[typeddict-item]
