@@ -139,9 +139,13 @@ def test_inputs_of_every_type_outputs_of_every_type_and_what_becomes_of_them(
 
 
 def test_processes_of_a_distributed_job_find_each_other(client: Any, submit: Any, reaches: Any, tmp_path: Path) -> None:
+    from azure.ai.ml.entities import VsCodeJobService
+
     torch = {"type": "pytorch", "process_count_per_instance": 2}
-    name = submit("echo rank $RANK of $WORLD_SIZE", instance_count=2, distribution=torch)
+    services = {"mine": VsCodeJobService()}
+    name = submit("echo rank $RANK of $WORLD_SIZE", instance_count=2, distribution=torch, services=services)
     assert reaches(name).status == "Completed"
+    assert "runs no interactive services" in client.jobs.show_services(name)["mine"].error
     client.jobs.download(name, download_path=tmp_path)
     logs = tmp_path / "artifacts/user_logs"
     assert [(logs / f"std_log_process_{rank}.txt").read_text() for rank in range(4)] == [
@@ -211,18 +215,14 @@ def test_an_environment_that_can_not_be_built_tells_why(client: Any, submit: Any
     ("more", "message"),
     [
         ({"distribution": {"type": "ray"}}, "distribution Ray"),
-        ({"services": {"mine": {"job_service_type": "ssh"}}}, "interactive service SSH"),
         ({"instance_count": 2}, "instanceCount 2 and no distribution"),
         ({"compute": "synapse-spark"}, "is of type SynapseSpark"),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(submit: Any, more: dict[str, Any], message: str) -> None:
     from azure.ai.ml import RayDistribution
-    from azure.ai.ml.entities import SshJobService
     from azure.core.exceptions import HttpResponseError
 
-    if "services" in more:
-        more = {"services": {"mine": SshJobService()}}
     if more.get("distribution") == {"type": "ray"}:
         more = {"distribution": RayDistribution()}
     with pytest.raises(HttpResponseError, match=message):

@@ -166,6 +166,22 @@ def test_a_distributed_job_runs_its_processes_as_nodes(with_client: Any, blobs: 
     assert (logs / "std_log_process_3.txt").read_text() == "rank 3 of 4 on node 1 as 1 at 127.0.0.1\n"
 
 
+def test_a_service_that_is_not_there_is_shown_so_and_the_job_runs(with_client: Any, blobs: Any) -> None:
+    async def test(client: Any) -> None:
+        asked = {"s": {"jobServiceType": "SSH", "properties": {"sshPublicKeys": "k"}}}
+        await client.put("jobs/ssh", **command("true", services=asked))
+        job = await client.finished("ssh")
+        assert job["properties"]["status"] == "Completed"
+        assert job["properties"]["services"]["s"]["status"] == "Failed"
+        path = f"/history/v1.0{client.settings.workspace_id}/runs/ssh/serviceinstances/0"
+        instance = (await client.ok("GET", path))["instances"]["s"]
+        assert "runs no interactive services" in instance["error"]["error"]["message"]
+
+    with_client(test)
+    log = (blobs.root / "azureml/ExperimentRun/dcid.ssh/user_logs/std_log.txt").read_text()
+    assert "service 's': localazure runs no interactive services" in log
+
+
 def test_a_managed_identity_gets_tokens_while_the_job_runs(with_client: Any, context: ServiceContext) -> None:
     async def test(client: Any) -> None:
         text = "echo $MSI_ENDPOINT | sed s,.*/msi,/msi, > ${{outputs.o}}; echo $MSI_SECRET >> ${{outputs.o}}; sleep 60"
@@ -235,7 +251,7 @@ def test_what_can_not_be_prepared_fails_the_job_by_name(with_client: Any, change
         ({"distribution": {"distributionType": "Ray"}}, 501, "distribution Ray"),
         ({"distribution": {"distributionType": "Gloo"}}, 400, "PyTorch, Mpi, TensorFlow"),
         ({"distribution": {"distributionType": "Mpi", "processCountPerInstance": 99}}, 400, "99 processes"),
-        ({"services": {"s": {"jobServiceType": "SSH"}}}, 501, "interactive service SSH"),
+        ({"services": {"s": {"jobServiceType": "Telnet"}}}, 400, "there are JupyterLab, SSH"),
         ({"identity": {"identityType": "Other"}}, 400, "identity.type must be one of"),
         ({"inputs": {"i": {"jobInputType": "table", "uri": "x"}}}, 400, "there are literal, uri_file"),
         ({"inputs": {"i": {**DATA, "mode": "EvalMount"}}}, 400, "for inputs of type mltable"),

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
-from localazure.core.errors import AzureError, BadRequest, NotImplementedOperation
+from localazure.core.errors import AzureError, BadRequest
 from localazure.executors import bindings, distribution, environments, job_pip
 from localazure.executors.distribution import Worker
 from localazure.executors.durations import seconds
@@ -21,8 +22,10 @@ from localazure.storage.locations import Location
 # Where a job's managed identity gets its tokens (answered by ml.jobs).
 TOKEN_PATH = "/msi/token"
 _IDENTITIES = ("AMLToken", "Managed", "UserIdentity")
-# What every job has; the other kinds (JupyterLab, SSH, VSCode, TensorBoard, Custom) would be programs on the node.
+# What every job has. The others would be programs on the node: a job that asks for one runs, and says it isn't there.
 _SHOWN_SERVICES = ("Tracking", "Studio")
+INTERACTIVE = ("JupyterLab", "SSH", "TensorBoard", "VSCode", "RayDashboard", "Custom")
+NO_SERVICES = "localazure runs no interactive services; the job runs without it"
 
 
 class CommandRunner:
@@ -41,8 +44,9 @@ class CommandRunner:
         distribution.validate(properties)
         bindings.validate(properties)
         for name, service in (properties.get("services") or {}).items():
-            if (kind := (service or {}).get("jobServiceType")) not in _SHOWN_SERVICES:
-                raise NotImplementedOperation(f"Jobs_CreateOrUpdate with the interactive service {kind} ('{name}')")
+            if (kind := (service or {}).get("jobServiceType")) not in (*_SHOWN_SERVICES, *INTERACTIVE):
+                wanted = ", ".join(INTERACTIVE)
+                raise BadRequest(f"The service '{name}' is of type '{kind}'; there are {wanted}.", f"services.{name}")
         identity = (properties.get("identity") or {}).get("identityType")
         if identity is not None and identity not in _IDENTITIES:
             raise BadRequest(f"identity.type must be one of {', '.join(_IDENTITIES)}, not '{identity}'.", "identity")
@@ -61,6 +65,8 @@ class CommandRunner:
 
     async def prepare(self, job: RunningJob) -> None:
         """Readies the environment, unpacks the code, brings the inputs."""
+        for name in interactive(job.properties):
+            job.note(f"service '{name}': {NO_SERVICES}")
         await use_environment(job, job.properties.get("environmentId"))
         await unpack_code(job)
         job.found["inputs"] = await bindings.inputs(job)
@@ -147,6 +153,12 @@ def _own_pip(job: RunningJob) -> dict[str, str]:
 
 def _artifacts(job: RunningJob) -> Location:
     return Location("azureml", f"ExperimentRun/dcid.{job.name}")
+
+
+def interactive(properties: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The interactive services a job asks for, by name."""
+    asked = properties.get("services") or {}
+    return {name: each for name, each in asked.items() if (each or {}).get("jobServiceType") in INTERACTIVE}
 
 
 async def unpack_code(job: RunningJob) -> None:

@@ -16,6 +16,7 @@ from localazure.core.auth import Identity
 from localazure.core.errors import BadRequest, NotFound
 from localazure.core.registry import Answer, Handler, Operation
 from localazure.core.store import Store
+from localazure.executors.command import NO_SERVICES, interactive
 from localazure.ml import states
 from localazure.ml.assets import JOBS, Assets, artifact_folder, output_asset_name
 from localazure.ml.nodes import COMPUTES
@@ -90,9 +91,13 @@ class HistoryService:
         return {**self._run(job), "logFiles": logs}
 
     async def _services(self, request: Request, identity: Identity) -> Answer:
-        """No job has interactive services here: they are refused at submission."""
-        self._find(request.path_params["run"])
-        return {"instances": {}}
+        """What became of the interactive services that a job asked for."""
+        error = {"error": {"code": "NotImplemented", "message": NO_SERVICES}}
+        asked = interactive(self._find(request.path_params["run"])["request"])
+        found = {
+            name: {"type": each["jobServiceType"], "status": "Failed", "error": error} for name, each in asked.items()
+        }
+        return {"instances": found}
 
     async def _run_data(self, request: Request, identity: Identity) -> Answer:
         content = await request.json()
@@ -182,7 +187,7 @@ class HistoryService:
             "tags": properties.get("tags") or {},
             "hidden": bool(properties.get("isArchived")),
             "target": (properties.get("computeId") or "").rpartition("/")[2] or None,
-            "compute": self._compute(properties.get("computeId")),
+            "compute": self._compute(properties),
             "outputs": self._outputs(name, job) if properties["status"] == states.COMPLETED else {},
             "warnings": [],
             "error": {"error": {**error, "details": []}} if error else None,
@@ -200,10 +205,19 @@ class HistoryService:
             }
         return found
 
-    def _compute(self, id: str | None) -> dict[str, Any] | None:
-        name = (id or "").rpartition("/")[2]
+    def _compute(self, properties: dict[str, Any]) -> dict[str, Any] | None:
+        name = (properties.get("computeId") or "").rpartition("/")[2]
         compute = self._store.get(COMPUTES, name) if name else None
-        return compute and {"target": name, "targetType": compute["properties"]["computeType"]}
+        if compute is None:
+            return None
+        size = compute["properties"].get("properties", {}).get("vmSize")
+        return {
+            "target": name,
+            "targetType": compute["properties"]["computeType"],
+            "vmSize": size,
+            "instanceType": size,
+            "instanceCount": int((properties.get("resources") or {}).get("instanceCount") or 1),
+        }
 
 
 async def _values(request: Request) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from localazure.core.errors import AzureError, BadRequest, NotFound, NotImplementedOperation
 from localazure.core.store import Store
+from localazure.executors.command import NO_SERVICES, interactive
 from localazure.executors.job import LOG_NAME, JobRunner
 from localazure.ml import states
 from localazure.ml.assets import JOBS, Assets, artifact_folder
@@ -216,7 +217,13 @@ class Submission:
                 **shown,
                 "default": {"uri": default, "jobOutputType": "uri_folder", "mode": "ReadWriteMount"},
             },
-            "services": services(self._settings, name),
+            "services": {
+                **services(self._settings, name),
+                **{
+                    each: {**service, "status": "Failed", "errorMessage": NO_SERVICES}
+                    for each, service in interactive(asked).items()
+                },
+            },
             "status": states.NOT_STARTED,
         }
         if parent is not None:
