@@ -43,6 +43,30 @@ def address(settings: Settings, rest: str, version: str = "v1.0") -> str:
     return f"/mlflow/{version}{settings.workspace_id}/{rest}"
 
 
+def test_a_request_waits_until_the_runs_of_jobs_are_there(certified: Settings, tokens: Tokens) -> None:
+    order: list[str] = []
+
+    async def before() -> None:
+        await asyncio.sleep(0)
+        order.append("runs are there")
+
+    def mlflow(request: httpx.Request) -> httpx.Response:
+        order.append("asked")
+        return httpx.Response(200, stream=Streamed(b"{}"))
+
+    proxy = TrackingProxy(certified, before)
+    proxy._client = httpx.AsyncClient(transport=httpx.MockTransport(mlflow))
+    headers = {"Authorization": f"Bearer {tokens.issue('job:j', 'https://ml.azure.com')}"}
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(app=Api(proxy.operations(), tokens))
+        async with httpx.AsyncClient(transport=transport, base_url="https://localhost") as client:
+            return await client.get(address(certified, "api/2.0/mlflow/runs/get"), headers=headers)
+
+    assert asyncio.run(send()).status_code == 200
+    assert order == ["runs are there", "asked"]
+
+
 def test_a_request_reaches_mlflow_whole_and_without_the_token(certified: Settings, tokens: Tokens) -> None:
     seen: list[httpx.Request] = []
 

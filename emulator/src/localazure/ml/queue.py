@@ -183,9 +183,6 @@ class JobQueue:
             root=document["run"].get("root") or name,
             parent=document["run"].get("parent"),
         )
-        await asyncio.to_thread(bindings.discard, job.folder)
-        job.log.parent.mkdir(parents=True)
-        job.log.touch()
         uploads = asyncio.get_running_loop().create_task(self._keep_logs_uploaded(job))
         watching = asyncio.get_running_loop().create_task(self._watch_for_preemption(name))
         failure: JobFailed | None = None
@@ -193,6 +190,9 @@ class JobQueue:
         try:
             if name in self._cancelled:
                 raise asyncio.CancelledError
+            await asyncio.to_thread(bindings.discard, job.folder)
+            job.log.parent.mkdir(parents=True)
+            job.log.touch()
             while not await self._attempt(job):
                 pass
             state = states.COMPLETED
@@ -437,8 +437,8 @@ class JobQueue:
         """Sends the logs that grew since `sizes`, which is brought up to date."""
         for name in list(job.logs):
             path = job.folder / name
-            size = path.stat().st_size
-            if sizes.get(name) == size:
+            # At the very first there is no file yet.
+            if not path.exists() or sizes.get(name) == (size := path.stat().st_size):
                 continue
             # Read at once: a file that grows while it is sent has no length.
             content = await asyncio.to_thread(path.read_bytes)
