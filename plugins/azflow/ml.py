@@ -69,7 +69,8 @@ class AzureMLJobOperator(RemoteRunOperator):
     ``{"name", "title", "kind", "status", "algorithm", "metrics", "parameters", "seconds", "nodes", "reused"}``, of a
     step that is a search also ``children``, ``best_child``, ``primary_metric``, ``goal``. Metrics and parameters of a
     search are its best trial's, those of a pipeline its steps' (``<step>.<metric>``). ``compute_seconds`` are those of
-    all runs that held nodes, ``node_seconds`` those times their nodes. ``model_uri`` is empty if there is no model.
+    all runs that held nodes, ``node_seconds`` those times their nodes; with limits also ``spend``: ``{"limits",
+    "night_node_seconds", "over": [line]}``. ``model_uri`` is empty if there is no model.
 
     The YAML's template sees ``inputs`` and ``outputs`` (as given here), ``night``, ``azure``, ``model``, ``params`` and
     ``dag_run``. What the job prints appears in the task's log while the worker waits, and the rest when it is over.
@@ -196,18 +197,26 @@ class AzureMLJobOperator(RemoteRunOperator):
             for line in children_table(result["children"], result["best_child"], metric):
                 self.log.info("%s", line)
         self.log.info("It took %s.", hours(result["node_seconds"]))
-        self._judge_spending(context, result["name"], result["node_seconds"])
+        if self.spend:
+            with self._service() as runs:
+                result["spend"] = self._judge_spending(context, runs, result["name"], result["node_seconds"])
         return result
 
     def after_failure(self, context: Context, runs: Any, run_id: str) -> None:
         """A job that failed was paid for, too: its node seconds stay in the XCom ``spend``."""
         _, node_seconds = runs.cost(run_id)
-        context["ti"].xcom_push(SPEND_XCOM, {"name": run_id, "node_seconds": node_seconds})
-        self._judge_spending(context, run_id, node_seconds)
+        spend = self._judge_spending(context, runs, run_id, node_seconds) if self.spend else None
+        context["ti"].xcom_push(SPEND_XCOM, {"name": run_id, "node_seconds": node_seconds, "spend": spend})
 
-    def _judge_spending(self, context: Context, run_id: str, node_seconds: float) -> None:
-        for line in measured(node_seconds, self.spend):
+    def _judge_spending(self, context: Context, runs: Any, run_id: str, node_seconds: float) -> dict[str, Any]:
+        """What the job and its night took against the limits; says what passed them."""
+        night = None
+        if self.spend.max_node_hours_per_night is not None:
+            night = runs.night_seconds(context["night"].key)  # type: ignore[typeddict-item]
+        over = measured(node_seconds, self.spend, night)
+        for line in over:
             self.log.warning("%s %s: %s.", SERVICE, run_id, line)
+        return {"limits": asdict(self.spend), "night_node_seconds": night, "over": over}
 
 
 class DataAssetOperator(AzflowOperator):

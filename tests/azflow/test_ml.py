@@ -461,7 +461,9 @@ def test_a_job_above_its_limits_is_not_submitted() -> None:
 def test_a_job_that_failed_was_paid_for(capsys: pytest.CaptureFixture[str]) -> None:
     operator, context = spender(max_node_hours_per_job=1)
     operator.after_failure(context, Runs(), "j")
-    assert context["ti"].pushed["spend"] == {"name": "j", "node_seconds": 7200.0}
+    pushed = context["ti"].pushed["spend"]
+    assert (pushed["name"], pushed["node_seconds"]) == ("j", 7200.0)
+    assert pushed["spend"]["over"] == ["2 node hours taken, spend.max_node_hours_per_job is 1"]
     assert "2 node hours taken, spend.max_node_hours_per_job is 1" in capsys.readouterr().out
 
 

@@ -164,7 +164,13 @@ def test_a_run_without_predecessors_or_a_shared_metric_has_a_page() -> None:
 
 def test_a_job_that_failed_was_paid_for() -> None:
     report = failed_at("train.job") | {"spent": {"train.job": {"name": "j", "node_seconds": 1800.0}}}
-    assert "0.5 node hours in all" in said(night_page.render(report))
+    shown = said(night_page.render(report))
+    assert "0.5 node hours in all" in shown and "the limits" not in shown
+    limits = {"max_node_hours_per_job": 0.25, "max_node_hours_per_night": None}
+    line = "0.5 node hours taken, spend.max_node_hours_per_job is 0.25"
+    report["spent"]["train.job"]["spend"] = {"limits": limits, "night_node_seconds": None, "over": [line]}
+    shown = said(night_page.render(report))
+    assert "above the limits node hours allowed: 0.25 per job" in shown and line in shown
     assert night_page.summarise(report)["node_hours"] == 0.5
 
 
