@@ -93,9 +93,10 @@ def parse(policy: dict[str, Any] | None, maximize: bool) -> Policy | None:
     """The policy of a sweep job, None for none. BadRequest says what is wrong."""
     if not policy:
         return None
-    kind = str(policy.get("policyType"))
-    if kind not in _RULES:
-        raise _bad(f"policyType must be one of {', '.join(_RULES)}, not '{kind}'")
+    asked = str(policy.get("policyType"))
+    kind = next((each for each in _RULES if each.lower() == asked.lower()), None)
+    if kind is None:
+        raise _bad(f"policyType must be one of {', '.join(_RULES)}, not '{asked}'")
     interval, delay = int(policy.get("evaluationInterval") or 0), int(policy.get("delayEvaluation") or 0)
     if interval < 0 or delay < 0:
         raise _bad("evaluation_interval and delay_evaluation must not be negative")
