@@ -151,7 +151,7 @@ class Driver:
         nearest = min((worker.deadline for worker in self._workers), default=float("inf"))
         pause = None if nearest == float("inf") else max(nearest - time.monotonic(), 0)
         by_channel = {worker.channel: worker for worker in self._workers}
-        return [by_channel[each] for each in connection.wait(list(by_channel), pause) if each in by_channel]  # type: ignore[index]
+        return [by_channel[each] for each in connection.wait(list(by_channel), pause) if each in by_channel]
 
     def _hear(self, worker: Worker, waiting: deque[MiniBatch]) -> int:
         """What a worker said; the number of mini-batches that are over with it."""
