@@ -16,7 +16,6 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -30,6 +29,7 @@ from pydantic import (
     model_validator,
 )
 
+from azflow import spec_files
 from azflow.errors import ConfigurationError, SpecError
 from azflow.metrics import check_bounds
 
@@ -462,23 +462,12 @@ class ModelSpec(_Part):
         :raises SpecError: it can't be read, isn't YAML, or a key is wrong; names file and key.
         """
         include = include or path.resolve().parents[2]
-        shown = _shown(path, include)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as problem:
-            raise SpecError(shown, "", f"can't be read: {problem.strerror}") from None
-        try:
-            content = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as problem:
-            mark = getattr(problem, "problem_mark", None)
-            place = f"line {mark.line + 1}" if mark else ""
-            raise SpecError(shown, place, f"is no YAML: {getattr(problem, 'problem', None) or problem}") from None
-        if not isinstance(content, dict):
-            raise SpecError(shown, "", "must be a mapping of keys")
+        shown = spec_files.shown(path, include)
+        content = spec_files.read_mapping(path, shown)
         try:
             spec = cls.model_validate(content, context={"include": include})
         except ValidationError as problem:
-            raise _spec_error(shown, problem) from None
+            raise spec_files.error_of(problem, shown) from None
         if spec.name != path.parent.name:
             raise SpecError(shown, "name", f"must be the folder's name, {path.parent.name!r}, not {spec.name!r}")
         return spec
@@ -487,61 +476,6 @@ class ModelSpec(_Part):
 def find_specs(include: Path = INCLUDE) -> list[Path]:
     """Every model.yml below `include`, in order of the models' names."""
     return sorted(include.glob("models/*/model.yml"))
-
-
-class _SafeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """PyYAML's safe loader, in C where there is one, that refuses a key given twice (YAML 1.2, 3.2.1.1)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the base class, but a duplicate key is an error instead of silently the last one."""
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
-
-
-_Loader = _SafeLoader
-
-
-def _shown(path: Path, include: Path) -> str:
-    try:
-        return path.resolve().relative_to(include.resolve().parent).as_posix()
-    except ValueError:
-        return path.as_posix()
-
-
-def _spec_error(shown: str, problem: ValidationError) -> SpecError:
-    """The first error as the message; the others are counted and named after it."""
-    errors = problem.errors(include_url=False, include_context=False, include_input=False)
-    first, rest = errors[0], errors[1:]
-    message = _message(first)
-    if rest:
-        message += "".join(f"; {_key(error)}: {_message(error)}" for error in rest)
-    return SpecError(shown, _key(first), message)
-
-
-#: Union tags: they stand in pydantic's location but not in the file.
-_TAGS = frozenset({"sql_step", "Approve", "literal['automatic']", "blob_arrival", "table_arrival"})
-
-
-def _key(error: Mapping[str, Any]) -> str:
-    parts = [str(part) for part in error["loc"] if str(part) not in _TAGS]
-    cleaned = [
-        part
-        for index, part in enumerate(parts)
-        if not (part in ("sql", "notebook") and index >= 1 and parts[0] == "prepare" and index == 2)  # noqa: PLR2004
-    ]
-    return ".".join(cleaned)
-
-
-def _message(error: Mapping[str, Any]) -> str:
-    text = str(error["msg"]).removeprefix("Value error, ")
-    return text[:1].lower() + text[1:]
 
 
 @dataclass(frozen=True)
