@@ -66,6 +66,14 @@ def test_models_are_registered_found_changed_and_removed(with_client: Any) -> No
         assert [each["version"] for each in page["model_versions"]] == ["2"]
         rest = await registry.ok("GET", "model-versions/search", max_results=1, page_token=page["next_page_token"])
         assert "next_page_token" not in rest
+        for wanted, numbers in (
+            ("tags.role='champion'", ["1"]),
+            ("tag.`mlflow.prompt.is_prompt` != 'true' AND name LIKE 'm%25'", ["1", "2"]),
+            ("name ILIKE 'M'", ["1", "2"]),
+            ("name LIKE 'n%25'", []),
+        ):
+            page = await registry.ok("GET", "model-versions/search", filter=wanted, order_by="version_number ASC")
+            assert [each["version"] for each in page["model_versions"]] == numbers
         await registry.ok("DELETE", "model-versions/delete", **one)
         missing = await registry.refused("GET", "model-versions/get", **one)
         assert missing == "RESOURCE_DOES_NOT_EXIST: Model Version (name=m, version=1) not found"
@@ -103,8 +111,8 @@ def test_files_of_a_model_are_listed_and_read(with_client: Any, blobs: Any) -> N
     [
         ("POST", "registered-models/alias", {"name": "m", "alias": "a", "version": "1"}, "NOT_IMPLEMENTED: MLflow's"),
         ("POST", "registered-models/rename", {"name": "m", "new_name": "n"}, "NOT_IMPLEMENTED: MLflow's"),
-        ("GET", "model-versions/search", {"filter": "tags.a='b'"}, "NOT_IMPLEMENTED: The filter 'tags.a"),
-        ("GET", "model-versions/search", {"order_by": "name"}, "NOT_IMPLEMENTED: order_by"),
+        ("GET", "model-versions/search", {"filter": "source='b'"}, "NOT_IMPLEMENTED: The filter 'source"),
+        ("GET", "model-versions/search", {"order_by": "size"}, "INVALID_PARAMETER_VALUE: Invalid order_by clause"),
         ("POST", "model-versions/create", {"name": "m"}, "RESOURCE_DOES_NOT_EXIST: Registered Model"),
         ("GET", "registered-models/get", {"x": "y"}, "INVALID_PARAMETER_VALUE: Missing value for required"),
     ],

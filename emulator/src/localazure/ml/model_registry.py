@@ -46,9 +46,18 @@ _LOGGED = re.compile(
 )
 _RUN = re.compile(r"mlflow-artifacts:/(?P<experiment>[^/]+)/(?P<run>[^/]+)/artifacts/(?P<path>.+)")
 _REGISTERED = re.compile(r"(?:models:/|mlflow-artifacts:/azureml-models/)(?P<name>[^/]+)/(?P<version>[^/]+)/?")
-# MLflow's client adds it by itself; there are no prompts among the models.
-_NO_PROMPTS = re.compile(r"\s*tags?\.`mlflow\.prompt\.is_prompt`\s*!=\s*'true'\s*", re.IGNORECASE)
-_TERM = re.compile(r"\s*(name|run_id)\s*=\s*'([^']*)'\s*", re.IGNORECASE)
+# MLflow's client adds the term on prompts by itself; there are none among the models.
+_TERM = re.compile(
+    r"\s*(?P<key>name|run_id|tags?\.(?:`[^`]+`|[\w.\-]+))\s*(?P<comparison>=|!=|I?LIKE)\s*'(?P<value>[^']*)'\s*",
+    re.IGNORECASE,
+)
+_ORDERS = {
+    "name": lambda each: each["name"],
+    "version_number": lambda each: (len(each["version"]), each["version"]),
+    "creation_timestamp": lambda each: each["creation_timestamp"],
+    "last_updated_timestamp": lambda each: each["last_updated_timestamp"],
+    "timestamp": lambda each: each["last_updated_timestamp"],
+}  # fmt: skip
 
 
 class _Refused(AzureError):
@@ -129,6 +138,8 @@ class ModelRegistryService:
         async def handled(request: Request, identity: Identity) -> Answer:
             if request.method == "GET":
                 asked: dict[str, Any] = dict(request.query_params)
+                if orders := request.query_params.getlist("order_by"):
+                    asked["order_by"] = orders
             else:
                 asked = await request.json()
             if not isinstance(asked, dict):
@@ -167,9 +178,7 @@ class ModelRegistryService:
         return {"registered_model": self._shown_model(self._container(_needed(asked, "name")))}
 
     async def _search_models(self, asked: dict[str, Any]) -> dict[str, Any]:
-        wanted = _filter(asked, ("name",))
-        found = [each for each in self._store.list(_CONTAINERS) if wanted.get("name") in (None, each["name"])]
-        return _paged(asked, "registered_models", [self._shown_model(each) for each in found])
+        return _found(asked, "registered_models", [self._shown_model(each) for each in self._store.list(_CONTAINERS)])
 
     async def _update_model(self, asked: dict[str, Any]) -> dict[str, Any]:
         return {"registered_model": self._changed_model(asked, description=asked.get("description"))}
@@ -218,12 +227,8 @@ class ModelRegistryService:
         return {"model_version": self._shown(self._version(asked))}
 
     async def _search_versions(self, asked: dict[str, Any]) -> dict[str, Any]:
-        wanted = _filter(asked, ("name", "run_id"))
-        names = [wanted["name"]] if "name" in wanted else [each["name"] for each in self._store.list(_CONTAINERS)]
-        found = [self._shown(each) for name in names for each in self._versions(name)]
-        if "run_id" in wanted:
-            found = [each for each in found if each.get("run_id") == wanted["run_id"]]
-        return _paged(asked, "model_versions", found)
+        names = [each["name"] for each in self._store.list(_CONTAINERS)]
+        return _found(asked, "model_versions", [self._shown(each) for name in names for each in self._versions(name)])
 
     async def _update_version(self, asked: dict[str, Any]) -> dict[str, Any]:
         return {"model_version": self._changed(asked, description=asked.get("description"))}
@@ -419,23 +424,38 @@ def _retagged(document: dict[str, Any], asked: dict[str, Any]) -> dict[str, str]
     return tags
 
 
-def _filter(asked: dict[str, Any], known: tuple[str, ...]) -> dict[str, str]:
-    """`name = 'x' AND run_id = 'y'`; anything else is refused by name."""
-    found: dict[str, str] = {}
-    text = asked.get("filter") or asked.get("filter_string") or ""
-    for term in re.split(r"\bAND\b", text, flags=re.IGNORECASE) if text else ():
-        if _NO_PROMPTS.fullmatch(term):
-            continue
+def _found(asked: dict[str, Any], key: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The page of `found` that is asked for by `filter`, `order_by`, `max_results` and `page_token`."""
+    text = asked.get("filter") or ""
+    for term in re.split(r"\bAND\b", text, flags=re.IGNORECASE) if text.strip() else ():
         match = _TERM.fullmatch(term)
-        if match is None or match[1].lower() not in known:
-            raise NotImplementedOperation(f"The filter '{term.strip()}' of MLflow's registry (known: {known} = '...')")
-        found[match[1].lower()] = match[2]
-    return found
-
-
-def _paged(asked: dict[str, Any], key: str, found: list[dict[str, Any]]) -> dict[str, Any]:
-    if asked.get("order_by"):
-        raise NotImplementedOperation("order_by in MLflow's registry")
+        if match is None:
+            raise NotImplementedOperation(f"The filter '{term.strip()}' of MLflow's registry")
+        found = [each for each in found if _holds(each, match)]
+    orders = asked.get("order_by") or []
+    for order in reversed([orders] if isinstance(orders, str) else orders):
+        field, _, direction = str(order).strip().partition(" ")
+        if field not in _ORDERS or direction.strip().upper() not in ("", "ASC", "DESC"):
+            raise BadRequest(f"Invalid order_by clause '{order}'; there are {', '.join(_ORDERS)} with ASC or DESC.")
+        found = sorted(found, key=_ORDERS[field], reverse=direction.strip().upper() == "DESC")
     start, length = int(asked.get("page_token") or 0), int(asked.get("max_results") or 100)
     more = {"next_page_token": str(start + length)} if start + length < len(found) else {}
     return {key: found[start : start + length], **more}
+
+
+def _holds(shown: dict[str, Any], term: re.Match[str]) -> bool:
+    """Whether a model or version meets one term of a filter."""
+    key, comparison, value = term["key"], term["comparison"].upper(), term["value"]
+    if key.lower() in ("name", "run_id"):
+        actual = shown.get(key.lower())
+    else:
+        tag = key.partition(".")[2].strip("`")
+        actual = next((each["value"] for each in shown["tags"] if each["key"] == tag), None)
+    if comparison == "!=":
+        # MLflow's own server compares what is there; a missing tag is no prompt, and no other value either.
+        return actual is None or actual != value
+    if comparison == "=":
+        return bool(actual == value)
+    pattern = ".*".join(re.escape(part) for part in value.split("%"))
+    flags = re.IGNORECASE if comparison == "ILIKE" else re.NOFLAG
+    return actual is not None and re.fullmatch(pattern, actual, flags) is not None
