@@ -4,6 +4,7 @@ distribution, identity, computes, environments that are built, preemption.
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -136,6 +137,19 @@ def test_inputs_of_every_type_outputs_of_every_type_and_what_becomes_of_them(
     assert client.jobs.show_services(name) is None
     client.jobs.begin_delete(again).result()
     assert again not in {job.name for job in client.jobs.list()}
+
+
+def test_a_jobs_managed_identity_is_what_azure_identity_finds(submit: Any, reaches: Any, client: Any) -> None:
+    from azure.ai.ml.entities import ManagedIdentityConfiguration
+
+    script = (
+        "from azure.identity import ManagedIdentityCredential as C;"
+        "print(len(C().get_token('https://storage.azure.com/.default').token) > 100)"
+    )
+    # These tests' own interpreter: it has azure-identity.
+    text = f'{sys.executable} -c "{script}" | grep True'
+    assert reaches(submit(text, identity=ManagedIdentityConfiguration())).status == "Completed"
+    assert reaches(submit(text)).status == "Failed"
 
 
 def test_processes_of_a_distributed_job_find_each_other(client: Any, submit: Any, reaches: Any, tmp_path: Path) -> None:
