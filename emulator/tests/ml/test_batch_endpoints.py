@@ -160,7 +160,7 @@ def test_what_no_invocation_could_run_is_refused_when_it_is_deployed(deployed: A
             ({}, 400, "with one input; there is none"),
             ({"inputData": {"a": DATA, "b": DATA}}, 400, "there is a, b"),
             ({"inputData": {"a": {"jobInputType": "Literal", "value": 1}}}, 400, "takes uri_file or uri_folder"),
-            ({"inputData": {"a": {**DATA, "jobInputType": "MLTable"}}}, 501, "input of type MLTable"),
+            ({"inputData": {"a": {**DATA, "jobInputType": "MLTable"}}}, 400, "the input 'a' is mltable"),
             ({"inputData": {"a": {"jobInputType": "Nothing"}}}, 400, "jobInputType 'Nothing'"),
             ({"inputData": {"a": DATA}, "errorThreshold": -2}, 400, "errorThreshold"),
             ({"inputData": {"a": DATA}, "speed": 3}, 400, "doesn't know speed"),

@@ -145,8 +145,8 @@ def data_input(body: Mapping[str, Any]) -> Entry:
     ((name, entry),) = given.items()
     kind = entry["jobInputType"]
     if kind not in _SCORED:
-        if kind == "mltable":
-            raise NotImplementedOperation("BatchEndpoints_Invoke of a model deployment with an input of type MLTable")
+        # MLTable isn't supported by the service either: https://learn.microsoft.com/azure/machine-learning/
+        # how-to-access-data-batch-endpoints-jobs#use-input-data-from-a-data-asset
         raise BadRequest(f"A model deployment takes {' or '.join(_SCORED)}; the input '{name}' is {kind}.",
                          f"inputData.{name}", "UserError")  # fmt: skip
     return entry
