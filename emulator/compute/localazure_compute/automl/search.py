@@ -37,6 +37,8 @@ _CAUTION = 1.4
 _ENSEMBLE_MEMBERS = 10
 _ENSEMBLE_SECONDS = 0.25  # of the time left, at most
 _ENSEMBLE_LEAST = 2.0
+_ENSEMBLE_LEAST_MEMBERS = 3
+_ENSEMBLE_SHARE = 0.15  # of the time-out that is kept for them, at most
 
 
 @dataclass
@@ -217,13 +219,13 @@ class Search:
     def _next(self, running: int) -> Trial | None:
         """The next trial, or None when there shall be none (now)."""
         begun = len(self.trials) + running
-        if self._ending or begun >= self._budget.trials - len(self._ensembles) or self._left() <= 0:
+        if self._ending or begun >= self._budget.trials - len(self._ensembles) or self._left_for_trials() <= 0:
             return None
         if self._good_enough():
             self._ending = True
             return None
         quickest = min((trial.seconds for trial in self.trials if not trial.error), default=0.0)
-        if self.best is not None and self._left() < quickest:  # not worth beginning
+        if self.best is not None and self._left_for_trials() < quickest:  # not worth beginning
             return None
         for name in self._order():
             suggested = self._work.suggestions[name].next()
@@ -276,6 +278,13 @@ class Search:
         final = self._final_seconds(best) + self._rescue_seconds(best)
         return self._budget.remaining() - _SAVE_SECONDS - final
 
+    def _left_for_trials(self) -> float:
+        """Without what the ensembles need: to be found, and their members to be fitted on all rows."""
+        if not self._ensembles or self.best is None:
+            return self._left()
+        members = sorted(self._final_seconds(trial) for trial in self._members())[:_ENSEMBLE_LEAST_MEMBERS]
+        return self._left() - min(_ENSEMBLE_SHARE * self._budget.timeout, 2 * _ENSEMBLE_LEAST + sum(members))
+
     def _quickest(self) -> Trial | None:
         """The completed trial whose final fit takes least: what is left if the best one's takes too long."""
         return min(self.ranked(), key=self._final_seconds, default=None)
@@ -292,7 +301,7 @@ class Search:
         return _CAUTION * trial.seconds * self._work.final_share
 
     def _late(self, trial: Trial) -> bool:
-        return time.monotonic() - trial.began > self._budget.trial_timeout or self._left() <= 0
+        return time.monotonic() - trial.began > self._budget.trial_timeout or self._left_for_trials() <= 0
 
     def _start(self, trial: Trial) -> Any:
         path = self._folder / f"{trial.number}.json"

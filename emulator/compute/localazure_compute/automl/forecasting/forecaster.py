@@ -296,12 +296,16 @@ def _decomposed(series: Series, season: int) -> tuple[np.ndarray, int, float, fl
 
 
 class Regression:
-    """A component: a regressor over Features. Beyond the horizon it goes on from its own forecasts."""
+    """A component: a regressor over Features. Beyond the horizon it goes on from its own forecasts.
 
-    def __init__(self, features: Features, estimator: Any, horizon: int) -> None:
+    `base` is the matrix' column that the regressor's target was the distance to; None if it was the target itself.
+    """
+
+    def __init__(self, features: Features, estimator: Any, horizon: int, base: int | None = None) -> None:
         self.features = features
         self.estimator = estimator
         self.horizon = horizon
+        self.base = base
 
     def forecast(self, series: Series, ahead: np.ndarray) -> np.ndarray:
         """The target for the periods after the series' end; `ahead` are their features (rows x names)."""
@@ -313,6 +317,8 @@ class Regression:
             horizons = np.arange(1, count + 1)
             rows = self.features.matrix(series, series.end + horizons, horizons, part)
             values = np.asarray(self.estimator.predict(rows), dtype=float)
+            if self.base is not None:
+                values = values + rows[:, self.base]
             made = np.concatenate([made, values])
             series = series.extended(values, part)
         return made
