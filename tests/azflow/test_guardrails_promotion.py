@@ -99,6 +99,50 @@ def test_slices_calibration_and_speed_are_judged_where_asked() -> None:
     assert not judged({"max_microseconds_per_row": 100.0}).promote
 
 
+ERROR_RULES = PromotionRules(max_loss=0.5, ceiling=40.0, min_skill=0.05, min_rows=500)
+BASELINES = [{"name": "mean", "value": 33.7}, {"name": "median", "value": 32.0, "low": 31.0, "high": 33.0}]
+
+
+def errors(challenger: float, champion: float | None = None, **more: Any) -> dict[str, Any]:
+    found = evidence(challenger, champion) | {"metric": "mean_absolute_error", "baselines": BASELINES}
+    if champion is not None:
+        found["difference"] = {"value": challenger - champion, "low": challenger - champion - 0.2, "high": 0.1}
+    return found | more
+
+
+@pytest.mark.parametrize(
+    ("found", "promote", "words"),
+    [
+        (errors(30.0), True, "30.00 [29.98, 30.02] is at or below the ceiling 40.00, and there is no champion to beat"),
+        (errors(30.0), True, "6.2% less than the best baseline's 32.00 (median)"),
+        (errors(41.0), False, "mean_absolute_error 41.00 is above the ceiling 40.00"),
+        (errors(41.0), False, "28.1% more than the best baseline's 32.00 (median); min_skill asks for 5.0% less"),
+        (errors(31.0), False, "3.1% less than the best baseline's 32.00"),
+        (errors(30.0, baselines=[]), False, "the evidence has none"),
+        (errors(30.0, 30.5), True, "against champion version 3's 30.50"),
+        (errors(30.0, 29.9), True, "within the 0.5000 it may lose"),
+        (errors(30.0, 29.0), False, "is 1.0000 above champion version 3's"),
+    ],
+)
+def test_where_lower_is_better(found: dict[str, Any], promote: bool, words: str) -> None:
+    verdict = judge_challenger(found, ERROR_RULES)
+    assert verdict.promote is promote, verdict.reasons
+    assert words in " | ".join(verdict.reasons)
+    assert verdict.lower_is_better
+
+
+def test_the_best_baseline_and_what_is_taken_away_of_it_are_told() -> None:
+    verdict = judge_challenger(errors(28.8), ERROR_RULES)
+    assert verdict.baseline is not None and (verdict.baseline.name, verdict.baseline.low) == ("median", 31.0)
+    assert verdict.skill == pytest.approx(0.1)
+    assert judge_challenger(evidence(0.71), RULES).skill is None
+
+
+def test_a_metric_that_nobody_knows_is_not_judged() -> None:
+    with pytest.raises(ValueError, match="no metric is called 'auc'"):
+        judge_challenger(evidence(0.71) | {"metric": "auc"}, RULES)
+
+
 def test_a_random_model_is_rejected_for_every_reason_that_holds() -> None:
     verdict = judge_challenger(evidence(0.5, 0.7, rows=100), RULES)
     assert [reason.split()[0] for reason in verdict.reasons] == ["the", "the", "on"]
