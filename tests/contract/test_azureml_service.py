@@ -251,7 +251,11 @@ def test_automl_trials_are_children_and_the_best_one_is_a_model(
     scores = {child.name: float(child.properties["score"]) for child in children}
     best = job.properties["best_child_run_id"]
     assert scores[best] == max(scores.values()) == float(job.properties["score"]) > 0.8
-    assert {child.properties["run_algorithm"] for child in children} == {"LightGBM", "LogisticRegression"}
+    assert {child.properties["run_algorithm"] for child in children} == {
+        "LightGBM",
+        "LogisticRegression",
+        "VotingEnsemble",
+    }
     client.jobs.download(name, output_name="best_model", download_path=tmp_path)
     described = (tmp_path / "named-outputs/best_model/MLmodel").read_text()
     assert "python_function" in described
