@@ -447,20 +447,23 @@ def _cost(report: Mapping[str, Any]) -> Html:
     total = sum(seconds.values())
     rows = [charts.Span(task, 0.0, each, "bar", hours(each)) for task, each in seconds.items()]
     intro = f"{hours(total)} in all: how long Azure ML's jobs held nodes, times their nodes."
-    judged = [value.get("spend") for value in (*report["left"].values(), *(report.get("spent") or {}).values())
-              if isinstance(value, Mapping) and isinstance(value.get("spend"), Mapping)]  # fmt: skip
-    said = ""
-    if judged:
-        limits = {key: value for key, value in judged[-1]["limits"].items() if value is not None}
-        allowed = ", ".join(
-            f"{value:g} {key.removeprefix('max_node_hours_').replace('_', ' ')}" for key, value in limits.items()
-        )
-        over = dict.fromkeys(line for each in judged for line in each["over"])
-        word = badge("above the limits", "bad") if over else badge("within the limits", "good")
-        said = f"<p>{word} {text(f'node hours allowed: {allowed}')}</p>" + "".join(
-            f"<p>{text(line)}</p>" for line in over
-        )
+    said = _spend_judgement([*report["left"].values(), *(report.get("spent") or {}).values()])
     return section("What the jobs cost", intro, said, charts.spans(rows, label="node seconds by task"))
+
+
+def _spend_judgement(found: Iterable[object]) -> str:
+    """What the jobs say about the model's spend limits; empty without limits."""
+    judged: list[Mapping[str, Any]] = [
+        value["spend"] for value in found if isinstance(value, Mapping) and isinstance(value.get("spend"), Mapping)
+    ]
+    if not judged:
+        return ""
+    limits = [(key.removeprefix("max_node_hours_"), value) for key, value in judged[-1]["limits"].items() if value]
+    allowed = ", ".join(f"{value:g} {key.replace('_', ' ')}" for key, value in limits)
+    over = dict.fromkeys(str(line) for each in judged for line in each["over"])
+    word = badge("above the limits", "bad") if over else badge("within the limits", "good")
+    lines = "".join(f"<p>{text(line)}</p>" for line in over)
+    return f"<p>{word} {text(f'node hours allowed: {allowed}')}</p>{lines}"
 
 
 def _assets(report: Mapping[str, Any]) -> Html:
