@@ -54,7 +54,7 @@ def check(body: Mapping[str, Any]) -> None:
         raise BadRequest(f"An invocation doesn't know {', '.join(unknown)}; it knows {', '.join(sorted(_KNOWN))}.",
                          unknown[0], "UserError")  # fmt: skip
     if body.get("dataset"):
-        raise NotImplementedOperation("BatchEndpoints_Invoke with a dataset of version 1")
+        raise NotImplementedOperation("BatchJobEndpoint_Create with a dataset of version 1")
 
 
 def of_component(deployment: Mapping[str, Any], body: Mapping[str, Any], experiment: str) -> dict[str, Any]:

@@ -96,8 +96,8 @@ class BatchService:
         ]
         found = [(name, method, WORKSPACE + path, handler) for name, method, path, handler in rows]
         found += [
-            ("BatchEndpoints_ListJobs", "GET", f"{_FRONT_END}{endpoint}/jobs", self._list_jobs),
-            ("BatchDeployments_ListJobs", "GET", f"{_FRONT_END}{deployment}/jobs", self._list_jobs),
+            ("BatchJobEndpoint_List", "GET", f"{_FRONT_END}{endpoint}/jobs", self._list_jobs),
+            ("BatchJobDeployment_List", "GET", f"{_FRONT_END}{deployment}/jobs", self._list_jobs),
         ]
         scoped = [
             Operation(name, method, path, in_workspace(self._settings, handler), "arm")
@@ -106,9 +106,8 @@ class BatchService:
         invoked = "/batch/{endpoint}/jobs"
         return [
             *scoped,
-            Operation("BatchEndpoints_Invoke", "POST", invoked, self._invoke, "arm"),
-            Operation("BatchEndpoints_ListInvocations", "GET", invoked, self._list_jobs, "arm"),
-            Operation("BatchEndpoints_GetInvocation", "GET", invoked + "/{job}", self._get_job, "arm"),
+            Operation("BatchJobEndpoint_Create", "POST", invoked, self._invoke, "arm"),
+            Operation("BatchJobEndpoint_Get", "GET", invoked + "/{job}", self._get_job, "arm"),
         ]
 
     async def start(self) -> None:
