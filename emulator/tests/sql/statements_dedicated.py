@@ -184,6 +184,16 @@ DEDICATED: Statements = [
         "SELECT JSON_MODIFY('{\"a\":1,\"b\":[1]}', '$.a', 'x'), JSON_MODIFY('{\"a\":1}', '$.a', NULL), JSON_MODIFY('{\"b\":[1]}', 'append $.b', 2)",
         [('{"a":"x","b":[1]}', "{}", '{"b":[1,2]}')],
     ),
+    (
+        "a product of thirty digits",
+        "SELECT CAST(9999999999999.99 AS decimal(15,2)) * CAST(99999999999999.99 AS decimal(16,2))",
+        [("999999999999998900000000000.0001",)],
+    ),
+    (
+        "char columns grouped",
+        "CREATE TABLE dbo.ch (c char(3), n int); INSERT INTO dbo.ch VALUES ('a', 1), ('A ', 2), ('b', 4); SELECT c + '.', SUM(n) FROM dbo.ch GROUP BY c ORDER BY 2",
+        [("a  .", 3), ("b  .", 4)],
+    ),
     ("explain", "EXPLAIN SELECT COUNT(*) FROM dbo.f", ("columns", 1)),
     ("no for json", "SELECT id FROM dbo.f FOR JSON PATH", 103010),
     ("no table sample", "SELECT * FROM dbo.f TABLESAMPLE (10 PERCENT)", 103010),

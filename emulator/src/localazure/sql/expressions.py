@@ -27,10 +27,12 @@ from localazure.sql.sqltypes import (
     FLOAT,
     INT,
     INTEGER,
+    MAX_PRECISION,
     MOMENT,
     MONEY,
     NUMERIC,
     arithmetic,
+    as_decimal,
     duck,
     higher_rank,
     winner,
@@ -262,6 +264,8 @@ class ExpressionCompiler:
         second = f"CAST({right.sql} AS INTEGER)" if right.type.name == "bit" else right.sql
         if op == "%":
             second = _nonzero(second, duck(_counted(right)))
+        if op == "*":
+            first = _widened(first, _counted(left), _counted(right))
         return Value(f"CAST({first} {op} {second} AS {duck(kind)})", kind, nullable)
 
     def exact_quotient(self, left: Value, right: Value, kind: SqlType, nullable: bool) -> Value:
@@ -526,6 +530,18 @@ def _scaled_down(quotient: str, kind: SqlType) -> str:
         return f"CAST({quotient} AS DECIMAL({_DIGITS - scale},0)) * {unit}"
     whole = f"CAST({quotient} // {power} AS {duck(kind)})"
     return f"{whole} + CAST({quotient} % {power} AS DECIMAL({scale},0)) * {unit}"
+
+
+_MACHINE_DIGITS = 18
+
+
+def _widened(sql: str, left: SqlType, right: SqlType) -> str:
+    """The left factor, wide enough: DuckDB multiplies two decimals of 18 digits into one of 18, and overflows."""
+    a, b = as_decimal(left), as_decimal(right)
+    widths = a.precision or 0, b.precision or 0
+    if max(widths) > _MACHINE_DIGITS or sum(widths) <= _MACHINE_DIGITS:
+        return sql
+    return f"CAST({sql} AS DECIMAL({min(sum(widths), MAX_PRECISION)},{a.scale or 0}))"
 
 
 def _nonzero(sql: str, duck_type: str) -> str:

@@ -264,6 +264,8 @@ class QueryCompiler(SourceCompiler):
                 line=expr.line,
             )
         value = self.value(expr, scope)
+        if value.bare is not None:
+            return value.bare  # a char column is padded in the result, once a group and not once a row
         key = self.distinguished(value)
         if key != value.sql:
             self.grouped[value.sql] = key
