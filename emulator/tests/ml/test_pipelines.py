@@ -69,7 +69,7 @@ def make(**more: Any) -> dict[str, Any]:
 
 
 def take(rows: str = "${{parent.jobs.a.outputs.out}}", **more: Any) -> dict[str, Any]:
-    return {"type": "command", "componentId": "take", "inputs": {"rows": text(rows)}, **more}
+    return {"type": "command", "component": "take", "inputs": {"rows": text(rows)}, **more}
 
 
 def pipeline(jobs: dict[str, Any], **more: Any) -> dict[str, Any]:

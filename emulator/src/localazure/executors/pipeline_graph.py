@@ -33,7 +33,7 @@ _PARENT = re.compile(r"\$\{\{\s*parent\b[^}]*\}\}")
 _SETTINGS = frozenset(
     {"default_compute", "default_datastore", "continue_on_step_failure", "force_rerun", "on_init", "on_finalize"}
 )
-# Nodes carry these for the studio's designer and the SDK; they say nothing about the run.
+# Said by the SDK about where the job comes from, and what has a meaning only where it is true (refused below).
 _SETTINGS_IGNORED = frozenset({"_source", "continue_run_on_failed_optional_input"})
 
 
@@ -308,7 +308,8 @@ def _step(name: str, node: Any, specs: Specs) -> Step:
     component = None
     if kind != "automl":
         holder = node.get("trial") if kind == "sweep" else node
-        component = (holder or {}).get("componentId")
+        # REST's examples call it `component`, the SDK `componentId`.
+        component = (holder or {}).get("componentId") or _reference((holder or {}).get("component"))
         if not component:
             raise _bad(f"jobs.{name}.componentId", f"The step '{name}' names no component.")
         spec = specs(component)
@@ -516,6 +517,10 @@ def _boolean(value: Any, where: str) -> bool:
     if str(value).lower() in ("true", "false"):
         return str(value).lower() == "true"
     raise _bad(where, f"{where} must be true or false, not '{value}'.")
+
+
+def _reference(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _text(value: Any) -> str | None:
