@@ -206,16 +206,20 @@ class SchedulesService:
 
     async def _watch(self) -> None:
         while True:
-            pause = self._fire_due()
+            try:
+                pause = self._fire_due()
+            except Exception:
+                log.exception("schedules: one look at the clock failed; there is another")
+                pause = _LOOK_SECONDS
             # Not wait_for: before Python 3.12 it may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
             self._changed.clear()
 
-    def _fire_due(self) -> float:
-        """Submits what is due; seconds until somebody should look again."""
-        pause = _LOOK_SECONDS
+    def _fire_due(self) -> float | None:
+        """Submits what is due; seconds until somebody should look again, None if nothing will ever be due."""
+        pause: float | None = None
         for known in self._store.list(SCHEDULES):
             name, planned = known["resource"]["name"], known["run"]["next"]
             if planned is None or not known["resource"]["properties"]["isEnabled"]:
@@ -223,7 +227,7 @@ class SchedulesService:
             due = datetime.fromisoformat(planned)
             left = seconds_until(self._clock, due)
             if left > 0:
-                pause = min(pause, left)
+                pause = min(pause or _LOOK_SECONDS, left)
                 continue
             try:
                 self._fire(known, due)
@@ -234,7 +238,7 @@ class SchedulesService:
             # What a leap of the clock skipped is left out, like what was missed while nothing ran.
             self._plan(name, max(due, self._clock.now()))
             pause = _SHORTEST_LOOK_SECONDS
-        return max(pause, _SHORTEST_LOOK_SECONDS)
+        return None if pause is None else max(pause, _SHORTEST_LOOK_SECONDS)
 
     def _fire(self, known: dict[str, Any], time: datetime) -> str:
         """Submits the job of one moment; its name. A refused job is remembered as such and raises."""
