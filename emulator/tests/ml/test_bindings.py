@@ -66,8 +66,8 @@ def test_a_table_is_placed_with_local_paths_only(tmp_path: Path) -> None:
     placed = bindings.place_table(source, tmp_path / "in", Lake(tmp_path), "azureml:t:1")  # type: ignore[arg-type]
     content = yaml.safe_load((placed / "MLTable").read_text())
     assert content["paths"] == [
-        {"file": str(placed / "x.parquet")},
-        {"pattern": str(placed / "*.parquet")},
+        {"file": "./x.parquet"},
+        {"pattern": "./*.parquet"},
         {"folder": str(tmp_path / ".in.paths/2/train")},
     ]
     assert content["transformations"] == ["read_parquet"]

@@ -173,7 +173,8 @@ def _state(path: Path) -> dict[Path, tuple[int, int, int]]:
 
 
 def place_table(source: Path, folder: Path, assets: AssetSource, uri: str) -> Path:
-    """An MLTable whose paths are all local: the folder with its files, and a file MLTable with absolute paths.
+    """An MLTable whose paths are all local: the folder with its files, and a file MLTable with absolute paths for what
+    was elsewhere. Relative paths stay: jobs copy the file MLTable beside tables that they write.
 
     https://learn.microsoft.com/azure/machine-learning/reference-yaml-mltable
     """
@@ -181,16 +182,18 @@ def place_table(source: Path, folder: Path, assets: AssetSource, uri: str) -> Pa
     _copy_beside(source, folder)
     apart = folder.with_name(f".{folder.name}.paths")
     asked = table["paths"]
-    table["paths"] = [
-        _local_path(entry, folder, apart / str(number), assets, uri) for number, entry in enumerate(asked)
-    ]
+    placed = [_local_path(entry, folder, apart / str(number), assets, uri) for number, entry in enumerate(asked)]
     # Columns that are taken from a file's path (include_path_column, extract_columns_from_partition_format) are to have
     # its address, not its place on this machine.
     sources = {
         next(iter(local.values())): _address(entry)
-        for entry, local in zip(asked, table["paths"], strict=True)
-        if "://" in _address(entry) or _address(entry).startswith("azureml:")
+        for entry, local in zip(asked, placed, strict=True)
+        if _is_elsewhere(_address(entry))
     }
+    table["paths"] = [
+        local if _is_elsewhere(_address(entry)) else {kind: str(entry[kind]).removeprefix("file:") for kind in local}
+        for entry, local in zip(asked, placed, strict=True)
+    ]
     if sources:
         table["metadata"] = {**(table.get("metadata") or {}), "sources": sources}
     (folder / "MLTable").write_text(yaml.safe_dump(table, sort_keys=False))
@@ -201,6 +204,10 @@ def _address(entry: Mapping[str, Any]) -> str:
     """What a path of a table says; of a pattern the folder that all its matches are below."""
     path = str(next(entry[kind] for kind in _PATH_KINDS if kind in entry))
     return path if "*" not in path else path.partition("*")[0].rpartition("/")[0]
+
+
+def _is_elsewhere(path: str) -> bool:
+    return "://" in path or path.startswith("azureml:")
 
 
 def place_files(source: Path, folder: Path, assets: AssetSource, uri: str) -> Path:
@@ -266,7 +273,7 @@ def _local_path(entry: Any, table: Path, apart: Path, assets: AssetSource, uri: 
     if kind is None:
         raise JobFailed(f"A path of the MLTable '{uri}' is none of {', '.join(_PATH_KINDS)}: {entry}")
     path = str(entry[kind])
-    if "://" in path or path.startswith("azureml:"):
+    if _is_elsewhere(path):
         # A pattern becomes the folder of what matches.
         local = _copy(assets.resolve(path), apart)
         return {"file" if local.is_file() else "folder": str(local)}
