@@ -74,6 +74,9 @@ class Folders:
         wish = "cudatoolkit" if "bad" in id else "numpy"
         return {"properties": {"condaFile": f"dependencies: [{wish}]"}}
 
+    def resolve(self, uri: str) -> Path:
+        raise NotFound(f"there is nothing at {uri}")
+
 
 class Client:
     """A client of Resource Manager and of the router."""

@@ -16,6 +16,7 @@ from localazure.executors import bindings, distribution, environments, job_pip
 from localazure.executors.distribution import Worker
 from localazure.executors.durations import seconds
 from localazure.executors.job import AssetSource, JobFailed, RunningJob
+from localazure.executors.requirements import Requirements
 from localazure.settings import Settings
 from localazure.storage.locations import Location
 
@@ -185,11 +186,14 @@ async def use_environment(job: RunningJob, id: str | None) -> None:
     environment = await asyncio.to_thread(job.assets.environment, id)
     name = id.rpartition("/environments/")[2] or id
     try:
-        job.python = await environments.ready(environment, job.settings, lambda: job.log_file(environments.BUILD_LOG))
+        asked = await asyncio.to_thread(environments.asked_for, environment, job.assets.resolve)
+        job.python = await environments.ready(asked, job.settings, lambda: job.log_file(environments.BUILD_LOG))
     except environments.EnvironmentFailed as error:
         raise JobFailed(
             f"{error.message}\n(environment '{name}', log: {environments.BUILD_LOG})", error.code
         ) from error
+    if isinstance(asked, Requirements):
+        job.image_variables = dict(asked.variables)
     if job.python == job.settings.compute_python:
         image = environment.get("properties", {}).get("image")
         what = f"image {image}" if image else f"environment {name}"

@@ -27,7 +27,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from localazure.core.errors import AzureError, NotImplementedOperation
-from localazure.executors import processes
+from localazure.executors import dockerfile, processes
 from localazure.executors.requirements import Requirements, canonical, read, refused
 from localazure.settings import Settings
 
@@ -63,12 +63,13 @@ class EnvironmentFailed(AzureError):
 
 
 async def ready(
-    environment: dict[str, Any],
+    environment: dict[str, Any] | Requirements,
     settings: Settings,
     log: Callable[[], Path],
     more: Sequence[str] = (),
 ) -> Path:
-    """The interpreter of an environment that has everything `environment` (an ARM resource) asks for.
+    """The interpreter of an environment that has everything `environment` (an ARM resource, or what it was read to)
+    asks for.
 
     The compute environment's if that does; otherwise one that is built now or was before. `log` gives the file for the
     build's log and is called only then. `more` are requirements that the caller has. Cancelled, it ends the build.
@@ -78,7 +79,7 @@ async def ready(
     missing = await asyncio.to_thread(check, environment, settings)
     if not missing:
         return settings.compute_python
-    asked = read(environment)
+    asked = environment if isinstance(environment, Requirements) else read(environment)
     assert asked is not None
     if reasons := [*_conda_only(asked), *(reason for line in asked.packages if (reason := refused(line)))]:
         raise EnvironmentFailed("The environment can't be built:\n" + "\n".join(f"  - {each}" for each in reasons))
@@ -95,21 +96,35 @@ async def ready(
 
 
 def ready_blocking(
-    environment: dict[str, Any], settings: Settings, log: Callable[[], Path], more: Sequence[str] = ()
+    environment: dict[str, Any] | Requirements, settings: Settings, log: Callable[[], Path], more: Sequence[str] = ()
 ) -> Path:
     """`ready`, for a thread without an event loop."""
     return asyncio.run(ready(environment, settings, log, more))
 
 
-def check(environment: dict[str, Any], settings: Settings) -> list[str]:
+def asked_for(environment: dict[str, Any], resolve: Callable[[str], Path]) -> dict[str, Any] | Requirements:
+    """What to give to `ready` and `check`: the environment, or what its Docker build context installs.
+
+    `resolve` brings an address near. Raises NotImplementedOperation if an image would hold more than Python packages.
+    """
+    build = environment.get("properties", environment).get("build")
+    if not build:
+        return environment
+    return dockerfile.read(resolve(build["contextUri"]), build.get("dockerfilePath") or "Dockerfile")
+
+
+def check(environment: dict[str, Any] | Requirements, settings: Settings) -> list[str]:
     """The requirements that the compute environment doesn't meet, each as text; empty if that may run it.
 
-    `environment` is an environment version's ARM resource (or its properties). A build context can't be looked
-    into: 501.
+    `environment` is an environment version's ARM resource (or its properties), or what it was read to. A build context
+    can't be looked into here (`asked_for` does): 501.
     """
-    if environment.get("properties", environment).get("build"):
+    if isinstance(environment, Requirements):
+        asked: Requirements | None = environment
+    elif environment.get("properties", environment).get("build"):
         raise NotImplementedOperation("An environment with a Docker build context")
-    asked = read(environment)
+    else:
+        asked = read(environment)
     if asked is None:
         return []
     python, packages = installed(settings.compute_python, _changed(settings.compute_python))

@@ -142,6 +142,7 @@ class RunningJob:
     found: dict[str, Any] = field(default_factory=dict)  # properties of the job that the run brought to light
     mounts: dict[str, Mount] = field(default_factory=dict)
     logs: list[str] = field(default_factory=lambda: [LOG_NAME])  # below `folder`; clients see each as it grows
+    image_variables: dict[str, str] = field(default_factory=dict)  # what the environment's image would set
     python: Path = Path()  # of the job's environment; the compute environment's until another is ready
     _processes: list[processes.Process] = field(default_factory=list)
 
@@ -197,7 +198,7 @@ class RunningJob:
         }
         if self.experiment_id:  # not known yet while the tracking server starts; the run's id says it all
             own |= {"AZUREML_EXPERIMENT_ID": self.experiment_id, "MLFLOW_EXPERIMENT_ID": self.experiment_id}
-        return {**base, **user, **own, **more}
+        return {**base, **self.image_variables, **user, **own, **more}
 
     def token(self) -> str:
         """An Azure ML token of the job's own."""

@@ -36,11 +36,14 @@ _USER = re.compile(r"//[^/@\s]*@")  # a name and password in an address
 
 @dataclass(frozen=True)
 class Requirements:
-    """`python` is a specifier ("" for any), `packages` are pip's lines, `conda_only` is what pip can't have."""
+    """`python` is a specifier ("" for any), `packages` are pip's lines, `conda_only` is what pip can't have,
+    `variables` are environment variables that an image would set.
+    """
 
     python: str
     packages: tuple[str, ...]
     conda_only: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 def read(environment: dict[str, Any]) -> Requirements | None:
@@ -98,7 +101,7 @@ def _pip_specifier(conda: str) -> str:
 
 def refused(line: str) -> str | None:
     """Why localazure installs no such requirement, None if it may be tried."""
-    shown = _USER.sub("//", line)
+    shown = without_password(line)
     if line.startswith("-"):
         return f"{shown} (pip options are not supported)"
     try:
@@ -108,6 +111,19 @@ def refused(line: str) -> str | None:
     if requirement.url:
         return f"{shown} (installed from an address; localazure takes packages from the package index only)"
     return None
+
+
+def without_password(text: str) -> str:
+    """The text with names and passwords left out of addresses."""
+    return _USER.sub("//", text)
+
+
+def name_of(line: str) -> str:
+    """The canonical name of whatever a line asks for; the line itself if that can't be told."""
+    try:
+        return canonical(line)
+    except InvalidRequirement:
+        return line
 
 
 def canonical(line: str) -> str:

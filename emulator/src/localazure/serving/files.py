@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from localazure.core.errors import AzureError, BadRequest
 from localazure.executors import environments
+from localazure.executors.requirements import Requirements
 from localazure.serving import resources
 from localazure.serving.servers import Probe, Spec
 from localazure.settings import Settings
@@ -41,6 +42,8 @@ class Assets(Protocol):
     def model(self, id: str) -> dict[str, Any]: ...
 
     def environment(self, id: str) -> dict[str, Any]: ...
+
+    def resolve(self, uri: str) -> Path: ...
 
 
 def digest(document: Mapping[str, Any]) -> str:
@@ -63,7 +66,8 @@ def prepare(settings: Settings, assets: Assets, endpoint: str, document: Mapping
     properties = document["properties"]
     name = document["name"]
     folder = folder_of(settings, endpoint, name) / digest(document)
-    python = _python(settings, assets.environment(properties["environmentId"]), name, folder)
+    environment = environments.asked_for(assets.environment(properties["environmentId"]), assets.resolve)
+    python = _python(settings, environment, name, folder)
     code, script = folder / "code", properties["codeConfiguration"]["scoringScript"]
     model_dir = _model_dir(folder, properties.get("model"))
     if not (folder / "storage-initializer.log").exists():
@@ -86,7 +90,7 @@ def prepare(settings: Settings, assets: Assets, endpoint: str, document: Mapping
     )
 
 
-def _python(settings: Settings, environment: dict[str, Any], deployment: str, folder: Path) -> Path:
+def _python(settings: Settings, environment: dict[str, Any] | Requirements, deployment: str, folder: Path) -> Path:
     """The interpreter of a deployment's environment. A built one gets the inference server, too."""
 
     def log() -> Path:
