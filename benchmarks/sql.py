@@ -266,9 +266,8 @@ def main() -> int:
             for index, value in enumerate((cpu, plain_cpu, wall, plain_wall)):
                 totals[index] += value
             mark = "" if number not in wrong else "  DIFFERS"
-            print(
-                f"{number:5} {cpu:13.3f} {plain_cpu:14.3f} {cpu / plain_cpu:7.2f} {wall:9.3f} {plain_wall:10.3f} {len(ours):6}{mark}"
-            )
+            figures = f"{cpu:13.3f} {plain_cpu:14.3f} {cpu / plain_cpu:7.2f} {wall:9.3f} {plain_wall:10.3f}"
+            print(f"{number:5} {figures} {len(ours):6}{mark}")
         print(
             f"  all {totals[0]:13.3f} {totals[1]:14.3f} {totals[0] / totals[1]:7.2f} {totals[2]:9.3f} {totals[3]:10.3f}"
         )

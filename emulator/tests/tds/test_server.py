@@ -10,6 +10,7 @@ import struct
 import time
 
 import pytest
+from fuzzer import Fuzzer
 from raw_client import COLLATION, HEADERS, Answer, RawClient, call, integer, login7, nvarchar, packet, parse, prelogin
 from standin import StandIn
 
@@ -385,6 +386,25 @@ def test_random_requests_answer_an_error_or_close(running, kind: int) -> None:
             pass
         client.close()
     _harmless(running)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_few_hundred_broken_messages_harm_nobody(running, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    """For an hour of them: benchmarks/tds_fuzz.py."""
+    fuzzer = Fuzzer(running.port, running.service.login, running.service.password, "azflow", seed)
+    end = time.monotonic() + 3
+    rounds = 0
+    while rounds < 300 and time.monotonic() < end:
+        fuzzer.round()
+        rounds += 1
+        if rounds % 20 == 0:
+            fuzzer.check()
+    fuzzer.check()
+    fuzzer.close()
+    assert rounds > 20
+    assert set(fuzzer.outcomes) <= {"closed", "error", "answered", "waits for more", "pre-login answer"}
+    faults = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert not faults, faults[0].getMessage()
 
 
 def test_a_cut_rpc_says_what_is_wrong_and_the_connection_goes_on(client: RawClient) -> None:
