@@ -108,11 +108,19 @@ FORECASTER = """
     y = np.arange(400.0)
     series = Series(0, 0, y, np.zeros((400, 0)))
     features = Features(Clock("h", pd.Timestamp("2013-01-01")), seasons=[24], lags=[1, 3], window=2, feature_lags=[],
-                        stl=None, series=1, known_ahead=[], names=[]).fit([series])
+                        stl=None, holidays=False, series=1, known_ahead=[], names=[]).fit([series])
     rows = features.matrix(series, np.array([300, 300]), np.array([1, 30]), np.zeros((2, 0)))
     at = {name: rows[:, place].tolist() for place, name in enumerate(features.columns)}
     out["rows"] = {name: at[name] for name in ("target_lag_1", "target_lag_3", "target_phase_24_1",
                                                "target_window_2_max", "horizon")}
+    def holidays(frequency, first, count):
+        clock = Clock(frequency, pd.Timestamp(first))
+        plain = Features(clock, seasons=[], lags=[], window=None, feature_lags=[], stl=None, holidays=True, series=1,
+                         known_ahead=[], names=[])
+        return plain._holidays(clock.ordinals(pd.Series([pd.Timestamp(first)])) + np.arange(count))[:, 0].tolist()
+    asked = (("D", "2013-07-03", 3), ("12h", "2013-07-03", 6), ("MS", "2013-07-01", 3))
+    out["holidays"] = [holidays(*each) for each in asked]
+
     # A forecast beyond the horizon sees its own forecasts: "the value before, plus one" goes on counting.
     class Next:
         def predict(self, matrix):
@@ -191,6 +199,8 @@ def test_the_parts_of_a_forecaster(compute: Any) -> None:
         "target_window_2_max": [299.0, 270.0],
         "horizon": [1.0, 30.0],
     }
+    # The 4th of July; in August there is none, Labor Day is in September.
+    assert told["holidays"] == [[0, 1, 0], [0, 0, 1, 1, 0, 0], [1, 0, 1]]
     assert told["recursive"] == [400.0 + n for n in range(12)]
     assert told["smoothing"] < 1e-6
     assert told["moved"] < 2.0

@@ -94,7 +94,7 @@ def test_limits_metrics_algorithms_and_the_time_split_are_taken_over() -> None:
         ({**forecast(), "trainingSettings": {"allowedTrainingAlgorithms": ["TCNForecaster"]}}, 501, "TCNForecaster"),
         ({**forecast(), "trainingSettings": {"enableStackEnsemble": True}}, 501, "enableStackEnsemble"),
         ({**forecast(), "validationDataSize": 0.2}, 400, "folds follow the time"),
-        (forecast(countryOrRegionForHolidays="US"), 501, "countryOrRegionForHolidays US"),
+        (forecast(countryOrRegionForHolidays="FR"), 501, "countryOrRegionForHolidays FR"),
         (forecast(targetAggregateFunction="Sum"), 400, "needs frequency"),
         (forecast(forecastHorizon={"mode": "Custom", "value": 0}), 400, "1 or more, not 0"),
     ],

@@ -31,6 +31,9 @@ _MOST_VALUES = 50
 _WORDS = 200
 _HASH_BITS = 6
 _MAX_HASH_BITS = 12
+_IMPUTERS = {
+    "mean": "MeanImputer", "median": "MedianImputer", "most_frequent": "ModeCatImputer", "constant": "ConstantImputer",
+}  # fmt: skip
 KINDS = ("Numeric", "Categorical", "CategoricalHash", "DateTime", "Text")
 
 
@@ -41,7 +44,7 @@ class Column:
     name: str
     kind: str
     transformers: tuple[str, ...]
-    imputer: tuple[str, Any] = ("mean", None)  # of numbers: strategy and the constant
+    imputer: tuple[str, Any] = ("mean", None)  # strategy and the constant; categories have one only if it is asked for
     bits: int = _HASH_BITS
 
 
@@ -142,12 +145,12 @@ def _column(column: pd.Series, kind: str, settings: dict[str, Any]) -> Column:
     bits = int(parameters.get("HashOneHotEncoder", {}).get("number_of_bits", _HASH_BITS))
     if not 1 <= bits <= _MAX_HASH_BITS:
         raise SearchError(f"HashOneHotEncoder: number_of_bits lies between 1 and {_MAX_HASH_BITS}, not {bits}.")
+    imputer = parameters.get("Imputer", {})
+    strategy = imputer.get("strategy", "mean" if kind == "Numeric" else "")
+    if strategy == "ffill":
+        raise SearchError(f"The Imputer's strategy ffill (column {name}) is for forecasting.")
     if kind == "Numeric":
-        imputer = parameters.get("Imputer", {})
-        strategy = imputer.get("strategy", "mean")
-        if strategy == "ffill":
-            raise SearchError(f"The Imputer's strategy ffill (column {name}) is for forecasting.")
-        return Column(name, kind, ("MeanImputer",), (strategy, imputer.get("fill_value")))
+        return Column(name, kind, (_IMPUTERS[strategy],), (strategy, imputer.get("fill_value")))
     if kind == "DateTime":
         return Column(name, kind, ("DateTimeTransformer",))
     if kind == "Text":
@@ -163,7 +166,11 @@ def _column(column: pd.Series, kind: str, settings: dict[str, Any]) -> Column:
     chosen = next((each for each in order if each not in blocked), None)
     if chosen is None:
         raise SearchError(f"blocked_transformers leaves no encoder for the column {name} ({kind}).")
-    return Column(name, kind, ("StringCast", chosen), bits=bits)
+    if strategy in ("mean", "median"):
+        raise SearchError(f"The Imputer's strategy {strategy} (column {name}) is for numbers; the column is {kind}.")
+    steps = ("StringCast", *([_IMPUTERS[strategy]] if strategy else []), chosen)
+    constant = None if imputer.get("fill_value") is None else str(imputer["fill_value"])
+    return Column(name, kind, steps, (strategy, constant), bits)
 
 
 def _parameters(name: str, parameters: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -192,20 +199,23 @@ def transformer(columns: Columns, target_type: str) -> ColumnTransformer:
     for number, ((strategy, constant), names) in enumerate(numbers.items()):
         impute = SimpleImputer(strategy=strategy, fill_value=constant, add_indicator=True, keep_empty_features=True)
         parts.append((f"numeric{number}", make_pipeline(as_floats, impute), names))
-    as_objects = FunctionTransformer(_as_objects)
     categories = [*columns.of("Categorical"), *columns.of("CategoricalHash")]
-    if names := [column.name for column in categories if "CatTargetEncoder" in column.transformers]:
-        # Smoothed target means, fitted across folds: any number of categories, and unknown ones at prediction.
-        parts.append(
-            ("by_target", make_pipeline(as_objects, TargetEncoder(target_type=target_type, random_state=0)), names)
-        )
-    if names := [column.name for column in categories if "OneHotEncoder" in column.transformers]:
-        onehot = OneHotEncoder(handle_unknown="ignore", max_categories=_MOST_VALUES, sparse_output=False)
-        parts.append(("one_hot", make_pipeline(as_objects, onehot), names))
+    groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for column in categories:
-        if "HashOneHotEncoder" in column.transformers:
-            hashed = FunctionTransformer(_hashed, kw_args={"bits": column.bits})
-            parts.append((f"hash_{column.name}", make_pipeline(as_objects, hashed), [column.name]))
+        own = column.name if column.transformers[-1] == "HashOneHotEncoder" else ""
+        groups[column.transformers[-1], column.imputer, own, column.bits].append(column.name)
+    for number, ((encoder, (strategy, constant), _, bits), names) in enumerate(groups.items()):
+        steps: list[Any] = [FunctionTransformer(_as_objects)]
+        if strategy in ("most_frequent", "constant"):
+            steps.append(SimpleImputer(missing_values=None, strategy=strategy, fill_value=constant))
+        if encoder == "CatTargetEncoder":
+            # Smoothed target means, fitted across folds: any number of categories, and unknown ones at prediction.
+            steps.append(TargetEncoder(target_type=target_type, random_state=0))
+        elif encoder == "OneHotEncoder":
+            steps.append(OneHotEncoder(handle_unknown="ignore", max_categories=_MOST_VALUES, sparse_output=False))
+        else:
+            steps.append(FunctionTransformer(_hashed, kw_args={"bits": bits}))
+        parts.append((f"categories{number}", make_pipeline(*steps), names))
     for column in columns.of("Text"):
         words = TfidfVectorizer(max_features=_WORDS, ngram_range=(1, 2), min_df=2)
         parts.append((f"text_{column.name}", make_pipeline(FunctionTransformer(_as_text), words), column.name))

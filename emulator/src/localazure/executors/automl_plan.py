@@ -78,6 +78,8 @@ _TRANSFORMER_PARAMETERS = {
     "TfIdf": (),
 }
 _IMPUTERS = ("mean", "median", "most_frequent", "constant", "ffill")
+# The calendar that pandas has: federal holidays of the United States.
+_HOLIDAYS = ("us", "usa", "united states")
 # The service's defaults.
 _TIMEOUT = 6 * 3600.0
 _TRIAL_TIMEOUT = 30 * 60.0
@@ -347,10 +349,11 @@ def _forecasting(details: dict[str, Any]) -> dict[str, Any]:
     given = details.get("forecastingSettings") or {}
     if not given.get("timeColumnName"):
         raise BadRequest("Forecasting needs time_column_name.", "forecastingSettings", "UserError")
-    if country := given.get("countryOrRegionForHolidays"):
+    country = given.get("countryOrRegionForHolidays")
+    if country and str(country).lower() not in _HOLIDAYS:
         raise NotImplementedOperation(
-            f"Jobs_CreateOrUpdate of an AutoML job with countryOrRegionForHolidays {country} (no calendar of holidays "
-            "is installed; give a column that says which days are holidays)"
+            f"Jobs_CreateOrUpdate of an AutoML job with countryOrRegionForHolidays {country} (there is a calendar of "
+            "US holidays alone; give a column that says which days are holidays)"
         )
     horizon = _auto(given.get("forecastHorizon"), "value")
     lags = _auto(given.get("targetLags"), "values")
@@ -384,6 +387,7 @@ def _forecasting(details: dict[str, Any]) -> dict[str, Any]:
         "short": str(given.get("shortSeriesHandlingConfig") or "Auto").lower(),
         "aggregation": None if aggregation == "none" else aggregation,
         "cv_step": given.get("cvStepSize"),
+        "holidays": bool(country),
         "unknown_ahead": list(given.get("featuresUnknownAtForecastTime") or []),
     }
 

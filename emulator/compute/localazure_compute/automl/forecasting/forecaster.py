@@ -164,6 +164,7 @@ class Features:
         window: int | None,
         feature_lags: list[int],
         stl: str | None,
+        holidays: bool,
         series: int,
         known_ahead: list[int],
         names: list[str],
@@ -174,6 +175,7 @@ class Features:
         self.window = window
         self.feature_lags = feature_lags
         self.stl = stl
+        self.holidays = holidays
         self.series = series
         self.known_ahead = known_ahead
         self.names = names
@@ -200,6 +202,7 @@ class Features:
         found += [f"series={n}" for n in range(self.series)] if 1 < self.series <= _FEW_SERIES else []
         found += ["series"] if self.series > _FEW_SERIES else []
         found += [self.names[place] for place in self.known_ahead]
+        found += ["holiday", "day_before_holiday", "day_after_holiday"] if self.holidays else []
         if self.stl:
             found += ["stl_season"] + (["stl_trend"] if self.stl == "season_trend" else [])
         if self.looks_back:
@@ -236,6 +239,8 @@ class Features:
         elif self.series > _FEW_SERIES:
             parts.append(np.full((len(ordinals), 1), float(series.number)))
         parts.append(ahead[:, self.known_ahead])
+        if self.holidays:
+            parts.append(self._holidays(ordinals))
         if self.stl:
             parts.append(self._decomposition(series.number, ordinals))
         if self.looks_back:
@@ -273,6 +278,19 @@ class Features:
         parts = [times.year, times.quarter > 2, times.quarter, times.month, times.day, times.dayofweek,  # noqa: PLR2004
                  times.hour, times.minute, times.dayofyear]  # fmt: skip
         return np.column_stack([*(np.asarray(part, dtype=float) for part in parts), week])
+
+    def _holidays(self, ordinals: np.ndarray) -> np.ndarray:
+        """Whether a federal holiday of the United States lies in the period, or its day is beside one."""
+        from pandas.tseries.holiday import USFederalHolidayCalendar
+
+        days, following = self.clock.times(ordinals).normalize(), self.clock.times(ordinals + 1).normalize()
+        day = pd.Timedelta(days=1)
+        known = USFederalHolidayCalendar().holidays(days.min() - 2 * day, following.max() + 2 * day)
+        # With periods longer than a day the first holiday on or after their beginning says whether one is in them.
+        place = np.searchsorted(known, days)
+        within = known[np.minimum(place, len(known) - 1)] < np.maximum(following, days + day)
+        inside = np.asarray((place < len(known)) & within)
+        return np.column_stack([inside, (days + day).isin(known), (days - day).isin(known)]).astype(float)
 
     def _decomposition(self, number: int, ordinals: np.ndarray) -> np.ndarray:
         profile, start, level, slope = self.profiles[number]

@@ -272,6 +272,7 @@ class ForecastingJob(Job):
             seasons=self.seasons,
             feature_lags=[1] if self.settings["feature_lags"] and options["lags"] and names else [],
             stl=self.settings["stl"] if self.seasons[0] > 1 else None,
+            holidays=self.settings["holidays"],
             series=len(prepared.series),
             known_ahead=ahead,
             names=names,

@@ -51,18 +51,20 @@ def prepare(
         clock = Clock(frequency, frame[time].min())
     except ValueError as error:
         raise SearchError(f"frequency '{frequency}': {error}.") from error
+    fills = _fills(frame, featurization)
     frame, dates = _with_features(frame, target, settings, featurization)
     frame = _aggregated(frame, target, settings, clock, guardrails)
     known = frame[[name for name in frame.columns if name not in (target, time, "__key", "__ordinal", *ids)]]
     numeric = [name for name in known.columns if _numeric(known[name], featurization, name)]
     categorical = [name for name in known.columns if name not in numeric]
-    fills = _fills(featurization, target)
-    encoder = Encoder(numeric, categorical).fit(frame, {name: fill for name, fill in fills.items() if fill is not None})
+    constants = {name: fill for name, fill in fills.items() if fill != "ffill"}
+    forward = [name for name, fill in fills.items() if fill == "ffill" and name in known]
+    encoder = Encoder(numeric, categorical).fit(frame, constants)
     made: list[Series] = []
     numbers: dict[tuple[str, ...], int] = {}
     missing = 0
     for key, rows in frame.groupby("__key", sort=True):
-        series, gaps = _one(len(made), rows, target, encoder, fills.get(target, "ffill"))
+        series, gaps = _one(len(made), rows, target, encoder, fill=constants.get(target), forward=forward)
         missing += gaps
         numbers[key] = series.number
         made.append(series)
@@ -209,23 +211,24 @@ def _numeric(column: pd.Series, featurization: dict[str, Any], name: str) -> boo
     return purpose == "Numeric" or (purpose is None and pd.api.types.is_numeric_dtype(column))
 
 
-def _fills(featurization: dict[str, Any], target: str) -> dict[str, Any]:
-    """What the Imputer's parameters say: column -> constant, or None for its median; "ffill" for the target."""
+def _fills(frame: pd.DataFrame, featurization: dict[str, Any]) -> dict[str, Any]:
+    """What the Imputer's parameters say: column -> the constant, "ffill", or what numbers are replaced by."""
     found: dict[str, Any] = {}
     for entry in (featurization.get("parameters") or {}).get("Imputer", []):
         given = entry.get("parameters") or {}
         for name in entry.get("fields") or []:
+            if name not in frame:
+                raise SearchError(f"featurization names the column {name}, which the data doesn't have.")
             strategy = given.get("strategy")
+            numbers = pd.to_numeric(frame[name], errors="coerce")
             if strategy == "constant":
                 found[name] = float(given.get("fill_value") or 0.0)
-            elif name == target and strategy == "ffill":
-                found[name] = "ffill"
-            elif strategy != "median":
-                raise SearchError(
-                    f"The Imputer's strategy {strategy} ({name}) is not for forecasting: constant, median."
-                )
+            elif strategy == "most_frequent":
+                found[name] = float(numbers.mode().iloc[0]) if numbers.notna().any() else 0.0
+            elif strategy in ("mean", "median"):
+                found[name] = float(getattr(numbers, strategy)())
             else:
-                found[name] = None
+                found[name] = "ffill"
     return found
 
 
@@ -272,18 +275,19 @@ def _aggregated(
     return frame
 
 
-def _one(number: int, rows: pd.DataFrame, target: str, encoder: Encoder, fill: Any) -> tuple[Series, int]:
-    """A series without gaps, and how many periods and values were filled."""
+def _one(
+    number: int, rows: pd.DataFrame, target: str, encoder: Encoder, *, fill: float | None, forward: list[str]
+) -> tuple[Series, int]:
+    """A series without gaps, and how many periods and values were filled: with `fill`, or what came before."""
     rows = rows.sort_values("__ordinal").set_index("__ordinal")
     first, last = int(rows.index[0]), int(rows.index[-1])
     whole = rows.reindex(range(first, last + 1))
     y = whole[target]
     gaps = int(y.isna().sum())
-    if isinstance(fill, float):
+    if fill is not None:
         y = y.fillna(fill)
-    elif fill is None:
-        y = y.fillna(y.median())
     filled = y.ffill().bfill().fillna(0.0)
+    whole[forward] = whole[forward].ffill()
     return Series(number, first, filled.to_numpy(dtype=float), encoder.transform(whole)), gaps
 
 
