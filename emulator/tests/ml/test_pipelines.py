@@ -151,7 +151,7 @@ def test_a_command_step_with_the_nodes_settings_in_front() -> None:
     more = {"default_compute": "/x/computes/one", "default_datastore": "/x/datastores/lake"}
     graph = parsed(pipeline({"a": node}, inputs={"n": text("3")}, settings=more))
     step = graph.steps["a"]
-    outputs = pipeline_nodes.outputs(step, {}, graph.settings.default_datastore, "run")
+    outputs = pipeline_nodes.outputs(graph, step, {}, "run")
     job = pipeline_nodes.child(graph, step, pipeline_graph.resolved_inputs(step, graph.inputs, {}), outputs)
     assert job == {
         "jobType": "Command",
@@ -181,6 +181,11 @@ def test_a_command_step_with_the_nodes_settings_in_front() -> None:
             }
         },
     }
+    # The mode of the pipeline's output is the step's, if that has none of its own.
+    bound = make(outputs={"out": text("${{parent.outputs.o}}")})
+    asked = {"o": {"jobOutputType": "uri_folder", "mode": "Upload", "uri": "azureml://datastores/lake/paths/x/"}}
+    graph = parsed(pipeline({"a": bound}, outputs=asked))
+    assert pipeline_nodes.outputs(graph, graph.steps["a"], {"o": asked["o"]["uri"]}, "run") == {"out": asked["o"]}
     serverless = parsed(pipeline({"a": make()}, settings={"default_compute": "serverless"}))
     assert "computeId" not in pipeline_nodes.child(serverless, serverless.steps["a"], {}, {})
 

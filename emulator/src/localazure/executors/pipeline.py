@@ -53,7 +53,7 @@ class PipelineRunner:
         made: dict[str, dict[str, Entry]] = {}
         for step in pipeline.steps.values():
             inputs = pipeline_graph.resolved_inputs(step, pipeline.inputs, made)
-            outputs = pipeline_nodes.outputs(step, {}, pipeline.settings.default_datastore, step.name)
+            outputs = pipeline_nodes.outputs(pipeline, step, {}, step.name)
             made[step.name] = {
                 name: {"uri": f"azureml://datastores/workspaceblobstore/paths/azureml/{step.name}/{name}/", **entry}
                 for name, entry in outputs.items()
@@ -190,7 +190,7 @@ class _Execution:
         job, pipeline = self._job, self._pipeline
         name = self._name(step)
         inputs = pipeline_graph.resolved_inputs(step, pipeline.inputs, self._made)
-        outputs = pipeline_nodes.outputs(step, self._asked, pipeline.settings.default_datastore, name)
+        outputs = pipeline_nodes.outputs(pipeline, step, self._asked, name)
         properties = pipeline_nodes.child(pipeline, step, inputs, outputs)
         run = {"runType": pipeline_nodes.RUN_TYPES[step.kind], "number": list(pipeline.steps).index(step.name) + 1}
         said = self._said(step)
@@ -220,7 +220,7 @@ class _Execution:
         """What the step is; None if its results must not be reused."""
         if step.kind not in _REUSED_KINDS or not step.spec.get("is_deterministic", True):
             return None
-        asked = pipeline_nodes.outputs(step, self._asked, None, "")
+        asked = pipeline_nodes.asked_outputs(self._pipeline, step, self._asked)
         store = self._pipeline.settings.default_datastore
         return await asyncio.to_thread(self._reuse.key, properties, {"outputs": asked, "datastore": store})
 

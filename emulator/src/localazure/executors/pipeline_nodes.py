@@ -63,12 +63,22 @@ def child(pipeline: Pipeline, step: Step, inputs: Mapping[str, Entry], outputs: 
     return {key: value for key, value in properties.items() if value is not None}
 
 
-def outputs(step: Step, asked: Mapping[str, str], datastore: str | None, name: str) -> dict[str, Entry]:
-    """The step's outputs as ARM job outputs.
+def outputs(pipeline: Pipeline, step: Step, asked: Mapping[str, str], name: str) -> dict[str, Entry]:
+    """The step's outputs as ARM job outputs, at addresses for the child `name`.
 
-    `asked` has the addresses of the pipeline's outputs that were asked for by address; `datastore` the pipeline's
-    default one; `name` the child's name, below which it writes there.
+    `asked` has the addresses of the pipeline's outputs that were asked for by address.
     """
+    return _outputs(pipeline, step, asked, name, pipeline.settings.default_datastore)
+
+
+def asked_outputs(pipeline: Pipeline, step: Step, asked: Mapping[str, str]) -> dict[str, Entry]:
+    """The step's outputs as they are asked for: the same for every run of it."""
+    return _outputs(pipeline, step, asked, "", None)
+
+
+def _outputs(
+    pipeline: Pipeline, step: Step, asked: Mapping[str, str], name: str, datastore: str | None
+) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for output, sink in step.outputs.items():
         entry: Entry = {"jobOutputType": sink.kind}
@@ -79,7 +89,8 @@ def outputs(step: Step, asked: Mapping[str, str], datastore: str | None, name: s
         elif uri is None and datastore:
             end = "" if sink.kind == "uri_file" else "/"
             uri = f"azureml://datastores/{datastore.rpartition('/')[2]}/paths/azureml/{name}/{output}{end}"
-        for key, value in (("uri", uri), ("mode", sink.mode), ("assetName", sink.name), ("assetVersion", sink.version)):
+        mode = sink.mode or (pipeline.outputs[sink.bound].get("mode") if sink.bound else None)
+        for key, value in (("uri", uri), ("mode", mode), ("assetName", sink.name), ("assetVersion", sink.version)):
             if value is not None:
                 entry[key] = value
         found[output] = entry
