@@ -171,17 +171,21 @@ class RemoteRunTimedOut(RemoteRunError):
     """A remote run passed its deadline; azflow asked the service to cancel it.
 
     :param cancel_problem: why the cancellation itself failed; empty when the service took it.
+    :param because: what the deadline follows from, where it isn't the task's ``timeout_minutes``.
     """
 
-    def __init__(self, *, service: str, id: str, url: str, minutes: float, cancel_problem: str = "") -> None:
+    def __init__(
+        self, *, service: str, id: str, url: str, minutes: float, cancel_problem: str = "", because: str = ""
+    ) -> None:
         what = (
             f"COULD NOT BE CANCELLED ({cancel_problem}): it may still be running, cancel it by hand"
             if cancel_problem
             else "was cancelled"
         )
+        raised = because or "the task's timeout_minutes"
         super().__init__(
-            f"passed its deadline of {minutes:g} minutes and {what}. Raise the task's timeout_minutes, or make the "
-            f"work smaller.\nSee {url}",
+            f"passed its deadline of {minutes:.4g} minutes and {what}. Raise {raised}, or make the work smaller.\n"
+            f"See {url}",
             service=service,
             id=id,
             url=url,

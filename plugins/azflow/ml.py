@@ -162,10 +162,9 @@ class AzureMLJobOperator(RemoteRunOperator):
         if allowed.refused:
             raise ConfigurationError(f"{runs.shown(payload)} isn't submitted: {allowed.refused}.")
         if allowed.seconds is not None and allowed.seconds < self.timeout_minutes * 60:
-            self.timeout_minutes = allowed.seconds / 60
-            self.log.info(
-                "The job may run for %.1f minutes on %d node(s): %s.", self.timeout_minutes, job.nodes, allowed.reason
-            )
+            minutes = allowed.seconds / 60
+            self.lower_deadline(minutes, allowed.reason)
+            self.log.info("The job may run for %.1f minutes on %d node(s): %s.", minutes, job.nodes, allowed.reason)
 
     def find_links(self, runs: Any, run_id: str) -> None:
         """The studio's page, and MLflow's."""

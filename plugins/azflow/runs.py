@@ -153,7 +153,7 @@ class RemoteRunOperator(AzflowOperator):
         self.poll_seconds = poll_seconds
         #: URL of the current remote run, for `RunLink`; in the task's process only.
         self.run_url = ""
-        #: What `follow` has shown so far; plain values, they go through the deferral.
+        #: What `follow` has shown, why the deadline is what it is: plain values, they go through the deferral.
         self.progress: dict[str, Any] = {}
         self._stopping = False
         self._troubles: set[str] = set()
@@ -174,7 +174,15 @@ class RemoteRunOperator(AzflowOperator):
         return result
 
     def before_submit(self, context: Context, runs: RemoteRuns, payload: Mapping[str, Any]) -> None:
-        """Called before a run is created, not when one is found. May raise, or lower `timeout_minutes`."""
+        """Called before a run is created, not when one is found. May raise, or call `lower_deadline`."""
+
+    def lower_deadline(self, minutes: float, because: str) -> None:
+        """Cancel the run earlier than `timeout_minutes` says.
+
+        :param because: what to raise if that was too early, for the message.
+        """
+        self.timeout_minutes = minutes
+        self.progress["deadline"] = [minutes, because]
 
     def follow(self, runs: RemoteRuns, run_id: str) -> None:
         """Called after each poll in the worker: log what is new of the run. What it raises is logged and forgotten."""
@@ -371,8 +379,14 @@ class RemoteRunOperator(AzflowOperator):
         )
 
     def _timed_out(self, run_id: str, problem: str) -> RemoteRunTimedOut:
+        minutes, because = self.progress.get("deadline") or (self.timeout_minutes, "")
         return RemoteRunTimedOut(
-            service=self.service, id=run_id, url=self.run_url, minutes=self.timeout_minutes, cancel_problem=problem
+            service=self.service,
+            id=run_id,
+            url=self.run_url,
+            minutes=minutes,
+            cancel_problem=problem,
+            because=because,
         )
 
     def _finish(self, context: Context, runs: RemoteRuns, run_id: str, state: RunState) -> Any:

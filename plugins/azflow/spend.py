@@ -151,7 +151,7 @@ def allow(job: Declared, limits: SpendLimits, spent_seconds: float) -> Allowance
     if per_night is not None:
         rest = per_night * _HOUR - spent_seconds
         if job.seconds is None or job.seconds > rest:
-            left.append((rest, "what spend.max_node_hours_per_night leaves"))
+            left.append((rest, "spend.max_node_hours_per_night"))
     if not left:
         return Allowance()
     seconds, reason = min(left)

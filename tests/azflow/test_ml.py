@@ -443,6 +443,11 @@ def test_a_job_gets_the_time_that_its_limits_leave() -> None:
     operator, context = spender(max_node_hours_per_night=2)
     operator.before_submit(context, Runs(night=3600), {"content": COMMAND})
     assert operator.timeout_minutes == pytest.approx(30)
+    # The process that goes on after a deferral says the same.
+    later, _ = spender()
+    later.progress = json.loads(json.dumps(operator.progress))
+    said = str(later._timed_out("j", ""))
+    assert "its deadline of 30 minutes" in said and "Raise spend.max_node_hours_per_night, or" in said
     free, context = spender()
     free.before_submit(context, None, {"content": COMMAND})
     assert free.timeout_minutes == 360

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import threading
 import time
@@ -434,6 +435,28 @@ def test_a_long_run_is_deferred_and_finished_by_another_process() -> None:
     assert getattr(resumed, deferred.value.method_name)(context, event)["answer"] == 42
     assert resumed.operator_extra_links[0].get_link(resumed, ti_key=None).endswith(event["run_id"])
     assert service.created == 1 and service.opened == service.closed
+
+
+def test_what_was_shown_of_a_run_is_known_to_the_process_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[int] = []
+
+    def follow(self: Any, runs: Any, run_id: str) -> None:
+        self.progress["lines"] = self.progress.get("lines", 0) + 1
+        shown.append(self.progress["lines"])
+        raise ValueError("a log that can't be read fails nothing")
+
+    memory_runs.reset(polls_until_end=10**6)
+    operator, context = a_try(grace_seconds=0.01)
+    monkeypatch.setattr(type(operator), "follow", follow)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    kwargs = deferred.value.kwargs
+    assert json.loads(json.dumps(kwargs)) == {"progress": {"lines": len(shown)}}
+    memory_runs.SERVICE.polls_until_end = 0
+    event = {"outcome": "over", "run_id": next(iter(memory_runs.SERVICE.runs)), "deadline": time.time() + 60}
+    resumed, context = a_try()
+    assert resumed.resume(context, event, **kwargs)["answer"] == 42
+    assert shown == list(range(1, len(shown) + 1))
 
 
 def test_the_trigger_survives_airflows_serialization() -> None:
