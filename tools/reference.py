@@ -93,7 +93,7 @@ MEANING = {
     "Gate.max_calibration_error": "how far predictions and outcomes may lie apart, on average over the bins",
     "Gate.max_microseconds_per_row": "what scoring a row of the hold-out may take",
     "Compare.last": "so many trainings before this one",
-    "Spend.max_node_hours_per_job": "hours of one node; a job whose own limits allow more isn't started, one without limits ends there",
+    "Spend.max_node_hours_per_job": "hours of one node; a job that allows itself more isn't started, others end there",
     "Spend.max_node_hours_per_night": "the same for all jobs of a night together; each gets what is left",
     "Approve.person": "a person answers, with the verdict before their eyes",
     "Person.timeout_minutes": "how long to wait",
