@@ -189,7 +189,9 @@ class AzureMLJobs:
             details = self.history.details(str(failed[-1]["runId"]))
             below_code, below = cause_of(details)
             where = " > ".join(_title(each) for each in failed)
-            others = f" ({message})" if message and message != below else ""
+            # A parent mostly repeats what its child said.
+            repeated = bool(below) and below.splitlines()[0] in message
+            others = f" ({message})" if message and not repeated else ""
             code, message = below_code or code, f"{where}: {below or 'no error named'}{others}"
         try:
             log = self.history.log_tail(details)

@@ -343,6 +343,8 @@ def test_a_failure_names_the_step_that_failed_first(edge: Edge, jobs: AzureMLJob
     history(edge, ran("b_0", 3, status="Failed", logFiles={"std_log.txt": log}, **error))
     failure = jobs.failure("j")
     assert failure.cause == "tune > trial 0: exit code 1 (a step failed)"
+    details["error"] = {"error": {"message": "the step tune failed: exit code 1"}}
+    assert jobs.failure("j").cause == "tune > trial 0: exit code 1"
     assert failure.log_tail == ["KeyError: 'late'"]
     assert failure.retry_helps is False
 
