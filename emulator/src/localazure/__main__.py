@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from localazure import stack, supervisor
+from localazure import supervisor
 from localazure.core import certificates
 from localazure.core.clock import Clock
 from localazure.core.faults import KINDS as FAULTS
@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     options = _parser().parse_args(arguments)
     if options.command == "coverage":
+        from localazure import stack
+
         # Built in a home of its own: what is printed depends on the code alone.
         with tempfile.TemporaryDirectory() as folder:
             print(stack.coverage(stack.compose(Settings.load(Path(folder)))))
@@ -78,6 +80,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
             clock.set_time(options.set, 1.0 if options.rate is None else options.rate)
         print(f"{clock.now().isoformat(timespec='seconds')}, {clock.rate:g} s a second")
     elif options.command == "api":
+        from localazure import stack
+
         stack.serve(settings)
     elif options.command == "supervise":
         supervisor.supervise(settings)

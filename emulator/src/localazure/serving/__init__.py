@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from localazure.core.service import Service, ServiceContext
-from localazure.serving.service import ServingService
 
 
 def build(context: ServiceContext) -> Service:
     """The service. Needs `ml.assets`."""
+    # Not above: the router's process and the supervisor take small modules of this package.
+    from localazure.serving.service import ServingService
+
     return ServingService(context)

@@ -15,13 +15,15 @@ import os
 import secrets
 import shutil
 import sys
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from localazure.serving.routing import Site, configuration, front
 from localazure.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
 
 _PATIENCE_SECONDS = 30.0
 
@@ -120,11 +122,13 @@ class Router:
 
     async def _load(self, text: str, patience: float) -> None:
         response = await self._request("POST", "/load", patience=patience, content=text)
-        if response.status_code != httpx.codes.OK:
+        if response.status_code != HTTPStatus.OK:
             # Caddy's message names the module and the place, and holds no key.
             raise RouterError(f"the router refused its configuration: {response.text[:500]}")
 
     async def _request(self, method: str, path: str, *, patience: float, content: str | None = None) -> httpx.Response:
+        import httpx  # the supervisor, which takes the router's command from here, does without
+
         origin = self.site.admin_origin
         headers = {"Origin": origin, "Host": origin.removeprefix("http://"), "Content-Type": "application/json"}
         waited = 0.0
@@ -141,7 +145,7 @@ class Router:
                         ) from None
                     waited += 0.25
                     await asyncio.sleep(0.25)
-        if response.status_code == httpx.codes.FORBIDDEN:
+        if response.status_code == HTTPStatus.FORBIDDEN:
             raise RouterError(f"the router on {self._settings.admin_url} belongs to another localazure home")
         return response
 
