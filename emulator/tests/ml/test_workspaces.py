@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from localazure.core.errors import BadRequest
+from localazure.core.errors import BadRequest, NotFound, NotImplementedOperation
 from localazure.core.service import ServiceContext
+from localazure.ml.resources import require_workspace
 from localazure.ml.workspaces import WorkspaceStore
 
 
@@ -33,6 +34,14 @@ def test_a_jobs_name_is_taken_in_every_workspace(context: ServiceContext) -> Non
     with pytest.raises(BadRequest, match="The workspace 'prod' has a job 'train'"):
         second.insert("ml.jobs", "train", {})
     assert second.insert("ml.jobs", "other", {})
+
+
+def test_what_the_second_workspace_has_not_is_named(home: Any) -> None:
+    params = {"subscription": home.subscription_id, "group": home.resource_group, "workspace": home.second_workspace}
+    with pytest.raises(NotImplementedOperation, match="An endpoint in the second workspace"):
+        require_workspace(home, params)
+    with pytest.raises(NotFound, match="The workspace 'other' was not found"):
+        require_workspace(home, {**params, "workspace": "other"})
 
 
 def test_the_workspace_in_the_path_answers(with_client: Any) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.requests import Request
 
 from localazure.core.auth import Identity
-from localazure.core.errors import BadRequest, NotFound
+from localazure.core.errors import BadRequest, NotFound, NotImplementedOperation
 from localazure.core.registry import Answer, Handler
 from localazure.ml.states import timestamp
 from localazure.settings import Settings
@@ -24,16 +24,24 @@ def in_workspace(settings: Settings, handler: Handler) -> Handler:
     """The handler, answering 404 for any other subscription, group or workspace than the configured one."""
 
     async def scoped(request: Request, identity: Identity) -> Answer:
-        params = request.path_params
-        wanted = (params["subscription"], params["group"], params["workspace"])
-        known = (settings.subscription_id, settings.resource_group, settings.workspace)
-        for kind, name, expected in zip(("subscription", "resource group", "workspace"), wanted, known, strict=True):
-            if name.lower() != expected.lower():
-                message = f"The {kind} '{name}' was not found; localazure has '{expected}'."
-                raise NotFound(message, code="ResourceNotFound")
+        require_workspace(settings, request.path_params)
         return await handler(request, identity)
 
     return scoped
+
+
+def require_workspace(settings: Settings, params: Mapping[str, str]) -> None:
+    """NotFound unless the path's subscription, group and workspace are the configured ones; by name what the second
+    workspace doesn't have.
+    """
+    wanted = (params["subscription"], params["group"], params["workspace"])
+    known = (settings.subscription_id, settings.resource_group, settings.workspace)
+    for kind, name, expected in zip(("subscription", "resource group", "workspace"), wanted, known, strict=True):
+        if name.lower() == expected.lower():
+            continue
+        if kind == "workspace" and name.lower() == settings.second_workspace.lower():
+            raise NotImplementedOperation(f"An endpoint in the second workspace ('{name}')")
+        raise NotFound(f"The {kind} '{name}' was not found; localazure has '{expected}'.", code="ResourceNotFound")
 
 
 def resource(

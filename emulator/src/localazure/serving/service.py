@@ -24,6 +24,7 @@ from localazure.core.errors import AzureError, BadRequest, Conflict, NotFound
 from localazure.core.registry import Handler, Operation
 from localazure.core.service import ServiceContext
 from localazure.executors import processes
+from localazure.ml.resources import require_workspace
 from localazure.serving import files, pages, resources
 from localazure.serving.data_collector import Collected, DataCollector
 from localazure.serving.resources import Document
@@ -146,14 +147,14 @@ class ServingService:
     # Endpoints.
 
     async def _list_endpoints(self, request: Request, identity: Identity) -> dict[str, Any]:
-        self._check_workspace(request)
+        require_workspace(self._settings, request.path_params)
         return {"value": self._store.list(_ENDPOINT)}
 
     async def _get_endpoint(self, request: Request, identity: Identity) -> Document:
         return self._endpoint(request)
 
     async def _put_endpoint(self, request: Request, identity: Identity) -> Response:
-        self._check_workspace(request)
+        require_workspace(self._settings, request.path_params)
         name = request.path_params["endpoint"]
         body = await _body(request)
         previous = self._store.get(_ENDPOINT, name)
@@ -189,7 +190,7 @@ class ServingService:
         self._long_running.succeed(operation)
 
     async def _delete_endpoint(self, request: Request, identity: Identity) -> Response:
-        self._check_workspace(request)
+        require_workspace(self._settings, request.path_params)
         name = request.path_params["endpoint"]
         if self._store.get(_ENDPOINT, name) is None:
             return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -447,20 +448,8 @@ class ServingService:
 
     # Documents.
 
-    def _check_workspace(self, request: Request) -> None:
-        asked = request.path_params
-        known = self._settings
-        pairs = (
-            (asked["subscription"], known.subscription_id, "subscription"),
-            (asked["group"], known.resource_group, "resource group"),
-            (asked["workspace"], known.workspace, "workspace"),
-        )
-        for given, there, what in pairs:
-            if given.lower() != there.lower():
-                raise NotFound(f"The {what} '{given}' could not be found.", code="ResourceNotFound")
-
     def _endpoint(self, request: Request) -> Document:
-        self._check_workspace(request)
+        require_workspace(self._settings, request.path_params)
         name = request.path_params["endpoint"]
         document = self._store.get(_ENDPOINT, name)
         if document is None:
