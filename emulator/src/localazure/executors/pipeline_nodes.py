@@ -15,6 +15,7 @@ from typing import Any
 from localazure.core.errors import BadRequest
 from localazure.executors import automl_wire, pipeline_parallel
 from localazure.executors.pipeline_graph import Entry, Pipeline, Step, interpolate, is_literal, whole
+from localazure.executors.search_space import KINDS, NUMBERS
 
 _JOB_TYPES = {
     "command": "Command", "parallel": "Command", "sweep": "Sweep", "spark": "Spark", "automl": "AutoML",
@@ -30,12 +31,6 @@ RUN_TYPES = {
     "automl": "automl", "pipeline": "azureml.PipelineRun",
 }  # fmt: skip
 _DISTRIBUTIONS = {"mpi": "Mpi", "pytorch": "PyTorch", "tensorflow": "TensorFlow", "ray": "Ray"}
-_RANGES = {
-    "randint": ("upper",), "uniform": ("min_value", "max_value"), "loguniform": ("min_value", "max_value"),
-    "quniform": ("min_value", "max_value", "q"), "qloguniform": ("min_value", "max_value", "q"),
-    "normal": ("mu", "sigma"), "lognormal": ("mu", "sigma"), "qnormal": ("mu", "sigma", "q"),
-    "qlognormal": ("mu", "sigma", "q"),
-}  # fmt: skip
 _AUTOML_MORE = ("environmentId", "environmentVariables", "resources", "identity", "queueSettings")
 # Their keys are the user's own.
 _AS_THEY_ARE = frozenset({"properties", "environment_variables", "tags", "conf"})
@@ -322,12 +317,12 @@ def _expression(given: Any, where: str) -> list[Any]:
     kind = str(given.get("type")) if isinstance(given, dict) else ""
     if kind == "choice":
         return ["choice", [[_option(each, where) for each in given.get("values") or []]]]
-    if kind not in _RANGES:
-        known = ", ".join(("choice", *_RANGES))
+    if kind not in NUMBERS:
+        known = ", ".join(KINDS)
         raise BadRequest(f"{where}: '{given}' is no distribution; there are {known}.", where, "UserError")
-    if missing := [name for name in _RANGES[kind] if given.get(name) is None]:
+    if missing := [name for name in NUMBERS[kind] if given.get(name) is None]:
         raise BadRequest(f"{where}: {kind} needs {', '.join(missing)}.", where, "UserError")
-    return [kind, [given[name] for name in _RANGES[kind]]]
+    return [kind, [given[name] for name in NUMBERS[kind]]]
 
 
 def _option(given: Any, where: str) -> Any:

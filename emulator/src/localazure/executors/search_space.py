@@ -20,7 +20,7 @@ from typing import Any
 
 from localazure.core.errors import BadRequest
 
-_NUMBERS = {
+NUMBERS = {
     "randint": ("upper",),
     "uniform": ("min_value", "max_value"),
     "loguniform": ("min_value", "max_value"),
@@ -31,7 +31,7 @@ _NUMBERS = {
     "qnormal": ("mu", "sigma", "q"),
     "qlognormal": ("mu", "sigma", "q"),
 }
-KINDS = ("choice", *_NUMBERS)
+KINDS = ("choice", *NUMBERS)
 # NormalDist has no quantile at 0.
 _SMALLEST = 1e-12
 
@@ -169,7 +169,7 @@ def _distribution(name: str, entry: Any) -> Distribution:
         if not isinstance(values, list) or not values:
             raise _wrong(name, "choice needs values, a list with at least one entry")
         return Distribution("choice", tuple(_value(name, value) for value in values))
-    wanted = _NUMBERS.get(kind)
+    wanted = NUMBERS.get(kind)
     if wanted is None:
         raise _wrong(name, f"the type '{entry[0]}' is unknown; there are {', '.join(KINDS)}")
     if len(parameters) != len(wanted) or not all(_is_number(each) for each in parameters):
