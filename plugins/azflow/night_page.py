@@ -156,7 +156,7 @@ def _verdict(report: Mapping[str, Any]) -> Html:
             low, high = found.get("low"), found.get("high")
             bars.append(charts.Interval(label, found["value"], low, high, tone, _interval(found)))
     bars += [
-        charts.Interval(str(one["name"]), one["value"], one.get("low"), one.get("high"), "wait", _interval(one))
+        charts.Interval(str(one["name"]), one["value"], one.get("low"), one.get("high"), "soft", _interval(one))
         for one in verdict.get("baselines") or ()
         if isinstance(one.get("value"), int | float)
     ]
@@ -242,7 +242,7 @@ def _trials(report: Mapping[str, Any]) -> Html:
             child.get("title") or child.get("name"),
             badge("reused", "accent") if child.get("reused") else child.get("status"),
             _duration(child["seconds"]) if isinstance(child.get("seconds"), int | float) else None,
-            ", ".join(f"{name} {shown(value)}" for name, value in (child.get("metrics") or {}).items()),
+            ", ".join(f"{name} {_counted(value)}" for name, value in (child.get("metrics") or {}).items()),
         )
         for child in children
     ]
@@ -323,11 +323,23 @@ def _tail(value: object, length: int = 40) -> str:
     return shown if len(shown) <= length else f"…{shown[-(length - 1) :]}"
 
 
+def _counted(value: float) -> str:
+    """A step's metric: rows are whole, errors aren't."""
+    return f"{value:,.0f}" if float(value).is_integer() else shown(value)
+
+
+def _rounded(value: object) -> str:
+    try:
+        return f"{float(str(value)):.3g}"
+    except ValueError:
+        return str(value)
+
+
 def _trial_name(child: Mapping[str, Any], rank: int) -> str:
     # Azure ML names the pre-processing first: "StandardScalerWrapper, LightGBM".
     algorithm = str(child.get("algorithm") or "").rpartition(", ")[2]
     # A sweep's trials differ in what they were given.
-    chosen = ", ".join(value for _, value in _short((child.get("parameters") or {}).items()))
+    chosen = ", ".join(_rounded(value) for value in (child.get("parameters") or {}).values())
     return f"{rank}. {algorithm or chosen or child.get('title') or child.get('name') or 'trial'}"
 
 
