@@ -175,12 +175,13 @@ def _wanted(asked: Requirements, more: Sequence[str], settings: Settings) -> lis
     """
     names = {canonical(line) for line in asked.packages}
     lines = {line for line in asked.packages if canonical(line) not in _GLUE}
-    _, packages = installed(settings.compute_python, _changed(settings.compute_python))
+    ours, packages = installed(settings.compute_python, _changed(settings.compute_python))
     for name in {stand_in for glue in names & _GLUE.keys() for stand_in in _GLUE[glue]} - names:
         if name != "mlflow-skinny":
             lines.add(name)
         elif "mlflow" not in names:
-            version = packages.get("mlflow")
+            # An older Python has no MLflow as new as our server, and an older one will do.
+            version = packages.get("mlflow") if SpecifierSet(asked.python).contains(ours) else None
             lines.add("mlflow-skinny" + (f"=={version}" if version else ""))
     return sorted({*lines, *more})
 
