@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.sdk import Context
 
+#: Tag of a deployment that azflow made.
+ORIGIN_TAG = "azflow.content"
 #: Property of a job: the name that azflow asked for.
 NAME_PROPERTY = "azflow.name"
 _NAMESPACE = uuid.UUID("0d4f4d1e-52f0-5a53-8a0e-8f1a4c0a7f11")
@@ -216,23 +218,29 @@ class BatchDeployOperator(AzflowOperator):
     The endpoint is created if it isn't there. The deployment's name stands for what is deployed (model version, code,
     YAML), so that trying again finds what is there. It becomes the endpoint's default: that decides who scores.
 
-    XCom: ``{"endpoint", "deployment", "created", "default", "scoring_uri"}``.
+    Of the deployments that azflow made before, the newest are kept: Azure allows twenty an endpoint.
+
+    XCom: ``{"endpoint", "deployment", "created", "default", "scoring_uri", "deleted": [name]}``.
 
     :param endpoint: folder below include/ml/endpoints; its files see ``endpoint``, ``deployment`` and
         ``registered_model``.
     :param registered_model: the model's id; a template; empty for a pipeline component, which deployment.yml names as
         ``azureml:<component>:<version>``.
     :param default: whether invocations without a deployment's name go to it.
+    :param keep: how many of azflow's deployments stay, this one included.
     """
 
     template_fields = ("endpoint", "registered_model")
     ui_color = "#fdf0d5"
 
-    def __init__(self, *, endpoint: str, registered_model: str = "", default: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, *, endpoint: str, registered_model: str = "", default: bool = True, keep: int = 5, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.endpoint = endpoint
         self.registered_model = registered_model
         self.default = default
+        self.keep = keep
         self._files: EndpointFiles | None = None
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
@@ -263,6 +271,7 @@ class BatchDeployOperator(AzflowOperator):
                 if self.default and defaults.get("deploymentName") != files.deployment:
                     document["properties"]["defaults"] = {"deploymentName": files.deployment}
                     document = workspace.call("PUT", workspace.arm(address), document)
+                deleted = self._delete_older(workspace, address, document, files.deployment)
         state = "deployed" if created else "is there"
         self.log.info("%s on batch endpoint %s: %s.", files.deployment, files.name, state)
         return {
@@ -271,7 +280,23 @@ class BatchDeployOperator(AzflowOperator):
             "created": created,
             "default": self.default,
             "scoring_uri": document["properties"].get("scoringUri"),
+            "deleted": deleted,
         }
+
+    def _delete_older(self, workspace: Workspace, address: str, endpoint: Mapping[str, Any], current: str) -> list[str]:
+        """Delete all but the newest of azflow's deployments; never the default."""
+        default = (endpoint["properties"].get("defaults") or {}).get("deploymentName")
+        ours = [
+            each
+            for each in workspace.pages(workspace.arm(f"{address}/deployments"))
+            if ORIGIN_TAG in (each.get("tags") or {}) and each["name"] not in (current, default)
+        ]
+        ours.sort(key=lambda each: str((each.get("systemData") or {}).get("createdAt") or ""), reverse=True)
+        names = [str(each["name"]) for each in ours[max(0, self.keep - 1) :]]
+        for name in names:
+            workspace.call("DELETE", workspace.arm(f"{address}/deployments/{quote(name)}"))
+            self.log.info("Deleted the older deployment %s.", name)
+        return names
 
     def _create(
         self, connection: AzureConnection, files: EndpointFiles, tags: Mapping[str, str], endpoint_is_there: object
@@ -287,7 +312,7 @@ class BatchDeployOperator(AzflowOperator):
                 with contextlib.suppress(ResourceExistsError):  # somebody was faster
                     client.batch_endpoints.begin_create_or_update(endpoint).result(OPERATION_SECONDS)
             deployment = self._load(files)
-            deployment.tags = {**(deployment.tags or {}), **tags}
+            deployment.tags = {**(deployment.tags or {}), **tags, ORIGIN_TAG: files.digest}
             client.batch_deployments.begin_create_or_update(deployment).result(OPERATION_SECONDS)
         except HttpResponseError as problem:
             if problem.status_code == 400:  # noqa: PLR2004

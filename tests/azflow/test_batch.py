@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException
 import azflow.endpoint_files
 from azflow.batch import (
     NAME_PROPERTY,
+    ORIGIN_TAG,
     BatchDeployOperator,
     BatchEndpointInvokeOperator,
     BatchInvocations,
@@ -211,7 +212,15 @@ def test_a_deployment_is_made_once_and_becomes_the_default(edge: Edge, folder: P
     edge.on("GET", f"{ENDPOINT}/deployments/", (404, {}))
     known["endpoint"] = {"properties": {"defaults": {}, "scoringUri": SCORING}}
     edge.on("PUT", f"{ENDPOINT}$", lambda match, body: (200, body))
-    found = deploy(registered_model="azureml:m:7")
+    older = [
+        {"name": name, "tags": {ORIGIN_TAG: "x"} if ours else {}, "systemData": {"createdAt": f"2026-01-0{day}"}}
+        for name, ours, day in (("a", True, 1), ("b", True, 2), ("theirs", False, 1), ("c", True, 3))
+    ]
+    edge.on("GET", f"{ENDPOINT}/deployments$", (200, {"value": older}))
+    edge.on("DELETE", f"{ENDPOINT}/deployments/", (202, b""))
+    found = deploy(registered_model="azureml:m:7", keep=2)
+    assert found["deleted"] == ["b", "a"]
+    assert [url.rpartition("/")[2] for method, url, _ in edge.asked if method == "DELETE"] == ["b", "a"]
     endpoint, deployment = client.made
     assert (endpoint.name, deployment.endpoint_name, deployment.name) == ("flights", "flights", found["deployment"])
     assert found["deployment"].startswith("v7-") and found["created"] is True
@@ -220,7 +229,8 @@ def test_a_deployment_is_made_once_and_becomes_the_default(edge: Edge, folder: P
     assert written["properties"]["defaults"] == {"deploymentName": found["deployment"]}
     known["endpoint"] = written
     edge.on("GET", f"{ENDPOINT}/deployments/", (200, {"properties": {"provisioningState": "Succeeded"}}))
-    assert deploy(registered_model="azureml:m:7") == {**found, "created": False}
+    edge.on("GET", f"{ENDPOINT}/deployments$", (404, {}))
+    assert deploy(registered_model="azureml:m:7") == {**found, "created": False, "deleted": []}
     assert len(client.made) == 2
 
 
