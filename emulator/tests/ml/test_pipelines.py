@@ -486,8 +486,10 @@ def test_a_failing_step_stops_what_depends_on_it_and_is_named(with_client: Any, 
             "never": step(use, {"i": "${{parent.jobs.bad.outputs.out}}"}),
             "neither": step(use, {"i": "${{parent.jobs.never.outputs.out}}"}),
             "tidy": step(tidy),
+            "open": step(tidy),
         }
-        await client.put("jobs/on", **pipeline(jobs, settings={"on_finalize": "tidy"}))
+        hooks = {"on_init": "open", "on_finalize": "tidy"}
+        await client.put("jobs/on", **pipeline(jobs, settings=hooks))
         assert (await client.finished("on"))["properties"]["status"] == "Failed"
         message = await client.error("on")
         bad = (await steps(client, "on"))["bad"]["runId"]
@@ -496,7 +498,11 @@ def test_a_failing_step_stops_what_depends_on_it_and_is_named(with_client: Any, 
         )
         assert message.endswith("no such column\nNot run: never, neither.")
         states = {name: each["status"] for name, each in (await steps(client, "on")).items()}
-        assert states == {"bad": "Failed", "beside": "Completed", "then": "Completed", "tidy": "Completed"}
+        done = dict.fromkeys(("beside", "then", "tidy", "open"), "Completed")
+        assert states == {"bad": "Failed", **done}
+        times = {name: (each["startTimeUtc"], each["endTimeUtc"]) for name, each in (await steps(client, "on")).items()}
+        assert times["open"][1] <= times["bad"][0]
+        assert max(times[name][1] for name in ("bad", "beside", "then")) <= times["tidy"][0]
         jobs["beside"] = step(slow, {"s": "60"})
         await client.put("jobs/off", **pipeline(jobs, settings={"continue_on_step_failure": False}))
         assert (await client.finished("off"))["properties"]["status"] == "Failed"

@@ -178,6 +178,7 @@ class _Execution:
         self._ended[step.name] = child
         if child.succeeded:
             self._made[step.name] = child.outputs
+            self._stopped.discard(step.name)  # it was faster than the request to stop
             return
         if step.name in self._stopped:
             self._job.note(f"step '{step.name}' is {child.state}, since another step failed")
