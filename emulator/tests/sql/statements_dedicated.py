@@ -236,6 +236,47 @@ DEDICATED: Statements = [
         "SELECT 1 FROM [INFORMATION_SCHEMA].[TABLES] WHERE [TABLE_TYPE] IN ('BASE TABLE', 'VIEW') AND [TABLE_NAME] = CAST(N'f' AS NVARCHAR(max)) AND [TABLE_SCHEMA] = CAST(N'dbo' AS NVARCHAR(max))",
         [(1,)],
     ),
+    # create-function-sql-data-warehouse
+    (
+        "a scalar function",
+        "EXEC('CREATE FUNCTION dbo.fn2 (@x int, @y int) RETURNS int AS BEGIN DECLARE @z int = @x * 2; SET @z = @z + @y; RETURN @z + 1 END'); SELECT dbo.fn2(3, 4), dbo.fn2(NULL, 1)",
+        [(11, None)],
+    ),
+    (
+        "its result is cut to its type",
+        "EXEC('CREATE FUNCTION dbo.fn3 (@x int) RETURNS varchar(3) AS BEGIN RETURN CONCAT(@x, ''-x'') END'); SELECT dbo.fn3(12)",
+        [("12-",)],
+    ),
+    (
+        "a function over rows",
+        "EXEC('CREATE FUNCTION dbo.fn4 (@x int) RETURNS int AS BEGIN RETURN @x * @x END'); SELECT SUM(dbo.fn4(id)) FROM dbo.f WHERE dbo.fn4(id) > 1",
+        [(29,)],
+    ),
+    (
+        "an inline table",
+        "EXEC('CREATE FUNCTION dbo.tv1 (@k varchar(10)) RETURNS TABLE AS RETURN (SELECT id, @k AS given FROM dbo.f WHERE k = @k)'); SELECT id, given FROM dbo.tv1('a') ORDER BY id",
+        [(1, "a"), (3, "a")],
+    ),
+    (
+        "an inline table applied",
+        "EXEC('CREATE FUNCTION dbo.tv2 (@i int) RETURNS TABLE AS RETURN (SELECT id FROM dbo.f WHERE id > @i)'); SELECT f.id, COUNT(*) FROM dbo.f AS f CROSS APPLY dbo.tv2(f.id) AS t GROUP BY f.id ORDER BY f.id",
+        [(1, 3), (2, 2), (3, 1)],
+    ),
+    (
+        "too few arguments",
+        "EXEC('CREATE FUNCTION dbo.fn5 (@x int) RETURNS int AS BEGIN RETURN @x END'); SELECT dbo.fn5()",
+        313,
+    ),
+    (
+        "a function dropped",
+        "EXEC('CREATE FUNCTION dbo.fn6 (@x int) RETURNS int AS BEGIN RETURN @x END'); DROP FUNCTION dbo.fn6; SELECT dbo.fn6(1)",
+        4121,
+    ),
+    (
+        "a query in a scalar function",
+        "CREATE FUNCTION dbo.fn7 (@x int) RETURNS int AS BEGIN RETURN (SELECT COUNT(*) FROM dbo.f) END",
+        40517,
+    ),
 ]
 
 PROCEDURAL: Statements = [

@@ -279,4 +279,11 @@ STATEMENTS: list[tuple[str, str, Any]] = [
     ("a database that isn't there", "USE nowhere", 911),
     ("a workload group", "USE demo; CREATE WORKLOAD GROUP g WITH (MIN_PERCENTAGE_RESOURCE = 0)", 15868),
     ("a table variable", "DECLARE @t TABLE (a int)", 103010),
+    (
+        "an inline table function",
+        "EXEC('CREATE FUNCTION dbo.by_year (@y varchar(4)) RETURNS TABLE AS RETURN (SELECT r.id FROM "
+        f"{PQ.replace(chr(39), chr(39) * 2)} WHERE r.filepath(1) = @y)'); SELECT COUNT(*) FROM dbo.by_year('2014')",
+        [(2,)],
+    ),
+    ("no scalar function", "CREATE FUNCTION dbo.sc (@x int) RETURNS int AS BEGIN RETURN @x END", 15868),
 ]

@@ -6,6 +6,7 @@ The API process writes what was asked for; the TDS process reads it at every log
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from localazure.sql.results import SqlError
@@ -30,13 +31,13 @@ class Capacity:
     def __init__(self, store: Store | None, name: str) -> None:
         """Without a store the pool is always online: for tests of the engine alone."""
         self._store = store
+        # The store keeps a connection for every thread that ever asked; sessions have threads of their own that end.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="capacity") if store is not None else None
         self._name = name
         self._alone: dict[str, Any] = {"status": ONLINE, "objective": DEFAULT_OBJECTIVE, "tags": {}}
 
     def document(self) -> dict[str, Any]:
-        if self._store is None:
-            return dict(self._alone)
-        return self._store.get(KIND, self._name) or dict(self._alone)
+        return self._get(KIND) or dict(self._alone)
 
     @property
     def status(self) -> str:
@@ -50,8 +51,7 @@ class Capacity:
         document = self.document() | changes
         if self._store is None:
             self._alone = document
-        else:
-            self._store.put(KIND, self._name, document)
+        self._put(KIND, document)
 
     def scale(self, objective: str, line: int) -> None:
         """ALTER DATABASE .. MODIFY (SERVICE_OBJECTIVE = ..); SqlError 40852-like text for an unknown size."""
@@ -81,9 +81,17 @@ class Capacity:
 
     def report(self, active: int) -> None:
         """How many requests run: what dataWarehouseUserActivities tells."""
-        if self._store is not None:
-            self._store.put(ACTIVITY, self._name, {"active": active})
+        self._put(ACTIVITY, {"active": active})
 
     def active(self) -> int:
-        found = self._store.get(ACTIVITY, self._name) if self._store is not None else None
+        found = self._get(ACTIVITY)
         return int(found["active"]) if found else 0
+
+    def _get(self, kind: str) -> dict[str, Any] | None:
+        if self._store is None or self._thread is None:
+            return None
+        return self._thread.submit(self._store.get, kind, self._name).result()
+
+    def _put(self, kind: str, document: dict[str, Any]) -> None:
+        if self._store is not None and self._thread is not None:
+            self._thread.submit(self._store.put, kind, self._name, document).result()

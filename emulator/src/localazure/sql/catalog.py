@@ -116,6 +116,14 @@ class Procedure(CatalogObject):
 
 
 @dataclass(frozen=True)
+class Function(CatalogObject):
+    """inline: table-valued."""
+
+    text: str = ""
+    inline: bool = False
+
+
+@dataclass(frozen=True)
 class Setting:
     """An object of the service without rows: external data source, file format, credential, workload group, user."""
 
@@ -125,7 +133,7 @@ class Setting:
     object_id: int = 0
 
 
-_CLASSES: dict[str, type[CatalogObject]] = {"table": Table, "view": View, "procedure": Procedure}
+_CLASSES: dict[str, type[CatalogObject]] = {"table": Table, "view": View, "procedure": Procedure, "function": Function}
 
 
 def quote(name: str) -> str:

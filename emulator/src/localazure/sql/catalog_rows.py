@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from localazure.sql.catalog import CatalogObject, Key, Table, TableColumn, View
+from localazure.sql.catalog import CatalogObject, Function, Key, Table, TableColumn, View
 from localazure.sql.results import SqlType
 from localazure.sql.sqltypes import CHARACTER, with_length
 from localazure.sql.view_columns import Spec, declare
@@ -111,6 +111,8 @@ def type_code(entry: CatalogObject) -> tuple[str, str]:
         return "U ", "USER_TABLE"
     if isinstance(entry, View):
         return "V ", "VIEW"
+    if isinstance(entry, Function):
+        return ("IF", "SQL_INLINE_TABLE_VALUED_FUNCTION") if entry.inline else ("FN", "SQL_SCALAR_FUNCTION")
     return "P ", "SQL_STORED_PROCEDURE"
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from localazure.sql import index_views, information_views, management_views
 from localazure.sql.binding import SystemRows
-from localazure.sql.catalog import Procedure, View
+from localazure.sql.catalog import Function, Procedure, View
 from localazure.sql.catalog_rows import (
     COLLATION,
     COLUMN,
@@ -146,7 +146,9 @@ def _modules(session: Session) -> tuple[Spec, Rows]:
     spec: Spec = declare(
         "object_id int, definition nvarchar(max), uses_ansi_nulls bit, uses_quoted_identifier bit, is_schema_bound bit"
     )
-    found = [(e.object_id, e.text, True, True, False) for e in entries(session) if isinstance(e, View | Procedure)]
+    found = [
+        (e.object_id, e.text, True, True, False) for e in entries(session) if isinstance(e, View | Procedure | Function)
+    ]
     return spec, found
 
 

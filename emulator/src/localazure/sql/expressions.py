@@ -80,6 +80,9 @@ class ExpressionCompiler:
                 return self.literal(expr)
             case s.Name():
                 return scope.resolve(expr.parts, expr.line).value()
+            case s.Bound():
+                bound: Value = expr.value
+                return bound
             case s.Variable():
                 if expr.name.startswith("@@"):
                     self.context.cacheable = False

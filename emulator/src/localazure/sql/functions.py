@@ -8,6 +8,7 @@ from localazure.sql import (
     aggregate_functions,  # noqa: F401  the modules register their rules
     date_functions,  # noqa: F401
     errors,
+    functions_of_users,
     number_functions,  # noqa: F401
     system_functions,  # noqa: F401
     text_functions,  # noqa: F401
@@ -31,6 +32,9 @@ def call_function(compiler: ExpressionCompiler, call: s.Call, scope: Scope) -> V
     if name in compiler.context.kind.refused_functions:
         raise errors.refused(name, call.line)
     if call.qualifier and call.qualifier[-1].lower() not in {"sys"}:
+        definition = functions_of_users.find(compiler, call)
+        if definition is not None:
+            return functions_of_users.scalar(compiler, definition, call, scope)
         qualified = ".".join((*call.qualifier, call.name.lower()))
         raise SqlError(
             4121,

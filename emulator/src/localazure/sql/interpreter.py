@@ -45,6 +45,7 @@ _NEEDS_NO_TRANSACTION = (
     s.CreateTableAs,
     s.CreateView,
     s.CreateProcedure,
+    s.CreateFunction,
     s.CreateSchema,
     s.Drop,
     s.Truncate,

@@ -76,11 +76,10 @@ class DefinitionParser(QueryParser):
             return self._create_external(start.line)
         if self.take("REMOTE"):
             raise errors.not_implemented("CREATE REMOTE TABLE", start.line)
-        if self.at("FUNCTION") or self.at("TRIGGER") or self.at("TYPE") or self.at("SEQUENCE") or self.at("SYNONYM"):
-            word = self.token.key
-            if word == "FUNCTION":
-                raise errors.not_implemented("CREATE FUNCTION", start.line)
-            raise errors.refused(f"CREATE {word}", start.line)
+        if self.at("FUNCTION"):
+            return self._function(start.start, start.line, alter=False, replace=replace)
+        if self.at("TRIGGER") or self.at("TYPE") or self.at("SEQUENCE") or self.at("SYNONYM"):
+            raise errors.refused(f"CREATE {self.token.key}", start.line)
         return self._administration("CREATE", start.line)
 
     # ---- tables --------
@@ -289,6 +288,41 @@ class DefinitionParser(QueryParser):
         end = self.tokens[self.position - 1].end
         return s.CreateProcedure(line, name, parameters, body, self.text[start:end], alter, replace)
 
+    def _function(self, start: int, line: int, *, alter: bool, replace: bool) -> s.Statement:
+        self.advance()
+        name = self.name()
+        self.expect("(")
+        parameters = self.comma_list(self._parameter) if self.token.kind == "variable" else []
+        self.expect(")")
+        if any(parameter.default is not None for parameter in parameters):
+            raise errors.not_implemented("default of a function's parameter", line)
+        self.expect("RETURNS")
+        returns = None if self.take("TABLE") else self.data_type()
+        if self.take("WITH"):
+            self.comma_list(lambda: [self.advance() for _ in range(1)])
+        self.take("AS")
+        body: list[s.Statement] = []
+        value = query = None
+        if returns is None:
+            if not self.take("RETURN"):
+                raise errors.refused("multi-statement table-valued function", line)
+            query = self.query() if not self.at("(") or self.at_query() else self._bracketed_query()
+        else:
+            self.expect("BEGIN")
+            body = self.statement_list("RETURN", "END")
+            self.expect("RETURN")
+            value = self.value()
+            self.take(";")
+            self.expect("END")
+        text = self.text[start : self.tokens[self.position - 1].end]
+        return s.CreateFunction(line, name, parameters, returns, body, value, query, text, alter, replace)
+
+    def _bracketed_query(self) -> s.Query:
+        self.expect("(")
+        query = self.query()
+        self.expect(")")
+        return query
+
     def _parameter(self) -> s.ProcedureParameter:
         line = self.line
         name = self.advance().text
@@ -395,6 +429,8 @@ class DefinitionParser(QueryParser):
             return self._administration("ALTER", start.line)
         if self.at_any("PROCEDURE", "PROC"):
             return self._procedure(start.start, start.line, alter=True, replace=False)
+        if self.at("FUNCTION"):
+            return self._function(start.start, start.line, alter=True, replace=False)
         if self.take("INDEX"):
             name = "ALL" if self.take("ALL") else self.identifier()
             self.expect("ON")
@@ -492,6 +528,7 @@ class DefinitionParser(QueryParser):
             "TABLE",
             "VIEW",
             "PROCEDURE",
+            "FUNCTION",
             "SCHEMA",
             "STATISTICS",
             "EXTERNAL TABLE",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from localazure.sql import errors
+from localazure.sql import errors, functions_of_users
 from localazure.sql import syntax as s
 from localazure.sql.binding import Context, RowSource, Scope, SourceColumn, SystemRows
 from localazure.sql.catalog import Table, View, quote
@@ -254,6 +254,11 @@ class SourceCompiler(ExpressionCompiler):
             rows = self.context.system_rows("sys", f"{name.lower()}()")
             if rows is not None:
                 return self._attached(rows, source.alias or name, ())
+        definition = functions_of_users.find(self, source.call)
+        if definition is not None:
+            compiled = functions_of_users.table(self, definition, source.call, scope)
+            names = source.columns or [column.name for column in compiled.columns]
+            return self._aliased(compiled, source.alias or name.lower(), names, (), source.line)
         raise errors.invalid_object(".".join((*source.call.qualifier, name.lower())), source.line)
 
     def _string_split(self, source: s.FunctionSource, scope: Scope) -> tuple[str, Sources]:

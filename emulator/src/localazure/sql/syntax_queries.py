@@ -6,6 +6,7 @@ Names keep the case they were written in; comparing them is the binder's busines
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from localazure.sql.results import SqlType
 
@@ -195,6 +196,13 @@ class Call(Expr):
     distinct: bool = False
     within: list[OrderItem] | None = None
     over: Window | None = None
+
+
+@dataclass(slots=True)
+class Bound(Expr):
+    """An argument that is compiled already (`conversions.Value`): what a function's parameter stands for."""
+
+    value: Any
 
 
 @dataclass(slots=True)

@@ -299,6 +299,21 @@ class CreateProcedure(Statement):
 
 
 @dataclass(slots=True)
+class CreateFunction(Statement):
+    """A scalar function (``returns``, ``body``, ``value``: its RETURN) or an inline table (``query``)."""
+
+    name: Parts
+    parameters: list[ProcedureParameter]
+    returns: SqlType | None
+    body: list[Statement]
+    value: Expr | None
+    query: Query | None
+    text: str
+    alter: bool = False
+    replace: bool = False
+
+
+@dataclass(slots=True)
 class CreateSchema(Statement):
     name: str
 

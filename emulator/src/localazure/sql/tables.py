@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from localazure.sql import alter_tables, errors, external, load, partitions
+from localazure.sql import alter_tables, errors, external, functions_of_users, load, partitions
 from localazure.sql import syntax as s
+from localazure.sql.binding import Scope
 from localazure.sql.catalog import (
     CatalogObject,
+    Function,
     Procedure,
     Table,
     TableColumn,
@@ -27,6 +29,7 @@ from localazure.sql.results import Result, RowsAffected, SqlError
 from localazure.sql.rules import check_definition
 from localazure.sql.service import drop_database, drop_setting
 from localazure.sql.sqltypes import duck
+from localazure.sql.syntax_queries import reads_rows
 from localazure.sql.table_parts import (
     column_of,
     create_sql,
@@ -215,6 +218,40 @@ def _create_procedure(session: Session, statement: s.CreateProcedure, frame: Fra
     return RowsAffected(None)
 
 
+def _create_function(session: Session, statement: s.CreateFunction, frame: Frame) -> Result:
+    """Scalar functions are a dedicated pool's, inline tables both pools'. The body is bound now, NULLs as arguments.
+
+    https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/overview-features#database-objects
+    """
+    if statement.query is None and not session.pool.kind.tables:
+        raise errors.unsupported("CREATE FUNCTION with a scalar result", statement.line)
+    if statement.query is None and reads_rows([statement.value, statement.body]):
+        raise errors.not_implemented("a query in a scalar function", statement.line)
+    schema, name, old = _replaced(session, statement.name, Function, statement)
+    nothing = s.Call(statement.line, (schema,), name.upper(), [])
+    for parameter in statement.parameters:
+        typed = s.Cast(statement.line, s.Literal(statement.line, "null", "NULL"), parameter.type, False)
+        nothing.args.append(typed)
+    compiler = session.compiler(frame_of())
+    if statement.query is None:
+        functions_of_users.scalar(compiler, statement, nothing, Scope())
+    else:
+        functions_of_users.table(compiler, statement, nothing, Scope())
+    stamp = now()
+    made = Function(
+        old.object_id if old else session.pool.catalog.new_id(),
+        schema,
+        name,
+        old.created if old else stamp,
+        stamp,
+        statement.text,
+        statement.query is not None,
+    )
+    with session.pool.catalog.change(session.cursor) as change:
+        change.put(made)
+    return RowsAffected(None)
+
+
 def _create_schema(session: Session, statement: s.CreateSchema, frame: Frame) -> Result:
     if statement.name.lower() in session.pool.catalog.schemas:
         raise SqlError(
@@ -232,7 +269,7 @@ def _create_schema(session: Session, statement: s.CreateSchema, frame: Frame) ->
 
 def _drop(session: Session, statement: s.Drop, frame: Frame) -> Result:
     for parts in statement.names:
-        if statement.kind in {"TABLE", "EXTERNAL TABLE", "VIEW", "PROCEDURE"}:
+        if statement.kind in {"TABLE", "EXTERNAL TABLE", "VIEW", "PROCEDURE", "FUNCTION"}:
             _drop_object(session, statement, parts)
         elif statement.kind == "SCHEMA":
             _drop_schema(session, statement, parts[-1])
@@ -254,6 +291,7 @@ def _drop_object(session: Session, statement: s.Drop, parts: s.Parts) -> None:
         "EXTERNAL TABLE": Table,
         "VIEW": View,
         "PROCEDURE": Procedure,
+        "FUNCTION": Function,
     }
     outside = isinstance(found, Table) and found.external is not None
     if not isinstance(found, kinds[statement.kind]) or outside != (statement.kind == "EXTERNAL TABLE"):
@@ -366,6 +404,7 @@ _HANDLERS: dict[type, Any] = {
     s.CreateTableAs: _create_table_as,
     s.CreateView: _create_view,
     s.CreateProcedure: _create_procedure,
+    s.CreateFunction: _create_function,
     s.CreateSchema: _create_schema,
     s.Drop: _drop,
     s.Truncate: _truncate,
