@@ -35,7 +35,6 @@ assert rows.rdd.map(lambda row: (row.id, open("note.txt").read(), __import__("he
     (1, "beside", limit), (2, "beside", limit)
 ]
 assert pathlib.Path("planes/planes.txt").read_text() == "747"
-pathlib.Path("outputs").mkdir()
 pathlib.Path("outputs/count.txt").write_text(str(rows.count()))
 """
 SPARK = """
