@@ -118,7 +118,7 @@ FORECASTER = """
         plain = Features(clock, seasons=[], lags=[], window=None, feature_lags=[], stl=None, holidays=True, series=1,
                          known_ahead=[], names=[])
         return plain._holidays(clock.ordinals(pd.Series([pd.Timestamp(first)])) + np.arange(count))[:, 0].tolist()
-    asked = (("D", "2013-07-03", 3), ("12h", "2013-07-03", 6), ("MS", "2013-07-01", 3))
+    asked = (("D", "2013-07-03", 3), ("12h", "2013-07-03", 6), ("MS", "2013-07-01", 3), ("D", "2013-08-05", 2))
     out["holidays"] = [holidays(*each) for each in asked]
 
     # A forecast beyond the horizon sees its own forecasts: "the value before, plus one" goes on counting.
@@ -200,7 +200,7 @@ def test_the_parts_of_a_forecaster(compute: Any) -> None:
         "horizon": [1.0, 30.0],
     }
     # The 4th of July; in August there is none, Labor Day is in September.
-    assert told["holidays"] == [[0, 1, 0], [0, 0, 1, 1, 0, 0], [1, 0, 1]]
+    assert told["holidays"] == [[0, 1, 0], [0, 0, 1, 1, 0, 0], [1, 0, 1], [0, 0]]
     assert told["recursive"] == [400.0 + n for n in range(12)]
     assert told["smoothing"] < 1e-6
     assert told["moved"] < 2.0

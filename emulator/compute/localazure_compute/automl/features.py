@@ -7,6 +7,7 @@ https://learn.microsoft.com/azure/machine-learning/how-to-configure-auto-feature
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from localazure_compute.automl.errors import SearchError
 
 # Nearly as many values as rows: an identifier, not a feature.
 _ID_SHARE = 0.98
+_CLOSE = 0.5  # of the numbers that follow on one another
 _TEXT_SHARE = 0.5
 _TEXT_WORDS = 3
 _MIN_ROWS = 100
@@ -120,7 +122,7 @@ def _kind(column: pd.Series, purpose: str | None, settings: dict[str, Any]) -> t
             if "TfIdf" in (settings.get("blocked") or []):
                 return "Ignore", "free text: too many values for a category, and TfIdf is blocked"
             return "Text", None
-        if share > _ID_SHARE:
+        if share > _ID_SHARE and (not numeric or _counts(column)):
             return "Ignore", "an identifier: nearly every row has a value of its own"
         if not numeric and share > _TEXT_SHARE:
             return "Ignore", "hashes or codes: too many values for a category"
@@ -132,6 +134,17 @@ def _constant(column: pd.Series) -> str | None:
     if known == 0:
         return "no values"
     return "constant" if known == 1 and not column.isna().any() else None
+
+
+def _counts(column: pd.Series) -> bool:
+    """Whether whole numbers number the rows: they grow from row to row, stand close together, or are called an id.
+
+    A measure, too, may have a value of its own in every row.
+    """
+    known = column.dropna()
+    steps = np.diff(np.sort(known.to_numpy()))
+    named = re.search(r"(^|[_ ])(id|key|guid|no|nr)$|[a-z]I[Dd]$", str(column.name)) is not None
+    return bool(named or known.is_monotonic_increasing or float((steps == 1).mean()) > _CLOSE)
 
 
 def _is_text(column: pd.Series) -> bool:

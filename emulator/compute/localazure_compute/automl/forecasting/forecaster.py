@@ -285,11 +285,9 @@ class Features:
 
         days, following = self.clock.times(ordinals).normalize(), self.clock.times(ordinals + 1).normalize()
         day = pd.Timedelta(days=1)
-        known = USFederalHolidayCalendar().holidays(days.min() - 2 * day, following.max() + 2 * day)
-        # With periods longer than a day the first holiday on or after their beginning says whether one is in them.
-        place = np.searchsorted(known, days)
-        within = known[np.minimum(place, len(known) - 1)] < np.maximum(following, days + day)
-        inside = np.asarray((place < len(known)) & within)
+        # A year more, so that each period has a first holiday on or after its beginning: that may lie in it or not.
+        known = USFederalHolidayCalendar().holidays(days.min() - 2 * day, following.max() + 366 * day)
+        inside = np.asarray(known[np.searchsorted(known, days)] < np.maximum(following, days + day))
         return np.column_stack([inside, (days + day).isin(known), (days - day).isin(known)]).astype(float)
 
     def _decomposition(self, number: int, ordinals: np.ndarray) -> np.ndarray:
