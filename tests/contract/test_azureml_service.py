@@ -281,7 +281,7 @@ def test_automl_trials_are_children_and_the_best_one_is_a_model(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"training.allowed_training_algorithms": ["knn"]}, "KNN"),
+        ({"training.enable_dnn_training": True}, "enableDnnTraining"),
         ({"limits.trial_timeout_minutes": 5}, "must not be longer"),
         ({"compute": "azureml:nowhere"}, "The compute 'nowhere' was not found"),
     ],
