@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from datetime import date
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from airflow.sdk import DAG
 
 from azflow.specs import Night
@@ -72,3 +75,34 @@ def context_of(operator: Any, xcoms: dict[str, Any] | None = None, **params: Any
     context: Any = {"ti": ti, "dag_run": dag_run, "params": {"partition": "2013-03-08", **params}, "task": operator}
     operator.render_template_fields(context)
     return context
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text).lstrip())
+    return path
+
+
+@pytest.fixture
+def include(tmp_path: Path) -> Path:
+    """An include folder with one command job, its code and its conda file."""
+    write(
+        tmp_path / "ml/jobs/j.yml",
+        """
+        type: command
+        command: python x.py --a ${{inputs.a}} --b "${{ inputs.b }}"
+        code: ../code
+        environment: {conda_file: ../conda.yml}
+        display_name: {{ night.partition }} {{ params.who }}
+        inputs:
+          a: {type: uri_folder, path: {{ inputs.a }}}
+          b: "{{ inputs.b }}"
+        outputs:
+          made: {type: uri_folder}
+          more:
+        limits: {timeout: 60, other: 1}
+        """,
+    )
+    write(tmp_path / "ml/code/x.py", "print(1)")
+    write(tmp_path / "ml/conda.yml", "name: x")
+    return tmp_path
