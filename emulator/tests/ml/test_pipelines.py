@@ -89,6 +89,9 @@ def parsed(properties: dict[str, Any]) -> pipeline_graph.Pipeline:
     ("properties", "target", "message"),
     [
         (pipeline({}), "jobs", "at least one step"),
+        ({"jobType": "Pipeline", "jobs": ["a"]}, "jobs", "jobs must be an object"),
+        (pipeline({"a": make(resources="big")}), "jobs.a.resources", 'must be an object, not "big"'),
+        (pipeline({"a": make(inputs=[1])}), "jobs.a.inputs", "must be an object"),
         (pipeline({"a": make(inputs={})}), "jobs.a.inputs.n", "no value for the input 'n'"),
         (pipeline({"a": make(inputs={"n": text("3"), "x": text("1")})}), "jobs.a.inputs.x", "no input 'x'"),
         (pipeline({"a": make(inputs={"n": text("3.5")})}), "jobs.a.inputs.n", "'3.5' is no integer"),

@@ -88,7 +88,10 @@ class PipelineRunner:
 
         def spec(id: str) -> Mapping[str, Any]:
             if id not in specs:
-                specs[id] = self._assets.component(id)["properties"]["componentSpec"]
+                found = self._assets.component(id)["properties"]["componentSpec"]
+                if not isinstance(found, dict):
+                    raise BadRequest(f"The componentSpec of '{id}' is no object.", "componentId", "UserError")
+                specs[id] = found
             return specs[id]
 
         try:

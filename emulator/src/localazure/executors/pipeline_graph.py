@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import graphlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,12 @@ Entry = dict[str, Any]
 RUNNABLE_STEPS = ("command", "sweep", "parallel", "spark", "automl", "pipeline")
 _REFUSED_STEPS = ("if_else", "do_while", "parallel_for", "import", "data_transfer", "fl_scatter_gather")
 _DATA = frozenset({"uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model", "path"})
+# Parts of a node or a component that are objects.
+_OBJECTS = (
+    "inputs", "outputs", "resources", "distribution", "limits", "environment_variables", "identity", "services",
+    "queue_settings", "tags", "properties", "trial", "search_space", "objective", "early_termination", "task",
+    "retry_settings", "conf", "entry",
+)  # fmt: skip
 _SPECIAL = _DATA - {"uri_file", "uri_folder", "path"}
 _PRIMITIVE = frozenset({"string", "integer", "number", "boolean"})
 _BINDING = re.compile(r"\$\{\{\s*parent\.(?P<scope>[A-Za-z_]+)\.(?P<path>[A-Za-z0-9_.\-]+)\s*\}\}")
@@ -108,14 +115,13 @@ def parse(properties: Mapping[str, Any], specs: Specs) -> Pipeline:
     spec: Mapping[str, Any] = specs(properties["componentId"]) if properties.get("componentId") else {}
     if spec and spec.get("type") != "pipeline":
         raise _bad("componentId", f"A pipeline job's component is of type pipeline, not {spec.get('type')}.")
-    nodes = properties.get("jobs") or spec.get("jobs") or {}
+    nodes = _object(properties, "jobs") or _object(spec, "jobs")
     if not nodes:
         raise _bad("jobs", "A pipeline job needs at least one step.")
-    inputs = _pipeline_inputs(properties.get("inputs") or {}, spec)
-    outputs = {**{name: _output(each) for name, each in (spec.get("outputs") or {}).items()},
-               **{name: _output(each) for name, each in (properties.get("outputs") or {}).items()
-                  if name != "default"}}  # fmt: skip
-    settings = _settings(properties.get("settings") or {}, nodes)
+    inputs = _pipeline_inputs(_object(properties, "inputs"), spec)
+    outputs = {name: _output(each) for name, each in _object(spec, "outputs").items()}
+    outputs |= {name: _output(each) for name, each in _object(properties, "outputs").items() if name != "default"}
+    settings = _settings(_object(properties, "settings"), nodes)
     steps = {name: _step(name, node, specs) for name, node in nodes.items()}
     compute = properties.get("computeId")
     made_by: dict[str, tuple[str, str]] = {}
@@ -300,6 +306,9 @@ def _step(name: str, node: Any, specs: Specs) -> Step:
     if not isinstance(node, dict):
         raise _bad(f"jobs.{name}", f"The step '{name}' is no object.")
     kind = str(node.get("type") or "command")
+    for key in _OBJECTS:
+        if kind != "automl" or key != "task":  # there it is a word: classification
+            _object(node, key, f"jobs.{name}.")
     if kind in _REFUSED_STEPS:
         raise NotImplementedOperation(f"Jobs_CreateOrUpdate of a pipeline with the step '{name}' of type {kind}")
     if kind not in RUNNABLE_STEPS:
@@ -314,6 +323,8 @@ def _step(name: str, node: Any, specs: Specs) -> Step:
             raise _bad(f"jobs.{name}.componentId", f"The step '{name}' names no component.")
         spec = specs(component)
         wanted = "command" if kind == "sweep" else kind
+        for key in _OBJECTS:
+            _object(spec, key, f"The component of the step '{name}': ")
         if spec.get("type", "command") != wanted:
             raise _bad(f"jobs.{name}.componentId", f"The step '{name}' is of type {kind}, which takes a component of "
                        f"type {wanted}; its component is of type {spec.get('type')}.")  # fmt: skip
@@ -521,6 +532,14 @@ def _boolean(value: Any, where: str) -> bool:
 
 def _reference(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _object(holder: Mapping[str, Any], key: str, before: str = "") -> dict[str, Any]:
+    """`holder[key]`, which must be an object if it is there."""
+    value = holder.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise _bad(f"{before}{key}", f"{before}{key} must be an object, not {json.dumps(value)}.")
+    return value or {}
 
 
 def _text(value: Any) -> str | None:
