@@ -16,12 +16,12 @@ import json
 import logging
 import os
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
+from azflow.cloud import SQL_SCOPE, SYNAPSE_SCOPE, Cloud
 from azflow.credentials import AsyncRestClient, NamedAsyncCredential, NamedCredential, async_transport
 from azflow.errors import AccessDenied, ConfigurationError, first_line
 
@@ -38,12 +38,13 @@ DEFAULT_CONNECTION = "azure_default"
 
 PUBLIC_RESOURCE_MANAGER = "https://management.azure.com"
 PUBLIC_ML = "https://ml.azure.com"
-SYNAPSE_SCOPE = "https://dev.azuresynapse.net/.default"
 STORAGE_SCOPE = "https://storage.azure.com/.default"
-SQL_SCOPE = "https://database.windows.net/.default"
 
 #: Secrets of a stand-in begin with this, so that they can be refused by value where they don't belong.
 LOCAL_SECRET_PREFIX = "local-only~"
+
+#: The two kinds of SQL pool of a Synapse workspace.
+SqlPool = Literal["dedicated", "serverless"]
 
 #: ODBC attribute: an Entra access token for the log-in (SQL_COPT_SS_ACCESS_TOKEN).
 #: https://learn.microsoft.com/sql/connect/odbc/using-azure-active-directory#authenticating-with-an-access-token
@@ -56,9 +57,12 @@ _EXTRAS = frozenset(
         "resource_group",
         "workspace",
         "synapse_endpoint",
+        "synapse_workspace",
         "spark_pool",
         "sql_server",
         "sql_database",
+        "sql_serverless_server",
+        "sql_serverless_database",
         "sql_authentication",
         "sql_login",
         "sql_password",
@@ -83,45 +87,6 @@ class _AirflowConnection(Protocol):
 
 
 @dataclass(frozen=True)
-class Cloud:
-    """A cloud other than public Azure: the endpoints an SDK can't know.
-
-    :param name: any name but those of Microsoft's clouds.
-    :param authority: where tokens come from, ``https://host[:port]``.
-    :param resource_manager: ARM, ``https://host[:port]``.
-    :param portal: Azure portal or Azure ML studio, for links.
-    :param storage_endpoint: suffix after ``<account>.blob.``, e.g. ``core.usgovcloudapi.net``.
-    :param aml_resource_id: audience of Azure ML's own data plane.
-    :param registry_discovery_endpoint: of Azure ML registries.
-    :param sql_scope: token scope of the SQL pools.
-    :param synapse_scope: token scope of the Synapse development endpoint.
-    """
-
-    name: str
-    authority: str
-    resource_manager: str
-    portal: str
-    storage_endpoint: str
-    aml_resource_id: str
-    registry_discovery_endpoint: str = ""
-    sql_scope: str = SQL_SCOPE
-    synapse_scope: str = SYNAPSE_SCOPE
-
-    @classmethod
-    def parse(cls, value: object, where: str) -> Cloud:
-        """A cloud from the extras' ``cloud`` object; `where` names the connection in messages."""
-        if not isinstance(value, Mapping):
-            raise ConfigurationError(f"{where}: cloud must be an object or null, not {type(value).__name__}.")
-        known = set(cls.__dataclass_fields__)
-        if unknown := sorted(set(value) - known):
-            raise ConfigurationError(f"{where}: cloud has unknown key(s) {', '.join(unknown)}.")
-        needed = ("name", "authority", "resource_manager", "portal", "storage_endpoint", "aml_resource_id")
-        if missing := [key for key in needed if not value.get(key)]:
-            raise ConfigurationError(f"{where}: cloud lacks {', '.join(missing)}.")
-        return cls(**{key: str(text) for key, text in value.items() if text is not None})
-
-
-@dataclass(frozen=True)
 class AzureConnection:
     """Everything azflow knows about one Azure environment. Its repr shows no secret.
 
@@ -136,9 +101,12 @@ class AzureConnection:
     resource_group: str = ""
     workspace: str = ""
     synapse_endpoint: str = ""
+    synapse_workspace_override: str = ""
     spark_pool: str = ""
     sql_server: str = ""
     sql_database: str = ""
+    sql_serverless_server: str = ""
+    sql_serverless_database: str = "master"
     sql_authentication: Literal["entra", "password"] = "entra"
     sql_login: str = ""
     sql_password: str = field(default="", repr=False)
@@ -218,6 +186,7 @@ class AzureConnection:
             client_secret=secret,
             sql_authentication="password" if authentication == "password" else "entra",
             cloud=cloud,
+            synapse_workspace_override=texts.pop("synapse_workspace", ""),
             lake_url_override=texts.pop("lake_url", "").rstrip("/"),
             lake_abfss_url_override=texts.pop("lake_abfss_url", "").rstrip("/"),
             **texts,
@@ -405,10 +374,56 @@ class AzureConnection:
             arguments["credential_scopes"] = [self.synapse_scope]
         return ArtifactsClient(self.credential(), self.synapse_endpoint, **arguments)
 
-    def sql_connect(self, autocommit: bool = True, timeout: int = 30) -> SqlConnection:
-        """A connection to the SQL pool.
+    @property
+    def synapse_workspace(self) -> str:
+        """The Synapse workspace's name: the extra, else the first label of one of its hosts."""
+        if self.synapse_workspace_override:
+            return self.synapse_workspace_override
+        for host, service in (((urlsplit(self.synapse_endpoint).hostname or ""), "dev"), (self.sql_server, "sql")):
+            workspace, _, rest = host.partition(".")
+            if rest.startswith(f"{service}."):
+                return workspace
+        raise ConfigurationError(
+            f"Connection {self.id!r}: set the extra synapse_workspace; synapse_endpoint and sql_server don't name it."
+        )
+
+    @property
+    def sql_pool_id(self) -> str:
+        """ARM id of the dedicated SQL pool, in the resource group of the Azure ML workspace."""
+        self.require("subscription_id", "resource_group", "sql_database")
+        return (
+            f"/subscriptions/{self.subscription_id}/resourceGroups/{self.resource_group}"
+            f"/providers/Microsoft.Synapse/workspaces/{self.synapse_workspace}/sqlPools/{self.sql_database}"
+        )
+
+    def sql_host(self, pool: SqlPool = "dedicated") -> str:
+        """Where a kind of pool answers: ``host`` or ``host,port``.
+
+        A workspace's serverless pool has the dedicated one's host with ``-ondemand`` behind the workspace's name.
+        https://learn.microsoft.com/azure/synapse-analytics/sql/connect-overview
+
+        :raises ConfigurationError: the extra that says it is empty, and it can't be told.
+        """
+        if pool == "dedicated":
+            self.require("sql_server")
+            return self.sql_server
+        if self.sql_serverless_server:
+            return self.sql_serverless_server
+        workspace, _, rest = self.sql_server.partition(".")
+        if rest.startswith("sql."):
+            return f"{workspace}-ondemand.{rest}"
+        raise ConfigurationError(
+            f"Connection {self.id!r}: set the extra sql_serverless_server; it can't be told from sql_server "
+            f"({self.sql_server or 'empty'})."
+        )
+
+    def sql_connect(
+        self, autocommit: bool = True, timeout: int = 30, *, pool: SqlPool = "dedicated", database: str = ""
+    ) -> SqlConnection:
+        """A connection to a SQL pool.
 
         :param timeout: seconds for the log-in; statements have no limit of their own here.
+        :param database: empty: the dedicated pool's, or the extra sql_serverless_database.
         :raises AccessDenied: the pool refuses the log-in (error 18456) or Entra refuses the credential.
         """
         _choose_sql_driver()
@@ -416,14 +431,16 @@ class AzureConnection:
 
         try:
             return mssql_python.connect(
-                self._sql_connection_string(),
+                self._sql_connection_string(pool, database),
                 autocommit=autocommit,
                 timeout=timeout,
                 attrs_before=self._sql_attributes() or None,
             )
         except mssql_python.Error as problem:
             if "18456" in str(problem) or "Login failed" in str(problem):
-                raise AccessDenied(self.id, f"the SQL pool {self.sql_server} says: {first_line(problem)}") from problem
+                raise AccessDenied(
+                    self.id, f"the SQL pool {self.sql_host(pool)} says: {first_line(problem)}"
+                ) from problem
             raise
 
     def sqlalchemy_engine_arguments(self) -> dict[str, Any]:
@@ -445,11 +462,12 @@ class AzureConnection:
         # A dedicated pool refuses DDL inside a transaction (error 111212), temporary tables included.
         return {"connection_string": url, "kwargs": {"connect_args": connect, "isolation_level": "AUTOCOMMIT"}}
 
-    def _sql_connection_string(self) -> str:
-        self.require("sql_server", "sql_database")
+    def _sql_connection_string(self, pool: SqlPool = "dedicated", database: str = "") -> str:
+        if pool == "dedicated" and not database:
+            self.require("sql_server", "sql_database")
         parts = {
-            "Server": self.sql_server,
-            "Database": self.sql_database,
+            "Server": self.sql_host(pool),
+            "Database": database or (self.sql_database if pool == "dedicated" else self.sql_serverless_database),
             "Encrypt": "yes",
             "TrustServerCertificate": "no",
         }

@@ -9,6 +9,7 @@
      +-- ServiceUnavailable      throttled, time-out, 5xx: the service didn't take the request            yes
      +-- ArrivalTimeout          the partition's marker didn't arrive (blob)                              yes
      +-- SqlFailed               a T-SQL statement failed (file, line, error number)                      depends
+     +-- PoolInUse               others' requests run in the SQL pool that was to be paused (requests)     yes
      +-- RemoteRunError          something about one remote run (service, id, URL)
      |    +-- RemoteRunFailed    it ended without success (cause, last log lines)                         depends
      |    +-- RemoteRunTimedOut  it passed its deadline and was cancelled                                 no
@@ -130,6 +131,22 @@ class SqlFailed(AzflowError):
         self.file = file
         self.line = line
         self.number = number
+
+
+class PoolInUse(AzflowError):
+    """A SQL pool wasn't paused or scaled: that would end what others run.
+
+    :param requests: the running requests, a line each.
+    """
+
+    def __init__(self, pool: str, action: str, requests: Sequence[str]) -> None:
+        listed = "".join(f"\n  {request}" for request in requests)
+        super().__init__(
+            f"The SQL pool {pool} is in use, and {action} would end what runs. Wait for it (wait_minutes), or end it: "
+            f"{listed}",
+            retry_helps=True,
+        )
+        self.requests = list(requests)
 
 
 class RemoteRunError(AzflowError):

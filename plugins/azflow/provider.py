@@ -17,9 +17,12 @@ FIELDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "storage_account_url": ("Storage account URL", "of the lake, e.g. https://account.blob.core.windows.net", _TEXT),
     "container": ("Container", "of the lake; empty: lake", _TEXT),
     "synapse_endpoint": ("Synapse endpoint", "e.g. https://workspace.dev.azuresynapse.net", _TEXT),
+    "synapse_workspace": ("Synapse workspace", "its name; empty: from the hosts of its endpoints", _TEXT),
     "spark_pool": ("Spark pool", "on which notebooks run", _TEXT),
     "sql_server": ("SQL server", "e.g. workspace.sql.azuresynapse.net", _TEXT),
     "sql_database": ("SQL database", "the dedicated pool", _TEXT),
+    "sql_serverless_server": ("Serverless SQL server", "empty: the SQL server's name with -ondemand", _TEXT),
+    "sql_serverless_database": ("Serverless SQL database", "empty: master", _TEXT),
     "sql_authentication": (
         "SQL authentication",
         "entra: with a token of the client id; password: with the two fields below",

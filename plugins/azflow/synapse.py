@@ -160,13 +160,13 @@ class SynapseSqlOperator(AzflowOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Check the script, connect, run its batches."""
         with airflow_edge(self.conn_id):
-            script = self._prepared(_label(context))
+            script = self._prepared(request_label(context))
             connection = AzureConnection.load(self.conn_id)
             folders = self._exports(connection)
             _, _, port = connection.sql_server.partition(",")
             self._runner = sql_execution.Runner(lambda: connect(connection, self.log), int(port or 1433))
             try:
-                return self._run(script, _label(context), folders, connection)
+                return self._run(script, request_label(context), folders, connection)
             finally:
                 self._runner.close()
 
@@ -409,7 +409,7 @@ def _marked(source: str) -> str:
     return "".join(pieces)
 
 
-def _label(context: Context) -> str:
+def request_label(context: Context) -> str:
     """Dag, task and run as sys.dm_pdw_exec_requests shows them."""
     ti = context["ti"]
     return f"azflow:{ti.dag_id}:{ti.task_id}:{ti.run_id}"

@@ -19,7 +19,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 import azflow.synapse
 from azflow import exports, notebook_runs, sql_execution
-from azflow.connection import AzureConnection, Cloud
+from azflow.cloud import Cloud
+from azflow.connection import AzureConnection
 from azflow.errors import AccessDenied, ConfigurationError, ServiceUnavailable, SpecError, SqlFailed
 from azflow.synapse import SynapseNotebookOperator, SynapseSqlHook, SynapseSqlOperator, connect, render
 

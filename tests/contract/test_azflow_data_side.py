@@ -24,7 +24,8 @@ import azflow.quality
 import azflow.synapse
 from azflow import arrival, exports, notebook_runs, quality, sql_execution
 from azflow.arrival import BlobArrivalSensor
-from azflow.connection import AzureConnection, Cloud
+from azflow.cloud import Cloud
+from azflow.connection import AzureConnection
 from azflow.errors import AccessDenied, QualityFailed, RunExists, SqlFailed
 from azflow.quality import ExpectationsOperator, Rows
 from azflow.report import upload
