@@ -102,7 +102,7 @@ def flights(localazure: Any) -> str:
     return "azureml://datastores/lake/paths/contract-spark/flights.csv"
 
 
-def finished(client: Any, job: Any, seconds: float = 120) -> Any:
+def finished(client: Any, job: Any, seconds: float = 300) -> Any:
     """The job once it is over."""
     end = time.monotonic() + seconds
     while (job := client.jobs.get(job.name)).status not in ("Completed", "Failed", "Canceled"):

@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def finished(client: Any, job: Any, seconds: float = 120) -> Any:
+def finished(client: Any, job: Any, seconds: float = 300) -> Any:
     """The job once it is over."""
     end = time.monotonic() + seconds
     while (job := client.jobs.get(job.name)).status not in ("Completed", "Failed", "Canceled"):

@@ -70,7 +70,7 @@ def test_what_a_job_registers_with_mlflow_is_a_model_of_the_workspace(localazure
             compute="cpu-cluster",
         )
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while (job := client.jobs.get(job.name)).status not in ("Completed", "Failed"):
         assert time.monotonic() < end
         time.sleep(0.3)

@@ -55,7 +55,7 @@ def registry(localazure: Any) -> Any:
     assert name not in {each.name for each in client.registries.list()}
 
 
-def finished(client: Any, job: Any, seconds: float = 120) -> Any:
+def finished(client: Any, job: Any, seconds: float = 300) -> Any:
     """The job once it is over."""
     end = time.monotonic() + seconds
     while (job := client.jobs.get(job.name)).status not in ("Completed", "Failed", "Canceled"):
