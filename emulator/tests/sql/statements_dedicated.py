@@ -504,4 +504,9 @@ DMV: Statements = [
     ),
     ("a view that isn't there", "SELECT * FROM sys.dm_nothing", 208),
     ("a column that isn't there", "SELECT nothing FROM sys.dm_pdw_nodes", 207),
+    (
+        "what runs by the other view",
+        "SELECT command, status FROM sys.dm_exec_requests WHERE session_id = @@SPID",
+        [("SELECT", "running")],
+    ),
 ]

@@ -286,4 +286,12 @@ STATEMENTS: list[tuple[str, str, Any]] = [
         [(2,)],
     ),
     ("no scalar function", "CREATE FUNCTION dbo.sc (@x int) RETURNS int AS BEGIN RETURN @x END", 15868),
+    (
+        "collation of a database",
+        "CREATE DATABASE bin2 COLLATE Latin1_General_100_BIN2_UTF8; USE bin2; SELECT COUNT(*) FROM "
+        f"{ONE} AS r WHERE carrier = 'aa'",
+        [(0,)],
+    ),
+    ("deletion vectors", f"SELECT * FROM OPENROWSET(BULK '{ROOT}/vectors', FORMAT = 'DELTA') AS r", 40517),
+    ("partitions without a value", f"SELECT * FROM OPENROWSET(BULK '{ROOT}/nulls', FORMAT = 'DELTA') AS r", 13807),
 ]

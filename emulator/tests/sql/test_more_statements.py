@@ -83,6 +83,10 @@ def _lake(base: Path) -> None:
     (base / "json" / "doc.json").write_text('[\n {"name": "x", "count": 1},\n {"name": "y", "count": 2}\n]\n')
     table = pa.table({"id": [1, 2, 3], "year": pa.array([2013, 2014, 2014], pa.int32()), "name": ["a", "b", "c"]})
     deltalake.write_deltalake(base / "delta", table, partition_by=["year"])
+    nulls = pa.table({"id": [1], "year": pa.array([None], pa.int32())})
+    deltalake.write_deltalake(base / "nulls", nulls, partition_by=["year"])
+    vectors = {"delta.enableDeletionVectors": "true"}
+    deltalake.DeltaTable.create(base / "vectors", table.schema, configuration=vectors)
 
 
 @pytest.fixture(scope="module")

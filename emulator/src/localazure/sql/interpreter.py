@@ -17,6 +17,7 @@ from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.binding import Scope
 from localazure.sql.conversions import implicit
+from localazure.sql.explain import explain
 from localazure.sql.parse_statements import parse
 from localazure.sql.procedures import call_procedure
 from localazure.sql.results import (
@@ -433,7 +434,7 @@ class Interpreter:
         yield RowsAffected(None)
 
     def _explain(self, statement: s.Explain) -> Iterator[Result]:
-        yield self.session.explain(statement, self.frame)
+        yield explain(self.session, statement, self.frame)
 
     def _administration(self, statement: s.Administration) -> Iterator[Result]:
         yield from administer(self.session, statement)

@@ -212,6 +212,33 @@ def _exec_sessions(session: Session) -> tuple[Spec, Rows]:
     return spec, found
 
 
+def _running(session: Session) -> tuple[Spec, Rows]:
+    """https://learn.microsoft.com/en-us/sql/relational-databases/system-dynamic-management-views/sys-dm-exec-requests-transact-sql"""
+    spec = declare(
+        "session_id smallint, request_id int, start_time datetime, status nvarchar(30), command nvarchar(32), "
+        "database_id smallint, wait_type nvarchar(60), cpu_time int, total_elapsed_time int, row_count bigint, "
+        "dist_statement_id uniqueidentifier"
+    )
+    now = datetime.now(UTC).replace(tzinfo=None)
+    return spec, [
+        (
+            int(request.session_id[3:]),
+            0,
+            request.submitted,
+            "running",
+            request.command.split(None, 1)[0].upper()[:32] if request.command.strip() else "",
+            session.pool.number,
+            None,
+            0,
+            int((now - request.submitted).total_seconds() * 1000),
+            request.rows or 0,
+            request.statement_id.strip("{}"),
+        )
+        for request in session.pool.engine.requests.rows()
+        if request.ended is None
+    ]
+
+
 def _connections(session: Session) -> tuple[Spec, Rows]:
     spec: Spec = declare(
         "session_id int, net_transport sysname, encrypt_option sysname, auth_scheme sysname, protocol_type sysname"
@@ -347,6 +374,7 @@ VIEWS: dict[str, Callable[[Session], tuple[Spec, Rows]]] = {
     "sys.dm_exec_sessions": _exec_sessions,
     "sys.dm_pdw_nodes_exec_sessions": _exec_sessions,
     "sys.dm_exec_connections": _connections,
+    "sys.dm_exec_requests": _running,
     "sys.databases": _databases,
     "sys.database_principals": _principals,
     **serverless_views.VIEWS,

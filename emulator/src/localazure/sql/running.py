@@ -476,24 +476,6 @@ class Running:
             )
         raise errors.refused(name, line)
 
-    def explain(self, statement: s.Explain, frame: Frame) -> ResultSet:
-        """The plan as DuckDB prints it, in the element a dedicated pool answers with."""
-        from localazure.sql.procedures import rows
-
-        inner = statement.statement
-        if not isinstance(inner, s.QueryStatement | s.Insert | s.Update | s.Delete):
-            raise errors.not_implemented(f"EXPLAIN of {type(inner).__name__}", statement.line)
-        compiled = self.compile(inner, frame, cached=False)
-        with self.attached(compiled.attachments):
-            values = self.values(compiled.parameters, frame)
-            found = self.scratch.execute(f"EXPLAIN {compiled.sql}", values) if not compiled.attachments else None
-            plan = "\n".join(str(row[1]) for row in found.fetchall()) if found is not None else ""
-        text = (
-            '<?xml version="1.0" encoding="utf-8"?><dsql_query '
-            f'number_nodes="1"><plan><![CDATA[{plan}]]></plan></dsql_query>'
-        )
-        return rows([("explain", SqlType("nvarchar", -1))], [(text,)])
-
     def bulk_load(self, table: str, columns: list[str], data: pa.Table) -> int:
         """Insert Arrow rows into the named columns; the values are converted as an INSERT converts them."""
         from localazure.sql.system_functions import split_object_name
