@@ -194,3 +194,16 @@ def test_a_budget_that_is_used_up_refuses(localazure: dict[str, Any], database: 
             assert client.query("SELECT 1") == [(1,)], "queries that read nothing go on"
         finally:
             client.run("EXEC sp_set_data_processed_limit @type = N'daily', @limit_tb = 2147483647")
+
+
+def test_an_access_token_logs_in(localazure: Any, database: str) -> None:
+    """The same log-in as the dedicated pool's: Entra tokens for database.windows.net."""
+    token = localazure.credential().get_token("https://database.windows.net/.default").token
+    for client in clients("mssql-python-rust", _serverless(localazure), database=database, token=token):
+        assert client.query("SELECT DB_NAME()") == [(database,)]
+
+
+def test_fifty_connections_at_once(localazure: dict[str, Any], database: str) -> None:
+    for client in clients("pymssql", _serverless(localazure), database=database):
+        found = client.parallel(50, f"SELECT COUNT(*) FROM {FLIGHTS} WHERE r.filepath(1) = '2013'")
+        assert found == [[(ROWS,)]] * 50
