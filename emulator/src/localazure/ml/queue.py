@@ -124,7 +124,7 @@ class JobQueue:
         orphans = [job for job in self._store.list(JOBS) if not states.is_terminal(job)]
         for job in orphans:
             name = job["resource"]["name"]
-            _end_orphans(name)
+            _end_processes(name, tracking_uri(self._settings, "https"))
             cancelled = job["resource"]["properties"]["status"] == states.CANCEL_REQUESTED
             message = (
                 f"localazure was stopped or restarted while the job '{name}' was running; submit it under a new name."
@@ -356,7 +356,7 @@ class JobQueue:
     ) -> None:
         await job.stop()
         # What a job sent into a session of its own ends with it as well, as everything in a container does.
-        await asyncio.to_thread(_end_orphans, job.name)
+        await asyncio.to_thread(_end_processes, job.name, job.tracking_uri)
         await children.close()
         if failure is not None:
             job.note(f"{state}: {failure.message.partition(chr(10))[0]}")
@@ -461,10 +461,12 @@ class JobQueue:
             self._store.update(JOBS, job, listed)
 
 
-def _end_orphans(name: str) -> None:
-    """Ends processes of a job whose API process died, recognised by the environment they were started with (Linux)."""
-    wanted = f"AZUREML_RUN_ID={name}".encode()
+def _end_processes(name: str, tracking: str) -> None:
+    """Ends whatever still runs of a job, recognised by the environment it was started with (Linux): the job's name, and
+    `tracking`, the address that only this home's jobs track at.
+    """
+    wanted = {f"AZUREML_RUN_ID={name}".encode(), f"MLFLOW_TRACKING_URI={tracking}".encode()}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if wanted in (process / "environ").read_bytes().split(b"\0"):
+            if wanted <= set((process / "environ").read_bytes().split(b"\0")):
                 os.kill(int(process.name), signal.SIGKILL)
