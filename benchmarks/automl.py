@@ -65,7 +65,7 @@ def write(folder: Path) -> None:
     joined = joined.dropna(subset=["arr_delay"]).assign(
         sched_dep_hour=joined["sched_dep_time"] // 100,
         sched_arr_hour=joined["sched_arr_time"] // 100,
-        weekday=joined["flight_date"].dt.dayofweek,
+        weekday=joined["flight_date"].dt.day_of_week,
         late=(joined["arr_delay"] > 15).astype(int),  # noqa: PLR2004
     )
     known = [*SCHEDULE, "plane_year", "seats", "engines", "manufacturer", *WEATHER]

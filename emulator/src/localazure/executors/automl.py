@@ -106,6 +106,8 @@ class AutoMLRunner:
             "run_algorithm": best["algorithm"],
             "num_iterations": str(reader.trials),
         }
+        if _explanation(job).is_dir():
+            job.found["properties"]["model_explain_run"] = "best_run"
         await job.tracking.set_tags(job.name, {"automl_best_child_run_id": best["child"]})
 
     async def finalize(self, job: RunningJob) -> None:
@@ -113,11 +115,14 @@ class AutoMLRunner:
         model = job.folder / "outputs" / "best_model"
         child = Location("azureml", f"ExperimentRun/dcid.{job.found['best']}")
         await asyncio.to_thread(job.blobs.upload_tree, model, child.join("outputs/mlflow-model"))
-        explanation = job.working_directory / "outputs" / "explanation"
-        if explanation.is_dir():
-            await asyncio.to_thread(job.blobs.upload_tree, explanation, child.join("explanation"))
+        if _explanation(job).is_dir():
+            await asyncio.to_thread(job.blobs.upload_tree, _explanation(job), child.join("explanation"))
         await bindings.upload(job, Location("azureml", f"ExperimentRun/dcid.{job.name}"))
         await asyncio.to_thread(shutil.rmtree, job.folder / "trials", True)
+
+
+def _explanation(job: RunningJob) -> Path:
+    return job.working_directory / "outputs" / "explanation"
 
 
 class _Events:
