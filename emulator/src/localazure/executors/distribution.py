@@ -35,7 +35,12 @@ class Worker:
 
 def instances(properties: Mapping[str, Any]) -> int:
     """Nodes the job asks for."""
-    return int((properties.get("resources") or {}).get("instanceCount") or 1)
+    count = (properties.get("resources") or {}).get("instanceCount") or 1
+    try:
+        return int(count)
+    except (TypeError, ValueError):
+        message = f"resources.instance_count must be a whole number, not '{count}'."
+        raise BadRequest(message, "resources.instanceCount", "UserError") from None
 
 
 def validate(properties: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ def seconds(text: str | None, name: str) -> float | None:
     """The duration in seconds, None for none. BadRequest names the property."""
     if not text:
         return None
-    match = _DURATION.fullmatch(text)
+    match = _DURATION.fullmatch(str(text))
     if match is None or text in ("P", "PT"):
         raise BadRequest(f"{name} must be an ISO 8601 duration such as PT15M, not '{text}'.", name, "UserError")
     days, hours, minutes, rest = (float(part or 0) for part in match.groups())

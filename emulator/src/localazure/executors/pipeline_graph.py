@@ -112,15 +112,16 @@ def parse(properties: Mapping[str, Any], specs: Specs) -> Pipeline:
     """The graph of a pipeline job's ARM properties. BadRequest names the step and the key; a step of a type that
     doesn't run here is refused with NotImplementedOperation.
     """
-    spec: Mapping[str, Any] = specs(properties["componentId"]) if properties.get("componentId") else {}
+    spec: Mapping[str, Any] = specs(str(properties["componentId"])) if properties.get("componentId") else {}
     if spec and spec.get("type") != "pipeline":
         raise _bad("componentId", f"A pipeline job's component is of type pipeline, not {spec.get('type')}.")
     nodes = _object(properties, "jobs") or _object(spec, "jobs")
     if not nodes:
         raise _bad("jobs", "A pipeline job needs at least one step.")
     inputs = _pipeline_inputs(_object(properties, "inputs"), spec)
-    outputs = {name: _output(each) for name, each in _object(spec, "outputs").items()}
-    outputs |= {name: _output(each) for name, each in _object(properties, "outputs").items() if name != "default"}
+    declared, asked = _object(spec, "outputs"), _object(properties, "outputs")
+    outputs = {name: _output(_object(declared, name, "outputs.")) for name in declared}
+    outputs |= {name: _output(_object(asked, name, "outputs.")) for name in asked if name != "default"}
     settings = _settings(_object(properties, "settings"), nodes)
     steps = {name: _step(name, node, specs) for name, node in nodes.items()}
     compute = properties.get("computeId")
@@ -319,7 +320,7 @@ def _step(name: str, node: Any, specs: Specs) -> Step:
         holder = node.get("trial") if kind == "sweep" else node
         # REST's examples call it `component`, the SDK `componentId`.
         component = (holder or {}).get("componentId") or _reference((holder or {}).get("component"))
-        if not component:
+        if not component or not isinstance(component, str):
             raise _bad(f"jobs.{name}.componentId", f"The step '{name}' names no component.")
         spec = specs(component)
         wanted = "command" if kind == "sweep" else kind
@@ -328,6 +329,10 @@ def _step(name: str, node: Any, specs: Specs) -> Step:
         if spec.get("type", "command") != wanted:
             raise _bad(f"jobs.{name}.componentId", f"The step '{name}' is of type {kind}, which takes a component of "
                        f"type {wanted}; its component is of type {spec.get('type')}.")  # fmt: skip
+    if kind == "automl":
+        for key in ("task", "primary_metric", "target_column_name"):
+            if not isinstance(node.get(key) or "", str):
+                raise _bad(f"jobs.{name}.{key}", f"jobs.{name}.{key} must be a text, not {json.dumps(node[key])}.")
     asked = {role: node[role] for role in DATA_ROLES if node.get(role)} if kind == "automl" else node.get("inputs")
     given = {key: _given(value) for key, value in (asked or {}).items() if value is not None}
     outputs = _sinks(name, node, spec)
@@ -343,7 +348,7 @@ def _sinks(name: str, node: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[
         if spec and key not in declared:
             raise _bad(f"jobs.{name}.outputs.{key}", f"The component of the step '{name}' has no output '{key}' "
                        f"(it has {_listed(declared)}).")  # fmt: skip
-        value = {"value": raw} if isinstance(raw, str) else raw or {}
+        value = {"value": raw} if isinstance(raw, str) else _object(node["outputs"], key, f"jobs.{name}.outputs.")
         base = found.get(key) or Sink("mlflow_model" if key == "best_model" else "uri_folder")
         bound = whole(str(value.get("value") or ""))
         if value.get("value") and (bound is None or bound[0] != "outputs"):
@@ -424,6 +429,9 @@ def _settings(given: Mapping[str, Any], nodes: Mapping[str, Any]) -> Settings:
     for key in ("continue_on_step_failure", "force_rerun"):
         if key in known:
             known[key] = _boolean(known[key], f"settings.{key}")
+    for key in ("default_compute", "default_datastore", "on_init", "on_finalize"):
+        if key in known and not isinstance(known[key], str):
+            raise _bad(f"settings.{key}", f"settings.{key} must be a text, not {json.dumps(known[key])}.")
     for key in ("on_init", "on_finalize"):
         if key in known and known[key] not in nodes:
             raise _bad(f"settings.{key}", f"settings.{key} names the step '{known[key]}', which the pipeline hasn't "

@@ -198,6 +198,10 @@ def _spark(step: Step, node: Mapping[str, Any], inputs: Mapping[str, Entry], pip
 
 
 def _automl(step: Step, node: Mapping[str, Any], inputs: Mapping[str, Entry], pipeline: Pipeline) -> dict[str, Any]:
+    for role, entry in inputs.items():
+        if not entry.get("uri"):
+            where = f"jobs.{step.name}.{role}"
+            raise BadRequest(f"{where} must be a table: an mltable's path, or a binding to one.", where, "UserError")
     made = automl_wire.from_pipeline_node({**node, "outputs": None}, inputs)
     return {"taskDetails": made["taskDetails"], **{key: made[key] for key in _AUTOML_MORE if made.get(key)}}
 
@@ -316,7 +320,9 @@ def _expression(given: Any, where: str) -> list[Any]:
         return given
     kind = str(given.get("type")) if isinstance(given, dict) else ""
     if kind == "choice":
-        return ["choice", [[_option(each, where) for each in given.get("values") or []]]]
+        if not isinstance(given.get("values"), list):
+            raise BadRequest(f"{where}: a choice needs a list of values.", where, "UserError")
+        return ["choice", [[_option(each, where) for each in given["values"]]]]
     if kind not in NUMBERS:
         known = ", ".join(KINDS)
         raise BadRequest(f"{where}: '{given}' is no distribution; there are {known}.", where, "UserError")
