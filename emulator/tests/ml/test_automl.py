@@ -226,6 +226,8 @@ IMPOSSIBLE: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("flights", {}, {"split_type": "time", "time_column_name": "when"}, "'when' is not in the data"),
     ("flights", {"featurizationSettings": {"mode": "off"}}, {}, "off needs numbers in every column; 'id'"),
     ("flights", {"featurizationSettings": {"columnNameAndTypes": {"x": "Numeric"}}}, {}, "column(s) x, which the data"),
+    ("flights", {"featurizationSettings": {"columnNameAndTypes": {"carrier": "Numeric"}}}, {},
+     "The column carrier can't be Numeric: it has 'A'"),
     ("flights", {"positiveLabel": "maybe"}, {}, "positive_label 'maybe' is no class of 'late' (no, yes)"),
     ("flights", {"cvSplitColumnNames": ["hour"]}, {}, "must hold 1 (training) and 0 (validation)"),
     ("flights", {"weightColumnName": "gaps"}, {}, "must hold numbers of 0 and more"),

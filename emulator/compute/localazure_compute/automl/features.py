@@ -163,10 +163,15 @@ def _column(column: pd.Series, kind: str, settings: dict[str, Any]) -> Column:
     if strategy == "ffill":
         raise SearchError(f"The Imputer's strategy ffill (column {name}) is for forecasting.")
     if kind == "Numeric":
+        wrong = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+        if wrong.any():
+            raise SearchError(f"The column {name} can't be Numeric: it has {column[wrong].iloc[0]!r}.")
         return Column(name, kind, (_IMPUTERS[strategy],), (strategy, imputer.get("fill_value")))
     if kind == "DateTime":
         return Column(name, kind, ("DateTimeTransformer",))
     if kind == "Text":
+        if "TfIdf" in blocked:
+            raise SearchError(f"The column {name} is Text, and the only transformer for it, TfIdf, is blocked.")
         return Column(name, kind, ("StringCast", "TfIdf"))
     values = int(column.nunique(dropna=True))
     order = ["CatTargetEncoder", "HashOneHotEncoder", "OneHotEncoder"]
