@@ -277,6 +277,9 @@ DEDICATED: Statements = [
         "CREATE FUNCTION dbo.fn7 (@x int) RETURNS int AS BEGIN RETURN (SELECT COUNT(*) FROM dbo.f) END",
         40517,
     ),
+    # overview-features: the aggregates that a dedicated pool doesn't have
+    ("no checksum_agg", "SELECT CHECKSUM_AGG(id) FROM dbo.f", 103010),
+    ("no grouping_id", "SELECT GROUPING_ID(k) FROM dbo.f GROUP BY ROLLUP(k)", 103010),
 ]
 
 PROCEDURAL: Statements = [
@@ -509,4 +512,18 @@ DMV: Statements = [
         "SELECT command, status FROM sys.dm_exec_requests WHERE session_id = @@SPID",
         [("SELECT", "running")],
     ),
+    # catalog-stored-procedures, as ODBC calls them
+    (
+        "odbc: statistics",
+        "CREATE TABLE dbo.keyed (a int NOT NULL, PRIMARY KEY NONCLUSTERED (a) NOT ENFORCED); EXEC sp_statistics_100 'keyed'",
+        ("rows", 2),
+    ),
+    ("odbc: foreign keys", "EXEC sp_fkeys 'f'", ("columns", 14)),
+    ("odbc: special columns", "EXEC sp_special_columns_100 'f'", ("rows", 0)),
+    (
+        "odbc: procedures",
+        "EXEC('CREATE PROCEDURE dbo.listed @a int, @b varchar(5) OUTPUT AS SET @b = 1'); EXEC sp_stored_procedures 'listed'",
+        ("rows", 1),
+    ),
+    ("odbc: parameters", "EXEC sp_sproc_columns 'listed'", ("rows", 2)),
 ]

@@ -10,8 +10,8 @@ import duckdb
 from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.distributions import DISTRIBUTIONS, nodes
-from localazure.sql.procedures import rows
 from localazure.sql.results import ResultSet, SqlType
+from localazure.sql.results_of_rows import rows
 
 if TYPE_CHECKING:
     from localazure.sql.interpreter import Frame

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.catalog import Procedure, Table
 from localazure.sql.parse_expressions import ExpressionParser
-from localazure.sql.results import Column, Result, ResultSet, RowsAffected, SqlError, SqlType
-from localazure.sql.sqltypes import INT, arrow, with_length
+from localazure.sql.results import Result, RowsAffected, SqlError, SqlType
+from localazure.sql.results_of_rows import like, pick, rows
+from localazure.sql.sqltypes import INT, with_length
 from localazure.sql.view_columns import declare
 
 if TYPE_CHECKING:
@@ -26,13 +25,15 @@ Arguments = list[tuple[str, s.Expr, bool]]
 
 def call_procedure(interpreter: Interpreter, statement: s.Execute) -> Iterator[Result]:
     """Run a procedure by name; SqlError 2812 when there is none."""
+    from localazure.sql.odbc_procedures import PROCEDURES
+
     name = statement.name[-1].lower()
     if name == "sp_executesql":
         yield from _executesql(interpreter, statement)
         return
-    if name in _SYSTEM:
+    if name in _SYSTEM or name in PROCEDURES:
         values = [(key.lower(), interpreter.scalar(value, statement.line)) for key, value, _ in statement.args]
-        yield from _SYSTEM[name](interpreter, values, statement.line)
+        yield from (_SYSTEM.get(name) or PROCEDURES[name])(interpreter, values, statement.line)
         return
     schema = statement.name[-2] if len(statement.name) > 1 else "dbo"
     found = interpreter.session.pool.catalog.find(schema, statement.name[-1])
@@ -155,21 +156,6 @@ def _executesql(interpreter: Interpreter, statement: s.Execute) -> Iterator[Resu
 Values = list[tuple[str, Any]]
 
 
-def _pick(values: Values, name: str, position: int, default: Any = None) -> Any:
-    for key, value in values:
-        if key == name:
-            return value
-    unnamed = [value for key, value in values if not key]
-    return unnamed[position] if position < len(unnamed) else default
-
-
-def rows(columns: list[tuple[str, SqlType]], data: list[tuple[Any, ...]]) -> ResultSet:
-    """A result set from Python values."""
-    fields = [pa.array([row[index] for row in data], arrow(kind)) for index, (_, kind) in enumerate(columns)]
-    table = pa.Table.from_arrays(fields, names=[f"c{index}" for index in range(1, len(columns) + 1)])
-    return ResultSet(tuple(Column(name, kind) for name, kind in columns), table)
-
-
 def _nothing(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
     """Limits, statistics and pooled connections: there is nothing to change and no row to return."""
     yield RowsAffected(None)
@@ -180,7 +166,7 @@ def _data_processed_limit(interpreter: Interpreter, values: Values, line: int) -
     server = interpreter.session.pool.server
     if server is None:
         raise SqlError(15892, "Stored procedure sp_set_data_processed_limit is not supported.", line=line)
-    server.ledger.limit(str(_pick(values, "@type", 0)), _pick(values, "@limit_tb", 1), line)
+    server.ledger.limit(str(pick(values, "@type", 0)), pick(values, "@limit_tb", 1), line)
     yield RowsAffected(None)
 
 
@@ -190,34 +176,25 @@ def _role_member(interpreter: Interpreter, values: Values, line: int) -> Iterato
 
 def _session_context(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
     """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-set-session-context-transact-sql"""
-    key = str(_pick(values, "@key", 0) or "")
+    key = str(pick(values, "@key", 0) or "")
     if not key:
         raise SqlError(15600, "An invalid parameter or option was specified for procedure 'sp_set_session_context'.",
                        line=line)  # fmt: skip
-    interpreter.session.context_values[key.lower()] = _pick(values, "@value", 1)
+    interpreter.session.context_values[key.lower()] = pick(values, "@value", 1)
     yield RowsAffected(None)
-
-
-def _like(value: Any, pattern: Any) -> bool:
-    import re
-
-    if pattern in {None, "", "%"}:
-        return True
-    expression = re.escape(str(pattern).replace("[_]", "_")).replace("%", ".*")
-    return re.fullmatch(expression, str(value), re.IGNORECASE) is not None
 
 
 def _sp_tables(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
     """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-tables-transact-sql"""
     session = interpreter.session
-    name, owner = _pick(values, "@table_name", 0), _pick(values, "@table_owner", 1)
+    name, owner = pick(values, "@table_name", 0), pick(values, "@table_owner", 1)
     spec = declare(
         "TABLE_QUALIFIER sysname, TABLE_OWNER sysname, TABLE_NAME sysname, TABLE_TYPE varchar(32), REMARKS varchar(254)"
     )
     found = [
         (session.database, entry.schema, entry.name, "TABLE" if isinstance(entry, Table) else "VIEW", None)
         for entry in session.pool.catalog.objects.values()
-        if not isinstance(entry, Procedure) and _like(entry.name, name) and _like(entry.schema, owner)
+        if not isinstance(entry, Procedure) and like(entry.name, name) and like(entry.schema, owner)
     ]
     yield rows(spec, sorted(found, key=lambda row: (row[3], row[1], row[2])))
 
@@ -227,7 +204,7 @@ def _sp_columns(interpreter: Interpreter, values: Values, line: int) -> Iterator
     from localazure.sql.catalog_rows import ODBC_TYPES, max_length, precision_of
 
     session = interpreter.session
-    name, owner = _pick(values, "@table_name", 0), _pick(values, "@table_owner", 1)
+    name, owner = pick(values, "@table_name", 0), pick(values, "@table_owner", 1)
     spec = declare(
         "TABLE_QUALIFIER sysname, TABLE_OWNER sysname, TABLE_NAME sysname, COLUMN_NAME sysname, "
         "DATA_TYPE smallint, TYPE_NAME sysname, PRECISION int, LENGTH int, SCALE smallint, RADIX smallint, "
@@ -237,7 +214,7 @@ def _sp_columns(interpreter: Interpreter, values: Values, line: int) -> Iterator
     )
     found = []
     for table in session.pool.catalog.tables():
-        if not (_like(table.name, name) and _like(table.schema, owner)):
+        if not (like(table.name, name) and like(table.schema, owner)):
             continue
         for column in table.columns:
             kind = column.type
@@ -270,7 +247,7 @@ def _sp_columns(interpreter: Interpreter, values: Values, line: int) -> Iterator
 
 def _sp_pkeys(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
     session = interpreter.session
-    name = _pick(values, "@table_name", 0)
+    name = pick(values, "@table_name", 0)
     spec = declare(
         "TABLE_QUALIFIER sysname, TABLE_OWNER sysname, TABLE_NAME sysname, COLUMN_NAME sysname, "
         "KEY_SEQ smallint, PK_NAME sysname"
@@ -278,7 +255,7 @@ def _sp_pkeys(interpreter: Interpreter, values: Values, line: int) -> Iterator[R
     found = [
         (session.database, table.schema, table.name, column, index, key.name)
         for table in session.pool.catalog.tables()
-        if _like(table.name, name)
+        if like(table.name, name)
         for key in table.keys
         if key.kind == "PRIMARY KEY"
         for index, column in enumerate(key.columns, 1)
@@ -294,7 +271,7 @@ def _sp_describe(interpreter: Interpreter, values: Values, line: int) -> Iterato
     """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-describe-first-result-set-transact-sql"""
     from localazure.sql.catalog_rows import TYPE_IDS, max_length, precision_of
 
-    described = interpreter.session.describe(str(_pick(values, "@tsql", 0, "")))
+    described = interpreter.session.describe(str(pick(values, "@tsql", 0, "")))
     spec = declare(
         "is_hidden bit, column_ordinal int, name sysname, is_nullable bit, system_type_id int, "
         "system_type_name nvarchar(256), max_length smallint, precision tinyint, scale tinyint"

@@ -56,6 +56,8 @@ DEDICATED = PoolKind(
             "GENERATE_SERIES",
             "ERROR_LINE",
             "NEWSEQUENTIALID",
+            "CHECKSUM_AGG",
+            "GROUPING_ID",
         }
     ),
 )

@@ -14,8 +14,8 @@ from localazure.sql import errors, workload
 from localazure.sql import syntax as s
 from localazure.sql.catalog import Setting, Table, View, now
 from localazure.sql.distributions import space_used
-from localazure.sql.procedures import rows
 from localazure.sql.results import Message, Result, ResultSet, RowsAffected, SqlError, SqlType
+from localazure.sql.results_of_rows import rows
 from localazure.sql.sqltypes import BIGINT, FLOAT, INT
 from localazure.sql.statistics import show_statistics
 from localazure.sql.system_functions import split_object_name

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.catalog import Table, quote
-from localazure.sql.procedures import rows
 from localazure.sql.results import Result, SqlError, SqlType
+from localazure.sql.results_of_rows import rows
 from localazure.sql.sqltypes import BIGINT, CHARACTER, REAL, SYSNAME
 from localazure.sql.system_functions import split_object_name
 
