@@ -42,6 +42,7 @@ class TrackingRuns:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client: httpx.AsyncClient | None = None
+        self._experiments: dict[str, str] = {}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -92,21 +93,29 @@ class TrackingRuns:
 
         `parent` and `root` nest it: the runs directly above it and at the top (by default the parent).
         """
-        experiment_id = await self._experiment(experiment)
         all_tags = {**tags, RUN_ID_TAG: name, "mlflow.user": "localazure"}
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent
             all_tags["mlflow.rootRunId"] = root or parent
         content = {
-            "experiment_id": experiment_id,
             "run_name": display_name,
             "start_time": int(time.time() * 1000),
             "tags": [{"key": key, "value": str(value)} for key, value in all_tags.items()],
         }
+        if (known := self._experiments.get(experiment)) is not None:
+            try:
+                await self._create(name, {**content, "experiment_id": known})
+                return known
+            except TrackingError:
+                self._experiments.pop(experiment, None)  # deleted meanwhile, or MLflow's database is another one
+        found = self._experiments[experiment] = await self._experiment(experiment)
+        await self._create(name, {**content, "experiment_id": found})
+        return found
+
+    async def _create(self, name: str, content: dict[str, Any]) -> None:
         answer = await self._call("POST", "runs/create", content, allowed=("RESOURCE_ALREADY_EXISTS",))
         if "run" not in answer:
             await self._call("POST", "runs/update", {"run_id": name, "status": "RUNNING"})
-        return experiment_id
 
     async def end(self, name: str, state: str) -> None:
         """The run's end, from the job's final state. A run that isn't there is left so."""
