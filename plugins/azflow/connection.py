@@ -24,6 +24,7 @@ from urllib.parse import quote, urlsplit
 from azflow.cloud import SQL_SCOPE, SYNAPSE_SCOPE, Cloud
 from azflow.credentials import AsyncRestClient, NamedAsyncCredential, NamedCredential, async_transport
 from azflow.errors import AccessDenied, ConfigurationError, first_line
+from azflow.tsql_rules import Pool
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -42,9 +43,6 @@ STORAGE_SCOPE = "https://storage.azure.com/.default"
 
 #: Secrets of a stand-in begin with this, so that they can be refused by value where they don't belong.
 LOCAL_SECRET_PREFIX = "local-only~"
-
-#: The two kinds of SQL pool of a Synapse workspace.
-SqlPool = Literal["dedicated", "serverless"]
 
 #: ODBC attribute: an Entra access token for the log-in (SQL_COPT_SS_ACCESS_TOKEN).
 #: https://learn.microsoft.com/sql/connect/odbc/using-azure-active-directory#authenticating-with-an-access-token
@@ -396,7 +394,7 @@ class AzureConnection:
             f"/providers/Microsoft.Synapse/workspaces/{self.synapse_workspace}/sqlPools/{self.sql_database}"
         )
 
-    def sql_host(self, pool: SqlPool = "dedicated") -> str:
+    def sql_host(self, pool: Pool = "dedicated") -> str:
         """Where a kind of pool answers: ``host`` or ``host,port``.
 
         A workspace's serverless pool has the dedicated one's host with ``-ondemand`` behind the workspace's name.
@@ -418,7 +416,7 @@ class AzureConnection:
         )
 
     def sql_connect(
-        self, autocommit: bool = True, timeout: int = 30, *, pool: SqlPool = "dedicated", database: str = ""
+        self, autocommit: bool = True, timeout: int = 30, *, pool: Pool = "dedicated", database: str = ""
     ) -> SqlConnection:
         """A connection to a SQL pool.
 
@@ -462,7 +460,7 @@ class AzureConnection:
         # A dedicated pool refuses DDL inside a transaction (error 111212), temporary tables included.
         return {"connection_string": url, "kwargs": {"connect_args": connect, "isolation_level": "AUTOCOMMIT"}}
 
-    def _sql_connection_string(self, pool: SqlPool = "dedicated", database: str = "") -> str:
+    def _sql_connection_string(self, pool: Pool = "dedicated", database: str = "") -> str:
         if pool == "dedicated" and not database:
             self.require("sql_server", "sql_database")
         parts = {

@@ -165,13 +165,13 @@ def inspect(connection: AzureConnection, folder: str) -> Export:
         ]
         if not found:
             raise ConfigurationError(f"{where} holds no Parquet file; did the export run?")
-        footers = [(blob.name, _footer(container, blob.name, blob.size)) for blob in found]
+        footers = [(blob.name, footer(container, blob.name, blob.size)) for blob in found]
     first_name, first = footers[0]
     schema = _schema(first)
-    for name, footer in footers[1:]:
-        if _schema(footer) != schema:
+    for name, other in footers[1:]:
+        if _schema(other) != schema:
             raise ConfigurationError(f"{where}: {name} and {first_name} have different columns; export them anew.")
-    rows = sum(footer.num_rows for _, footer in footers)
+    rows = sum(each.num_rows for _, each in footers)
     if rows == 0:
         raise ConfigurationError(f"{where} holds no rows; is the partition's data complete?")
     text = "\n".join(f"{name} {kind}" for name, kind in schema)
@@ -211,7 +211,7 @@ def _is_data(name: str) -> bool:
     return "/" not in name and ".parq" in name and not name.startswith(("_", "."))
 
 
-def _footer(container: ContainerClient, name: str, size: int) -> Any:
+def footer(container: ContainerClient, name: str, size: int) -> Any:
     """pyarrow's FileMetaData of a blob, from its end."""
     import pyarrow.parquet  # type: ignore[import-untyped]
 
@@ -231,6 +231,6 @@ def _read(blob: Any, start: int, end: int) -> bytes:
     return content
 
 
-def _schema(footer: Any) -> list[tuple[str, str]]:
-    schema = footer.schema.to_arrow_schema()
+def _schema(metadata: Any) -> list[tuple[str, str]]:
+    schema = metadata.schema.to_arrow_schema()
     return [(field.name, str(field.type)) for field in schema]

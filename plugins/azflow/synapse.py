@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-from azflow import exports, notebook_runs, sql_execution, tsql, tsql_lint
+from azflow import exports, notebook_runs, scans, sql_execution, tsql, tsql_lint
 from azflow.connection import DEFAULT_CONNECTION, AzureConnection
 from azflow.errors import AccessDenied, AzflowError, ConfigurationError, ServiceUnavailable, SpecError, SqlFailed
 from azflow.runs import NOTEBOOK_RUN, Alphabet, AzflowOperator, RemoteRunOperator, RunsReference, airflow_edge
@@ -72,15 +72,15 @@ class SynapseSqlHook(DbApiHook):
         return create_engine(arguments["connection_string"], **{**arguments["kwargs"], **(engine_kwargs or {})})
 
 
-def connect(connection: AzureConnection, log: Any = None) -> Any:
-    """Open a connection to the pool; transient refusals are tried again, nothing has happened yet.
+def connect(connection: AzureConnection, log: Any = None, *, pool: Pool = "dedicated", database: str = "") -> Any:
+    """Open a connection to a pool; transient refusals are tried again, nothing has happened yet.
 
     :raises AccessDenied: the log-in is refused.
     :raises ServiceUnavailable: the pool can't be reached or is busy, several times in a row.
     """
     for attempt in range(1, CONNECT_ATTEMPTS + 1):
         try:
-            return connection.sql_connect(autocommit=True)
+            return connection.sql_connect(autocommit=True, pool=pool, database=database)
         except AzflowError:
             raise
         except Exception as error:
@@ -91,7 +91,8 @@ def connect(connection: AzureConnection, log: Any = None) -> Any:
                 raise AccessDenied(connection.id, failed.message) from None
             if not failed.transient or attempt == CONNECT_ATTEMPTS:
                 raise ServiceUnavailable(
-                    f"Connection {connection.id!r}: SQL pool {connection.sql_server} can't be reached: {failed.message}"
+                    f"Connection {connection.id!r}: SQL pool {connection.sql_host(pool)} can't be reached: "
+                    f"{failed.message}"
                 ) from error
             if log is not None:
                 log.warning("The SQL pool refused the connection (%s); trying again.", failed.message)
@@ -106,11 +107,17 @@ class SynapseSqlOperator(AzflowOperator):
     double its rows: the folder is emptied before, if it lies in the lake.
 
     XCom: ``{"file", "label", "seconds", "rows_affected", "batches": [{"line", "seconds", "counts"}], "columns",
-    "rows", "row"}``; the last three are of the last result set (its first rows; ``row`` is the first as a mapping).
+    "rows", "row"}``; the last three are of the last result set (its first rows; ``row`` is the first as a mapping). Of
+    a serverless pool also ``"data_processed": {"scanned_mb", "moved_mb", "written_mb", "charged_mb"}``, as its messages
+    say it.
 
     :param sql: the file, relative to include/sql; a template with ``night``, ``azure``, ``model``, ``params``.
     :param parameters: values for ``@name`` in the file, bound by the driver; text among them is a template.
-    :param sql_pool: what kind of pool runs it; a serverless pool has other rules and takes no labels.
+    :param sql_pool: what kind of pool runs it; a serverless pool has its own address, other rules and takes no labels.
+    :param database: default: the connection's for that pool.
+    :param max_data_processed_mb: of a serverless pool: what the file's queries may process, by what the pool charges
+        (10 MB a query at least). A batch whose OPENROWSETs will read more isn't run; views and external tables can't be
+        told before, only after.
     :param timeout_minutes: for the file as a whole; the running statement is then cancelled.
     :param keep_rows: how many rows of the last result set go to XCom.
     """
@@ -125,6 +132,8 @@ class SynapseSqlOperator(AzflowOperator):
         sql: str,
         parameters: Mapping[str, Any] | None = None,
         sql_pool: Pool = "dedicated",
+        database: str = "",
+        max_data_processed_mb: float | None = None,
         timeout_minutes: float = 120,
         keep_rows: int = 20,
         **kwargs: Any,
@@ -133,6 +142,8 @@ class SynapseSqlOperator(AzflowOperator):
         self.sql = sql
         self.parameters = dict(parameters or {})
         self.sql_pool = sql_pool
+        self.database = database
+        self.max_data_processed_mb = max_data_processed_mb
         self.timeout_minutes = timeout_minutes
         self.keep_rows = keep_rows
         #: The rendered file; shown in Airflow's UI.
@@ -163,8 +174,11 @@ class SynapseSqlOperator(AzflowOperator):
             script = self._prepared(request_label(context))
             connection = AzureConnection.load(self.conn_id)
             folders = self._exports(connection)
-            _, _, port = connection.sql_server.partition(",")
-            self._runner = sql_execution.Runner(lambda: connect(connection, self.log), int(port or 1433))
+            host = connection.sql_server if self.sql_pool == "dedicated" else connection.sql_host("serverless")
+            _, _, port = host.partition(",")
+            self._runner = sql_execution.Runner(
+                lambda: connect(connection, self.log, pool=self.sql_pool, database=self.database), int(port or 1433)
+            )
             try:
                 return self._run(script, request_label(context), folders, connection)
             finally:
@@ -177,6 +191,8 @@ class SynapseSqlOperator(AzflowOperator):
 
     def _prepared(self, label: str) -> list[tuple[tsql.Batch, str, tuple[object, ...]]]:
         """Each batch with its text as sent and its values; raises before anything is run."""
+        if self.max_data_processed_mb is not None and self.sql_pool != "serverless":
+            raise ConfigurationError(f"{self.sql}: max_data_processed_mb is for sql_pool='serverless'.")
         findings = tsql_lint.lint(self.script, self.sql_pool)
         errors = [finding for finding in findings if finding.severity == "error"]
         for finding in findings:
@@ -252,8 +268,10 @@ class SynapseSqlOperator(AzflowOperator):
         deadline = started + self.timeout_minutes * 60
         done: list[dict[str, Any]] = []
         last = sql_execution.BatchResult()
+        budget = scans.Budget(self.max_data_processed_mb)
         for batch, text, values in script:
             for _ in range(batch.times):
+                self._afford(budget, batch, connection)
                 for folder in folders.get(batch.line, ()):
                     if count := exports.empty(connection, folder):
                         self.log.info("emptied %s blobs below %s/%s", count, connection.container, folder)
@@ -265,7 +283,11 @@ class SynapseSqlOperator(AzflowOperator):
                 self.log.info("%s, line %s: %s in %.1f s", self.sql, line, _counted(result.counts), result.seconds)
                 if result.columns:
                     last = result
+                if over := budget.after(result.messages):
+                    raise self._failed(batch.line + tsql.statements(batch.text)[0].line - 1, over, exact=False)
+        spent = {"data_processed": budget.spent.view()} if self.sql_pool == "serverless" else {}
         return {
+            **spent,
             "file": self.sql,
             "label": label,
             "seconds": round(time.monotonic() - started, 3),
@@ -275,6 +297,20 @@ class SynapseSqlOperator(AzflowOperator):
             "rows": last.rows,
             "row": dict(zip(last.columns, last.rows[0], strict=True)) if last.rows else None,
         }
+
+    def _afford(self, budget: scans.Budget, batch: tsql.Batch, connection: AzureConnection) -> None:
+        """Refuse a batch that would read more of the lake than the task may."""
+        if budget.most is None or not (found := scans.scans(batch.text, self.parameters)):
+            return
+        assert self._runner is not None
+        known = self._runner.run_batch("SELECT name, location FROM sys.external_data_sources", keep_rows=1000).rows
+        sources = {str(name).lower(): str(location) for name, location in known}
+        expected = scans.estimate(connection, found, sources)
+        for unknown in expected.unknown:
+            self.log.warning("%s, line %s: not estimated: %s", self.sql, self._line(batch.line), unknown)
+        if problem := budget.before(expected):
+            raise self._failed(batch.line + found[0].line - 1, problem)
+        self.log.info("about %s MB of %s files will be processed", expected.charged, expected.files)
 
     def _run_batch(
         self, batch: tsql.Batch, text: str, values: tuple[object, ...], deadline: float
@@ -290,7 +326,7 @@ class SynapseSqlOperator(AzflowOperator):
             except sql_execution.StatementFailed as problem:
                 failed = self._failed(
                     batch.line + problem.line - 1,
-                    problem.message,
+                    scans.explained(problem.message),
                     number=problem.number,
                     retry_helps=problem.transient,
                     exact=problem.exact,

@@ -99,7 +99,7 @@ def include(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch) -> FakeDatabase:
     fake = FakeDatabase()
-    monkeypatch.setattr(azflow.synapse, "connect", lambda connection, log=None: fake)
+    monkeypatch.setattr(azflow.synapse, "connect", lambda connection, log=None, **which: fake)
     return fake
 
 
@@ -482,7 +482,7 @@ def test_a_connection_that_doesnt_come_about_names_itself(
 
 def test_the_hook_is_a_db_api_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeDatabase([(["x"], [(1,)])])
-    monkeypatch.setattr(azflow.synapse, "connect", lambda connection, log=None: fake)
+    monkeypatch.setattr(azflow.synapse, "connect", lambda connection, log=None, **which: fake)
     hook = SynapseSqlHook("azure_default")
     assert hook.get_conn() is fake
     assert hook.placeholder == "?"

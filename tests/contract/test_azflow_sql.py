@@ -4,6 +4,7 @@ tables looked after, statements ended."""
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 import time
 import uuid
@@ -13,8 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import jinja2
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from tds_clients import clients
 
 import azflow.synapse
 from azflow import sql_execution
@@ -98,6 +102,66 @@ def run_sql(include: Path, script: str, **arguments: Any) -> dict[str, Any]:
 def pool(action: Any, **arguments: Any) -> Any:
     operator = SqlPoolOperator(task_id="pool", action=action, **arguments)
     return operator.execute(context("pool"))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def flights(localazure: Any) -> tuple[str, str]:
+    """(a database of the serverless pool, the folder's address): two years of 24 MB, two columns of equal size."""
+    from azure.storage.blob import BlobServiceClient
+
+    name = f"s{uuid.uuid4().hex[:8]}"
+    table = pa.table({column: pa.array(range(3 << 19), pa.int64()) for column in ("id", "noise")})
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file, compression="none", use_dictionary=False)
+    with BlobServiceClient(localazure["storage_account_url"], credential=localazure.credential()) as service:
+        container = service.get_container_client(localazure["container"])
+        if not container.exists():
+            container.create_container()
+        for year in (2013, 2014):
+            container.upload_blob(f"{name}/year={year}/a.parquet", file.getvalue())
+    serverless = {**localazure, "sql_server": localazure["sql_server_ondemand"]}
+    address = f"https://{localazure['storage_account']}.dfs.core.windows.net/{localazure['container']}/{name}"
+    for client in clients("pymssql", serverless, database="master"):
+        client.run(f"CREATE DATABASE {name}")
+    for client in clients("pymssql", serverless, database=name):
+        client.run(f"CREATE EXTERNAL DATA SOURCE lake WITH (LOCATION = '{address}')")
+    return name, address  # it stays: mssql-python keeps connections that were closed, and so the database in use
+
+
+QUERY = """SELECT COUNT_BIG(*) AS n, MAX(r.id) AS last
+FROM OPENROWSET(BULK 'year=*/*.parquet', DATA_SOURCE = 'lake', FORMAT = 'PARQUET') AS r
+WHERE r.filepath(1) = @year"""
+
+
+def test_a_serverless_pool_by_name_with_what_it_processed(
+    connection: AzureConnection, include: Path, flights: tuple[str, str]
+) -> None:
+    where = {"sql_pool": "serverless", "database": flights[0]}
+    outcome = run_sql(include, QUERY, parameters={"year": 2013}, max_data_processed_mb=15, **where)
+    assert outcome["row"] == {"n": 3 << 19, "last": (3 << 19) - 1}
+    # Only the column that the query names, of one year: 12 MB and its footer, and what goes between the nodes.
+    assert outcome["data_processed"] == {"scanned_mb": 13, "moved_mb": 1, "written_mb": 0, "charged_mb": 14}
+    with pytest.raises(
+        AirflowFailException, match=r"t\.sql, line 2: it isn't run: its 1 files are about 13 MB"
+    ) as refused:
+        run_sql(include, QUERY, parameters={"year": 2013}, max_data_processed_mb=11, **where)
+    assert "the task may process 11 MB" in str(refused.value)
+
+
+def test_what_could_not_be_told_before_fails_after(
+    connection: AzureConnection, include: Path, flights: tuple[str, str]
+) -> None:
+    where = {"sql_pool": "serverless", "database": flights[0]}
+    source = "OPENROWSET(BULK 'year=*/*.parquet', DATA_SOURCE = 'lake', FORMAT = 'PARQUET') AS r"
+    run_sql(include, f"CREATE VIEW dbo.v AS SELECT r.id, r.noise FROM {source}", **where)
+    with pytest.raises(AirflowFailException, match=r"the pool processed 50 MB for this task .* it may be 20 MB"):
+        run_sql(include, "SELECT MAX(id) AS a, MAX(noise) AS b FROM dbo.v", max_data_processed_mb=20, **where)
+    run_sql(include, "EXEC sp_set_data_processed_limit @type = N'daily', @limit_tb = 0", **where)
+    try:
+        with pytest.raises(AirflowFailException, match=r"budget limit for a period .*The limit is the pool's"):
+            run_sql(include, QUERY, parameters={"year": 2013}, **where)
+    finally:
+        run_sql(include, "EXEC sp_set_data_processed_limit @type = N'daily', @limit_tb = 2147483647", **where)
 
 
 SLOW = """SELECT COUNT_BIG(*) AS n FROM {0}.n AS a CROSS JOIN {0}.n AS b CROSS JOIN {0}.n AS c CROSS JOIN {0}.n AS d
