@@ -7,7 +7,7 @@ more than 15 minutes late? Regression: by how many minutes? (Both from what is k
 departures an hour from each of three airports, a day ahead, from midnight to midnight. The jobs go through Microsoft's
 SDK to a localazure of its own; a job's figures are those of its test run (`test_data`). The search may use all of its
 time-out (no early termination), so that the overrun is measured as well: the job's own time from Running to its end.
-Prints a table; the exit code is 1 if a baseline isn't beaten or a time-out is overrun by more than a tenth.
+Prints a table; the exit code is 1 if a task's baseline isn't beaten or a time-out is overrun by more than a tenth.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ import source_simulator
 BASE_PORT = 23900
 FIRST, HOLD_OUT, END = "2013-01-01", "2013-03-02", "2013-03-09"
 MOST_OVERRUN = 0.1
-# Task -> target, the metric that counts, and whether less is better.
+# Task -> target, the metric that counts, whether less is better, and the baseline to beat; others are for comparison.
 TASKS = {
-    "classification": ("late", "AUC_weighted", False),
-    "regression": ("arr_delay", "normalized_root_mean_squared_error", True),
-    "forecasting": ("departures", "normalized_root_mean_squared_error", True),
+    "classification": ("late", "AUC_weighted", False, "logistic regression"),
+    "regression": ("arr_delay", "normalized_root_mean_squared_error", True, "the mean"),
+    "forecasting": ("departures", "normalized_root_mean_squared_error", True, "the same hour last week"),
 }
 TABLE = "type: mltable\npaths:\n  - file: ./rows.parquet\ntransformations:\n  - read_parquet\n"
 HOURLY = ["origin", "year", "month", "day", "hour"]
@@ -91,7 +91,7 @@ def job_of(task: str, data: dict[str, str], minutes: int, trials: int) -> Any:
     """The task's job, as a person would write it."""
     from azure.ai.ml import Input, automl
 
-    target, metric, _ = TASKS[task]
+    target, metric = TASKS[task][:2]
     common = {
         "compute": "cpu-cluster",
         "experiment_name": f"benchmark-{task}",
@@ -170,7 +170,7 @@ def main() -> int:
                 }
                 job = client.jobs.create_or_update(job_of(task, data, arguments.minutes, arguments.trials)).name
                 seconds = ended(client, job)
-                metric, less = TASKS[task][1:]
+                metric, less, stated = TASKS[task][1:]
                 properties = client.jobs.get(job).properties
                 found = tracked(local.connection(), f"{job}_test")[metric]
                 best = properties["run_algorithm"]
@@ -178,8 +178,9 @@ def main() -> int:
                 print(f"  AutoML ({best}, {properties['num_iterations']} trials)".ljust(48) + f"{found:8.4f}")
                 for baseline, figures in baselines[task].items():
                     beaten = found < figures[metric] if less else found > figures[metric]
-                    missed |= not beaten
-                    print(f"  {baseline}".ljust(48) + f"{figures[metric]:8.4f}{'' if beaten else '  NOT BEATEN'}")
+                    missed |= baseline == stated and not beaten
+                    words = "" if baseline != stated else "  the baseline" if beaten else "  the baseline: NOT BEATEN"
+                    print(f"  {baseline}".ljust(48) + f"{figures[metric]:8.4f}{words}")
                 late = seconds / (60 * arguments.minutes) - 1
                 missed |= late > MOST_OVERRUN
                 print(f"  time-out {60 * arguments.minutes} s, took {seconds:.1f} s ({late:+.1%})"

@@ -40,19 +40,19 @@ _DEFAULT_METRIC = {
     "Forecasting": "NormalizedRootMeanSquaredError",
 }
 _REGRESSORS = (
-    "LightGBM", "XGBoostRegressor", "RandomForest", "ExtremeRandomTrees", "ElasticNet", "GradientBoosting",
+    "LightGBM", "ElasticNet", "ExtremeRandomTrees", "XGBoostRegressor", "RandomForest", "GradientBoosting",
     "DecisionTree", "LassoLars", "SGD", "KNN",
 )  # fmt: skip
-# In the order in which they get their first trial.
+# In the order in which they get their first trial: the strong and the quick ones first.
 _RUN = {
     "Classification": (
-        "LightGBM", "XGBoostClassifier", "RandomForest", "ExtremeRandomTrees", "LogisticRegression",
+        "LightGBM", "LogisticRegression", "ExtremeRandomTrees", "XGBoostClassifier", "RandomForest",
         "GradientBoosting", "DecisionTree", "SGD", "LinearSVM", "BernoulliNaiveBayes", "MultinomialNaiveBayes", "KNN",
         "SVM",
     ),
     "Regression": _REGRESSORS,
     "Forecasting": (
-        "SeasonalNaive", "LightGBM", "ExtremeRandomTrees", "ElasticNet", "RandomForest", "XGBoostRegressor",
+        "SeasonalNaive", "LightGBM", "ElasticNet", "ExtremeRandomTrees", "RandomForest", "XGBoostRegressor",
         "SeasonalAverage", "ExponentialSmoothing", "GradientBoosting", "Naive", "Average", "DecisionTree", "LassoLars",
         "SGD", "KNN", "AutoArima", "Arimax",
     ),
