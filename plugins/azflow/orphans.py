@@ -1,7 +1,7 @@
 """Azure ML jobs that nobody waits for any more: found by their tags, cancelled, named.
 
-The waiting loop cancels what it leaves (`azflow.runs`); a worker and a triggerer that die at the same moment leave a job
-that costs until its own limits end it.
+The waiting loop cancels what it leaves (`azflow.runs`); a worker and a triggerer that die at the same moment leave a
+job that costs until its own limits end it.
 """
 
 from __future__ import annotations
