@@ -34,18 +34,25 @@ TRANSIENT = frozenset(
 #: SQLSTATEs of a broken connection. https://learn.microsoft.com/en-us/sql/odbc/reference/appendixes/appendix-a-odbc-error-codes
 _BROKEN = frozenset({"08001", "08003", "08004", "08007", "08S01", "08S02", "HYT00", "HYT01"})
 
+#: Error numbers of a connection that is gone.
+_LOST = frozenset({20, 64, 233, 10053, 10054, 10060, 40197})
+
 FETCH_ROWS = 1000
+
+
+How = Literal["cancelled", "killed", "dropped", "abandoned"]
 
 
 class Cancelled(Exception):
     """The statement was stopped from outside.
 
-    :ivar how: ``cancelled``: the server said so; ``dropped``: its connection was cut, which ends it on the server;
-        ``abandoned``: neither worked in time, the process's end will cut the connection.
+    :ivar how: ``cancelled``: the server said so; ``killed``: a second connection killed its session; ``dropped``: its
+        connection was cut, which ends it on the server; ``abandoned``: nothing worked in time, the process's end will
+        cut the connection.
     :ivar deadline: its time was over; else somebody asked.
     """
 
-    def __init__(self, how: Literal["cancelled", "dropped", "abandoned"], *, deadline: bool) -> None:
+    def __init__(self, how: How, *, deadline: bool) -> None:
         super().__init__(how)
         self.how = how
         self.deadline = deadline
@@ -70,6 +77,11 @@ class StatementFailed(Exception):
     @property
     def transient(self) -> bool:
         return self.number in TRANSIENT or self.state in _BROKEN
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone, and the session's state with it."""
+        return self.number in _LOST or self.state in _BROKEN
 
 
 @dataclass
@@ -167,17 +179,34 @@ class Runner:
     """One connection, whose statements run in a thread of their own so that another thread, or a signal handler, can
     stop them.
 
-    :param connect: opens the connection; called at once, in the caller's thread.
+    :param connect: opens the connection; called at once, in the caller's thread. Called again to kill its session.
     :param port: the pool's TCP port, to tell the connection's socket from others.
+    :param pool: how the pool names and kills sessions; empty: they aren't killed.
     """
 
-    def __init__(self, connect: Callable[[], Any], port: int = 1433) -> None:
+    def __init__(self, connect: Callable[[], Any], port: int = 1433, pool: str = "") -> None:
+        self._connect = connect
         self._port = port
-        before = set(_sockets(port))
-        self._connection = connect()
-        self._sockets = [number for number in _sockets(port) if number not in before]
+        self._pool = pool
         self._stop = threading.Event()
+        self._open()
+
+    def _open(self) -> None:
+        before = set(_sockets(self._port))
+        self._connection = self._connect()
+        self._sockets = [number for number in _sockets(self._port) if number not in before]
         self._broken = False
+        self._kill = ""
+        if self._pool:
+            # Asked now: a busy connection can't tell any more.
+            query, statement = _SESSIONS[self._pool]
+            with contextlib.suppress(StatementFailed):
+                self._kill = statement.format(run_batch(self._connection, query).rows[0][0])
+
+    def reopen(self) -> None:
+        """A new connection for one that is lost; what the session held is gone."""
+        self.close()
+        self._open()
 
     def stop(self) -> None:
         """Ask for a stop; safe in a signal handler. The waiting `run_batch` then cancels and raises Cancelled."""
@@ -219,8 +248,8 @@ class Runner:
         result: BatchResult = box["result"]
         return result
 
-    def _cancel(self, done: threading.Event) -> Literal["cancelled", "dropped", "abandoned"]:
-        """End the running statement: ask the server, then cut the connection."""
+    def _cancel(self, done: threading.Event) -> How:
+        """End the running statement: ask the server, then kill the session, then cut the connection."""
         until = time.monotonic() + CANCEL_PATIENCE
         while not done.is_set() and time.monotonic() < until:
             # Again and again: a cancel between two calls of the driver hits nothing.
@@ -232,9 +261,18 @@ class Runner:
             return "cancelled"
         # mssql-python's driver in Rust takes a cancel and does nothing, and can't be closed while it is busy.
         self._broken = True
+        if self._kill:
+            threading.Thread(target=self._kill_session, name="azflow-sql-kill", daemon=True).start()
+            if done.wait(CANCEL_PATIENCE):
+                return "killed"
         for number in self._sockets or _sockets(self._port):
             _cut(number)
         return "dropped" if done.wait(CANCEL_PATIENCE) else "abandoned"
+
+    def _kill_session(self) -> None:
+        """KILL from a connection of its own; what goes wrong shows in that the statement doesn't end."""
+        with contextlib.suppress(Exception), contextlib.closing(self._connect()) as second:
+            run_batch(second, self._kill)
 
     def close(self) -> None:
         """Close the connection, unless it was cut or a thread still hangs in it."""
@@ -243,8 +281,15 @@ class Runner:
                 self._connection.close()
 
 
-#: Seconds that the server gets to answer a cancel.
-CANCEL_PATIENCE = 3.0
+#: Seconds that each way of ending a statement gets before the next.
+CANCEL_PATIENCE = 2.0
+
+#: How a kind of pool names the session and ends it. Needs ALTER ANY CONNECTION, or the cut is what ends it.
+#: https://learn.microsoft.com/sql/t-sql/language-elements/kill-transact-sql
+_SESSIONS = {
+    "dedicated": ("SELECT SESSION_ID() AS session", "KILL '{}'"),
+    "serverless": ("SELECT @@SPID AS session", "KILL {}"),
+}
 
 
 def _sockets(port: int) -> list[int]:
@@ -354,7 +399,8 @@ def _failed(error: BaseException, text: str, counted: int, records: Sequence[tup
     if not state and (match := re.search(r"SQLSTATE code: (\w{5})", str(error))):
         state = match[1]
     if not state and re.search(
-        r"[Cc]ommunication link|Disconnect|[Cc]onnection (?:failure|not open|timeout)", str(error)
+        r"[Cc]ommunication link|Disconnect|[Cc]onnection (?:failure|not open|timeout|closed|reset)|Broken pipe",
+        str(error),
     ):
         state = "08S01"
     line, exact = locate(text, message, counted)

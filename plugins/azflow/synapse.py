@@ -177,7 +177,9 @@ class SynapseSqlOperator(AzflowOperator):
             host = connection.sql_server if self.sql_pool == "dedicated" else connection.sql_host("serverless")
             _, _, port = host.partition(",")
             self._runner = sql_execution.Runner(
-                lambda: connect(connection, self.log, pool=self.sql_pool, database=self.database), int(port or 1433)
+                lambda: connect(connection, self.log, pool=self.sql_pool, database=self.database),
+                int(port or 1433),
+                self.sql_pool,
             )
             try:
                 return self._run(script, request_label(context), folders, connection)
@@ -315,9 +317,12 @@ class SynapseSqlOperator(AzflowOperator):
     def _run_batch(
         self, batch: tsql.Batch, text: str, values: tuple[object, ...], deadline: float
     ) -> sql_execution.BatchResult:
-        """One batch; a batch of nothing but SELECTs is tried again after a transient error, nothing else is."""
+        """One batch; a batch of nothing but SELECTs is tried again after a transient error, nothing else is.
+
+        Over a new connection only where no batch before may have left something in the session.
+        """
         assert self._runner is not None
-        only_reads = all(statement.kind in ("select", "declare", "set") for statement in tsql.statements(batch.text))
+        only_reads = tsql.only_reads(batch.text)
         for attempt in range(1, SELECT_ATTEMPTS + 1):
             try:
                 return self._runner.run_batch(text, values, deadline=deadline, keep_rows=self.keep_rows)
@@ -331,10 +336,13 @@ class SynapseSqlOperator(AzflowOperator):
                     retry_helps=problem.transient,
                     exact=problem.exact,
                 )
-                if not (only_reads and problem.transient and problem.number is not None) or attempt == SELECT_ATTEMPTS:
+                safe = only_reads and problem.transient and not (problem.lost and tsql.uses_session(self.script))
+                if not safe or attempt == SELECT_ATTEMPTS:
                     raise failed from problem
                 self.log.warning("%s Trying again.", failed)
                 time.sleep(2.0**attempt)
+                if problem.lost:
+                    self._runner.reopen()
         raise AssertionError("unreachable")
 
     # -- messages ----------------------------------------------------------------------------------------------------
@@ -357,6 +365,7 @@ class SynapseSqlOperator(AzflowOperator):
         why = f"it ran past the task's {self.timeout_minutes:g} minutes" if stopped.deadline else "the task was stopped"
         how = {
             "cancelled": "was cancelled",
+            "killed": "was ended by killing its session",
             "dropped": "was ended by cutting its connection",
             "abandoned": "didn't end when asked; its connection ends with this process",
         }[stopped.how]

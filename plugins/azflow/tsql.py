@@ -313,6 +313,27 @@ def used_variables(text: str) -> frozenset[str]:
     )
 
 
+def only_reads(batch: str) -> bool:
+    """Whether a batch changes nothing, so that it may be run again: SELECTs, and variables of its own."""
+    return all(
+        statement.kind in ("declare", "set") or (statement.kind == "select" and not statement.has("INTO"))
+        for statement in statements(batch)
+    )
+
+
+def uses_session(script: str) -> bool:
+    """Whether a script may leave something in its session: temporary tables, settings, a transaction, a database."""
+    for batch in batches(script):
+        for statement in statements(batch.text):
+            if statement.kind in ("use", "exec", "transaction") or any(
+                t.text.startswith("#") for t in statement.tokens
+            ):
+                return True
+            if statement.kind == "set" and statement.tokens[1:] and statement.tokens[1].kind != "variable":
+                return True
+    return False
+
+
 def object_name(tokens: Sequence[Token], start: int) -> tuple[str, int]:
     """A possibly qualified name that begins at index `start`: (lower-case dotted name, index after it)."""
     parts: list[str] = []

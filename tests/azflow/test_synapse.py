@@ -42,6 +42,10 @@ class FakeCursor:
         self.cancelled = threading.Event()
 
     def execute(self, text: str, *parameters: Any) -> None:
+        if text.endswith("AS session"):
+            self._left = [(["session"], [(self.database.session,)])]
+            self.nextset()
+            return
         self.database.executed.append((text, *parameters))
         self._left = list(self.database.answers.pop(0) if self.database.answers else [0])
         self.nextset()
@@ -79,6 +83,7 @@ class FakeDatabase:
         self.executed: list[tuple[Any, ...]] = []
         self._cursors: list[FakeCursor] = []
         self.closed = False
+        self.session = "SID51"
 
     def cursor(self) -> FakeCursor:
         self._cursors.append(FakeCursor(self))
@@ -237,7 +242,12 @@ def test_the_failing_statement_is_told_by_counts_and_names(
 
 @pytest.mark.parametrize(
     ("script", "tries"),
-    [("SELECT x FROM t", 3), ("DECLARE @a int = 1; SELECT @a", 3), ("DELETE FROM t WHERE x = 1", 1)],
+    [
+        ("SELECT x FROM t", 3),
+        ("DECLARE @a int = 1; SELECT @a", 3),
+        ("SELECT x INTO t FROM u", 1),
+        ("DELETE FROM t WHERE x = 1", 1),
+    ],
 )
 def test_only_reading_is_tried_again(
     include: Path, database: FakeDatabase, monkeypatch: pytest.MonkeyPatch, script: str, tries: int
@@ -250,6 +260,34 @@ def test_only_reading_is_tried_again(
         run(SynapseSqlOperator(task_id="x", sql="a.sql"))
     assert len(database.executed) == tries
     assert not isinstance(caught.value, AirflowFailException)  # the task's own retry may succeed
+
+
+LOST = "Communication link failure (SQLSTATE code: 08S01)"
+
+
+@pytest.mark.parametrize(
+    ("script", "opened"),
+    [
+        ("SELECT x FROM t", 2),
+        ("CREATE TABLE #t (x int) WITH (HEAP, DISTRIBUTION = ROUND_ROBIN)\nGO\nSELECT x FROM #t", 1),
+        ("SET DATEFIRST 7\nGO\nSELECT x FROM t", 1),
+        ("DELETE FROM t WHERE x = 1", 1),
+    ],
+)
+def test_a_lost_connection_is_opened_anew_only_where_nothing_is_lost_with_it(
+    include: Path, database: FakeDatabase, monkeypatch: pytest.MonkeyPatch, script: str, opened: int
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    connections = [database, FakeDatabase([(["x"], [(7,)])])]
+    monkeypatch.setattr(azflow.synapse, "connect", lambda connection, log=None, **which: connections.pop(0))
+    (include / "sql/a.sql").write_text(script)
+    database.answers = [[0]] * script.count("GO") + [[DatabaseError(LOST)]]
+    if opened == 1:
+        with pytest.raises(AirflowException, match="Communication link failure"):
+            run(SynapseSqlOperator(task_id="x", sql="a.sql"))
+    else:
+        assert run(SynapseSqlOperator(task_id="x", sql="a.sql"))["row"] == {"x": 7}
+    assert len(connections) == 2 - opened
 
 
 def test_a_programmers_error_is_not_the_databases() -> None:
@@ -443,6 +481,32 @@ def test_a_statement_that_ignores_the_cancel_is_abandoned(monkeypatch: pytest.Mo
     runner.close()
     assert not fake.closed  # a thread still is in there
     release.set()
+
+
+@pytest.mark.parametrize(
+    ("pool", "session", "kill"), [("dedicated", "SID51", "KILL 'SID51'"), ("serverless", 51, "KILL 51")]
+)
+def test_a_session_that_ignores_the_cancel_is_killed(
+    monkeypatch: pytest.MonkeyPatch, pool: str, session: Any, kill: str
+) -> None:
+    monkeypatch.setattr(sql_execution, "CANCEL_PATIENCE", 2.0)
+    killed = threading.Event()
+
+    def deaf(cursor: FakeCursor) -> int:
+        assert killed.wait(10)
+        raise DatabaseError(LOST)
+
+    def kill_it(cursor: FakeCursor) -> int:
+        killed.set()
+        return -1
+
+    first, second = FakeDatabase([deaf]), FakeDatabase([kill_it])
+    first.session = session
+    connections = [first, second]
+    runner = sql_execution.Runner(lambda: connections.pop(0), 1, pool)
+    with pytest.raises(sql_execution.Cancelled) as caught:
+        runner.run_batch("DELETE t", deadline=time.monotonic())
+    assert (caught.value.how, second.executed, second.closed) == ("killed", [(kill,)], True)
 
 
 def test_a_stop_before_the_first_statement_runs_none() -> None:

@@ -214,3 +214,32 @@ def test_a_pool_is_not_paused_under_anothers_query(connection: AzureConnection, 
     finally:
         assert pool("resume")["status"] == "Online"
     assert execute(connection, "SELECT 1 AS x") == [[1]]
+
+
+def test_a_stopped_tasks_statement_is_gone_within_five_seconds(
+    connection: AzureConnection, include: Path, slow: str
+) -> None:
+    operator, made = prepared(include, slow, "stopped")
+    thread = started(operator, made)
+    until(connection, "stopped", True)
+    stopped = time.monotonic()
+    operator.on_kill()
+    until(connection, "stopped", False)
+    assert time.monotonic() - stopped < 5
+    thread.join(5)
+    assert not thread.is_alive()
+    label = "azflow:d:stopped:r"
+    ends = execute(connection, f"SELECT status FROM sys.dm_pdw_exec_requests WHERE [label] = '{label}'")
+    assert {status for (status,) in ends} <= {"Cancelled", "Failed"}
+
+
+def test_a_session_that_somebody_killed_is_known_as_lost(connection: AzureConnection) -> None:
+    runner = sql_execution.Runner(lambda: connect(connection), 1, "dedicated")
+    ((session,),) = runner.run_batch("SELECT SESSION_ID() AS s").rows
+    execute(connection, f"KILL '{session}'")
+    with pytest.raises(sql_execution.StatementFailed) as caught:
+        runner.run_batch("SELECT 1 AS x")
+    assert caught.value.transient and caught.value.lost, caught.value
+    runner.reopen()
+    assert runner.run_batch("SELECT 1 AS x").rows == [[1]]
+    runner.close()
