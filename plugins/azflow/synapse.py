@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-from azflow import exports, notebook_runs, scans, sql_execution, tsql, tsql_lint
+from azflow import exports, notebook_runs, scans, sql_execution, table_health, tsql, tsql_lint
 from azflow.connection import DEFAULT_CONNECTION, AzureConnection
 from azflow.errors import AccessDenied, AzflowError, ConfigurationError, ServiceUnavailable, SpecError, SqlFailed
 from azflow.runs import NOTEBOOK_RUN, Alphabet, AzflowOperator, RemoteRunOperator, RunsReference, airflow_edge
@@ -118,6 +118,8 @@ class SynapseSqlOperator(AzflowOperator):
     :param max_data_processed_mb: of a serverless pool: what the file's queries may process, by what the pool charges
         (10 MB a query at least). A batch whose OPENROWSETs will read more isn't run; views and external tables can't be
         told before, only after.
+    :param check_tables: of a dedicated pool: look at row groups and statistics of the tables that the file loads; what
+        is wrong with them goes to the log as warnings, all to XCom as ``"tables"``.
     :param timeout_minutes: for the file as a whole; the running statement is then cancelled.
     :param keep_rows: how many rows of the last result set go to XCom.
     """
@@ -134,6 +136,7 @@ class SynapseSqlOperator(AzflowOperator):
         sql_pool: Pool = "dedicated",
         database: str = "",
         max_data_processed_mb: float | None = None,
+        check_tables: bool = False,
         timeout_minutes: float = 120,
         keep_rows: int = 20,
         **kwargs: Any,
@@ -144,6 +147,7 @@ class SynapseSqlOperator(AzflowOperator):
         self.sql_pool = sql_pool
         self.database = database
         self.max_data_processed_mb = max_data_processed_mb
+        self.check_tables = check_tables
         self.timeout_minutes = timeout_minutes
         self.keep_rows = keep_rows
         #: The rendered file; shown in Airflow's UI.
@@ -287,9 +291,13 @@ class SynapseSqlOperator(AzflowOperator):
                     last = result
                 if over := budget.after(result.messages):
                     raise self._failed(batch.line + tsql.statements(batch.text)[0].line - 1, over, exact=False)
-        spent = {"data_processed": budget.spent.view()} if self.sql_pool == "serverless" else {}
+        more: dict[str, Any] = {}
+        if self.sql_pool == "serverless":
+            more["data_processed"] = budget.spent.view()
+        elif self.check_tables:
+            more["tables"] = self._tables(deadline)
         return {
-            **spent,
+            **more,
             "file": self.sql,
             "label": label,
             "seconds": round(time.monotonic() - started, 3),
@@ -299,6 +307,26 @@ class SynapseSqlOperator(AzflowOperator):
             "rows": last.rows,
             "row": dict(zip(last.columns, last.rows[0], strict=True)) if last.rows else None,
         }
+
+    def _tables(self, deadline: float) -> list[dict[str, Any]]:
+        """How the tables are that were loaded. The work is done: what goes wrong here is a warning."""
+        assert self._runner is not None
+        runner = self._runner
+
+        def query(text: str, values: tuple[object, ...]) -> list[list[Any]]:
+            return runner.run_batch(text, values, deadline=deadline).rows
+
+        found = []
+        for table in table_health.loaded_tables(self.script):
+            try:
+                health = table_health.look(table, query)
+            except (sql_execution.StatementFailed, sql_execution.Cancelled) as problem:
+                self.log.warning("%s: row groups and statistics can't be read (%s)", table, problem)
+                continue
+            found.append(health.view())
+            for problem_text in health.problems():
+                self.log.warning("%s: %s", table, problem_text)
+        return found
 
     def _afford(self, budget: scans.Budget, batch: tsql.Batch, connection: AzureConnection) -> None:
         """Refuse a batch that would read more of the lake than the task may."""

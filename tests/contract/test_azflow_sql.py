@@ -243,3 +243,26 @@ def test_a_session_that_somebody_killed_is_known_as_lost(connection: AzureConnec
     runner.reopen()
     assert runner.run_batch("SELECT 1 AS x").rows == [[1]]
     runner.close()
+
+
+def test_loaded_tables_are_looked_after(
+    connection: AzureConnection, include: Path, schema: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = f"""
+    CREATE TABLE {schema}.small WITH (DISTRIBUTION = HASH(x), CLUSTERED COLUMNSTORE INDEX) AS SELECT 1 AS x;
+    CREATE TABLE {schema}.heap WITH (DISTRIBUTION = ROUND_ROBIN, HEAP) AS SELECT 1 AS x;
+    CREATE STATISTICS s ON {schema}.heap (x);
+    """
+    small, heap = run_sql(include, script, check_tables=True)["tables"]
+    assert (small["table"], small["open_rows"], small["row_groups"]) == (f"{schema}.small", 1, 0)
+    assert heap == {
+        "table": f"{schema}.heap",
+        "row_groups": 0,
+        "compressed_rows": 0,
+        "open_rows": 0,
+        "deleted_rows": 0,
+        "statistics": 1,
+    }
+    said = capsys.readouterr().out
+    assert f"{schema}.small: 1 of its 1 rows lie uncompressed" in said
+    assert f"{schema}.heap: " not in said
