@@ -65,6 +65,8 @@ MEANING = {
     "SqlStep.timeout_minutes": "for the file; then the statement is cancelled",
     "SqlStep.sql": "the file, below `include/sql`",
     "SqlStep.parameters": "values for `@name` in the file, bound by the driver; text is a template",
+    "SqlStep.workload_context": "the session's `wlm_context`, by which a workload classifier gives it resources",
+    "SqlStep.check_tables": "look at row groups and statistics of the loaded tables; what is wrong is a warning",
     "NotebookStep.name": "the task's id",
     "NotebookStep.after": "steps it waits for; empty: the one before it in the file",
     "NotebookStep.timeout_minutes": "then the run is cancelled",

@@ -166,10 +166,14 @@ def _step(step: Step) -> tuple[str, dict[str, Any]]:
             arguments["spark_pool"] = step.spark_pool
         return "azflow.synapse.SynapseNotebookOperator", arguments
     assert isinstance(step, SqlStep)
+    more: dict[str, Any] = {"check_tables": True} if step.check_tables else {}
+    if step.workload_context is not None:
+        more["workload_context"] = step.workload_context
     return "azflow.synapse.SynapseSqlOperator", {
         "sql": step.sql,
         "parameters": dict(step.parameters),
         "timeout_minutes": step.timeout_minutes,
+        **more,
     }
 
 

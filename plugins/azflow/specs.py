@@ -122,6 +122,8 @@ class SqlStep(_PrepareStep):
 
     sql: Text
     parameters: Mapping[str, ParameterValue] = {}
+    workload_context: Text | None = None
+    check_tables: bool = False
 
     _sql = field_validator("sql")(_below_include("sql", ".sql"))
 

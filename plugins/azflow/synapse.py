@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CONNECT_ATTEMPTS = 2
 SELECT_ATTEMPTS = 3
+_SET_WORKLOAD_CONTEXT = "EXEC sys.sp_set_session_context @key = N'wlm_context', @value = ?"
 
 
 _TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}|\{#.*?#\}", re.DOTALL)
@@ -120,6 +121,9 @@ class SynapseSqlOperator(AzflowOperator):
         told before, only after.
     :param check_tables: of a dedicated pool: look at row groups and statistics of the tables that the file loads; what
         is wrong with them goes to the log as warnings, all to XCom as ``"tables"``.
+    :param workload_context: of a dedicated pool: the session's ``wlm_context``, by which a workload classifier puts the
+        file's requests into a workload group, and so gives them resources and importance.
+        https://learn.microsoft.com/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-workload-classification
     :param timeout_minutes: for the file as a whole; the running statement is then cancelled.
     :param keep_rows: how many rows of the last result set go to XCom.
     """
@@ -137,6 +141,7 @@ class SynapseSqlOperator(AzflowOperator):
         database: str = "",
         max_data_processed_mb: float | None = None,
         check_tables: bool = False,
+        workload_context: str = "",
         timeout_minutes: float = 120,
         keep_rows: int = 20,
         **kwargs: Any,
@@ -148,6 +153,7 @@ class SynapseSqlOperator(AzflowOperator):
         self.database = database
         self.max_data_processed_mb = max_data_processed_mb
         self.check_tables = check_tables
+        self.workload_context = workload_context
         self.timeout_minutes = timeout_minutes
         self.keep_rows = keep_rows
         #: The rendered file; shown in Airflow's UI.
@@ -180,11 +186,7 @@ class SynapseSqlOperator(AzflowOperator):
             folders = self._exports(connection)
             host = connection.sql_server if self.sql_pool == "dedicated" else connection.sql_host("serverless")
             _, _, port = host.partition(",")
-            self._runner = sql_execution.Runner(
-                lambda: connect(connection, self.log, pool=self.sql_pool, database=self.database),
-                int(port or 1433),
-                self.sql_pool,
-            )
+            self._runner = sql_execution.Runner(lambda: self._connect(connection), int(port or 1433), self.sql_pool)
             try:
                 return self._run(script, request_label(context), folders, connection)
             finally:
@@ -195,10 +197,20 @@ class SynapseSqlOperator(AzflowOperator):
         if self._runner is not None:
             self._runner.stop()
 
+    def _connect(self, connection: AzureConnection) -> Any:
+        opened = connect(connection, self.log, pool=self.sql_pool, database=self.database)
+        if self.workload_context:
+            sql_execution.run_batch(opened, _SET_WORKLOAD_CONTEXT, (self.workload_context,))
+        return opened
+
     def _prepared(self, label: str) -> list[tuple[tsql.Batch, str, tuple[object, ...]]]:
         """Each batch with its text as sent and its values; raises before anything is run."""
         if self.max_data_processed_mb is not None and self.sql_pool != "serverless":
             raise ConfigurationError(f"{self.sql}: max_data_processed_mb is for sql_pool='serverless'.")
+        if self.workload_context and self.sql_pool != "dedicated":
+            raise ConfigurationError(
+                f"{self.sql}: workload_context is for a dedicated pool; a serverless one has none."
+            )
         findings = tsql_lint.lint(self.script, self.sql_pool)
         errors = [finding for finding in findings if finding.severity == "error"]
         for finding in findings:

@@ -431,6 +431,17 @@ def test_on_kill_cancels_the_running_statement(include: Path, database: FakeData
     assert time.monotonic() - started < 5
 
 
+def test_the_workload_context_is_set_on_each_connection(include: Path, database: FakeDatabase) -> None:
+    (include / "sql/a.sql").write_text("SELECT x FROM t")
+    database.answers = [[-1], [(["x"], [(1,)])]]
+    run(SynapseSqlOperator(task_id="x", sql="a.sql", workload_context="nightly"))
+    assert database.executed[0] == ("EXEC sys.sp_set_session_context @key = N'wlm_context', @value = ?", ("nightly",))
+    with pytest.raises(AirflowFailException, match="workload_context is for a dedicated pool"):
+        run(SynapseSqlOperator(task_id="x", sql="a.sql", workload_context="nightly", sql_pool="serverless"))
+    with pytest.raises(AirflowFailException, match="max_data_processed_mb is for sql_pool='serverless'"):
+        run(SynapseSqlOperator(task_id="x", sql="a.sql", max_data_processed_mb=10))
+
+
 class TimedOut(BaseException):
     """As Airflow raises it for execution_timeout, from a signal handler."""
 

@@ -245,7 +245,7 @@ def test_a_session_that_somebody_killed_is_known_as_lost(connection: AzureConnec
     runner.close()
 
 
-def test_loaded_tables_are_looked_after(
+def test_loaded_tables_are_looked_after_and_the_load_has_its_workload_group(
     connection: AzureConnection, include: Path, schema: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = f"""
@@ -253,7 +253,23 @@ def test_loaded_tables_are_looked_after(
     CREATE TABLE {schema}.heap WITH (DISTRIBUTION = ROUND_ROBIN, HEAP) AS SELECT 1 AS x;
     CREATE STATISTICS s ON {schema}.heap (x);
     """
-    small, heap = run_sql(include, script, check_tables=True)["tables"]
+    execute(
+        connection,
+        f"CREATE WORKLOAD GROUP g_{schema} WITH (MIN_PERCENTAGE_RESOURCE = 0, "
+        "CAP_PERCENTAGE_RESOURCE = 50, REQUEST_MIN_RESOURCE_GRANT_PERCENT = 10)",
+    )
+    execute(
+        connection,
+        f"CREATE WORKLOAD CLASSIFIER c_{schema} WITH (WORKLOAD_GROUP = 'g_{schema}', "
+        f"MEMBERNAME = 'public', WLM_CONTEXT = '{schema}')",
+    )
+    try:
+        small, heap = run_sql(include, script, check_tables=True, workload_context=schema)["tables"]
+        groups = f"SELECT DISTINCT group_name FROM sys.dm_pdw_exec_requests WHERE command LIKE '%TABLE {schema}.small%'"
+        assert execute(connection, f"{groups} AND session_id <> SESSION_ID()") == [[f"g_{schema}"]]
+    finally:
+        execute(connection, f"DROP WORKLOAD CLASSIFIER c_{schema}")
+        execute(connection, f"DROP WORKLOAD GROUP g_{schema}")
     assert (small["table"], small["open_rows"], small["row_groups"]) == (f"{schema}.small", 1, 0)
     assert heap == {
         "table": f"{schema}.heap",
