@@ -1,6 +1,6 @@
 """Writes docs/model_yml.md and docs/operators.md from the code. Run it in Airflow's environment:
 
-    PYTHONPATH=plugins var/env/airflow/bin/python tools/reference.py
+    var/env/airflow/bin/python tools/reference.py
 
 Types, limits and defaults are the code's; what a key is for stands in `MEANING`. A test fails when a page differs from
 the code, or when a key has no meaning here.
@@ -11,11 +11,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(ROOT / "plugins"))
 
 #: What each key of a model.yml is for. `Class.key`, the class being the one of azflow.specs that has the key.
 MEANING = {
