@@ -12,7 +12,7 @@ from azflow import specs
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-AGAIN = "run `PYTHONPATH=plugins var/env/airflow/bin/python tools/reference.py`"
+AGAIN = "run `var/env/airflow/bin/python tools/reference.py`"
 
 
 def test_the_page_about_model_yml_is_the_codes() -> None:
