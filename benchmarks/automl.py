@@ -105,7 +105,7 @@ def job_of(task: str, data: dict[str, str], minutes: int, trials: int) -> Any:
             time_column_name="hour_start", time_series_id_column_names=["origin"], forecast_horizon=24, frequency="h",
             target_lags=[24, 168],
         )  # fmt: skip
-        job = automl.forecasting(**common, forecasting_settings=settings, n_cross_validations=3)
+        job = automl.forecasting(**common, forecasting_settings=settings, n_cross_validations=5)
     elif task == "regression":
         job = automl.regression(**common)
     else:

@@ -208,7 +208,7 @@ class Features:
         if self.looks_back:
             found += ["horizon", *(f"target_lag_{lag}" for lag in self.lags)]
             found += [f"target_phase_{season}_{k}" for season in self.seasons for k in range(1, _PHASES + 1)]
-            found += [f"target_phase_{season}_mean" for season in self.seasons]
+            found += [f"target_phase_{season}_{name}" for season in self.seasons for name in ("mean", "median")]
             if self.window:
                 found += [f"target_window_{self.window}_{name}" for name in ("min", "max", "mean")]
             found += [f"{name}_lag_{lag}" for lag in self.feature_lags for name in self.names]
@@ -259,7 +259,7 @@ class Features:
             back = season * np.ceil(horizons / season).astype(int)
             phases = [at(places - back - k * season) for k in range(_PHASES)]
             parts += phases
-            means.append(np.mean(phases, axis=0))
+            means += [np.mean(phases, axis=0), np.median(phases, axis=0)]
         parts += means
         if self.window:
             shown = np.stack([at(origins - k) for k in range(self.window)])

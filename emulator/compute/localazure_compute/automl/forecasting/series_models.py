@@ -110,7 +110,11 @@ class Arima:
     https://www.statsmodels.org/stable/generated/statsmodels.tsa.arima.model.ARIMA.html
     """
 
-    def __init__(self, seasons: list[int], longest: int, features: bool) -> None:
+    def __init__(
+        self, seasons: list[int], longest: int, features: bool, orders: dict[int, tuple[int, int, int]]
+    ) -> None:
+        # Orders found before, by series: they hold for a shorter or longer past, too. What is found is added.
+        self.orders = orders
         self.seasons = [season for season in seasons if season > 1]
         self.longest = longest
         self.features = features
@@ -127,14 +131,19 @@ class Arima:
             best = np.inf
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                d = int(np.ptp(each.y) > 0 and kpss(each.y, nlags="auto")[1] < 0.05)  # noqa: PLR2004
-                for p, q in ((1, 0), (2, 1), (0, 1), (2, 2)):
+                if known := self.orders.get(each.number):
+                    orders = [known]
+                else:
+                    d = int(np.ptp(each.y) > 0 and kpss(each.y, nlags="auto")[1] < 0.05)  # noqa: PLR2004
+                    orders = [(1, d, 0), (2, d, 1), (0, d, 1), (2, d, 2)]
+                for order in orders:
                     try:
-                        found = ARIMA(each.y, exog=outside, order=(p, d, q)).fit()
+                        found = ARIMA(each.y, exog=outside, order=order).fit()
                     except (ValueError, np.linalg.LinAlgError):
                         continue
                     if found.aicc < best:
                         best, self.fitted[each.number], self.ends[each.number] = found.aicc, found, each.end
+                        self.orders[each.number] = order
             if each.number not in self.fitted:
                 raise ValueError("no ARIMA could be fitted")
         return self
