@@ -413,6 +413,14 @@ def test_a_cut_rpc_says_what_is_wrong_and_the_connection_goes_on(client: RawClie
     assert client.batch("SELECT 1 AS a").rows == [[1]]
 
 
+def test_a_date_that_no_calendar_has_is_the_clients_fault(client: RawClient) -> None:
+    """An int parameter's bytes said to be a datetime far beyond 9999: found by the fuzzer."""
+    parameter = b"\0\0\x6f\x08\x08" + struct.pack("<iI", 2**31 - 1, 0)
+    answer = client.rpc(call(10, nvarchar("SELECT @a"), nvarchar("@a datetime"), parameter))
+    assert answer.errors[0][0] == 8009
+    assert client.batch("SELECT 1 AS a").rows == [[1]]
+
+
 def test_a_message_beyond_the_limit_ends_the_connection(running) -> None:
     client = running.client()
     with contextlib.suppress(ConnectionError):

@@ -376,7 +376,8 @@ class Connection:
         except Disconnected:
             answer.cancelled.set()
         except Exception as error:
-            answer.write(make_error(error) + make_done(DoneStatus.ERROR))
+            with contextlib.suppress(Cancelled):  # the client is gone: nobody waits for the error
+                answer.write(make_error(error) + make_done(DoneStatus.ERROR))
         finally:
             pipe.wait()
 

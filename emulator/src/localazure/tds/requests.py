@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
@@ -109,11 +110,21 @@ def _parse_call(reader: Reader) -> RpcCall:
     return RpcCall(name, tuple(parameters))
 
 
+@contextmanager
+def _values_that_exist() -> Iterator[None]:
+    """Dates after 9999, times after midnight and the like are the client's fault, not the server's."""
+    try:
+        yield
+    except (ArithmeticError, ValueError) as error:
+        raise ProtocolError(f"a value is outside its type: {error}") from error
+
+
 def _parse_parameter(reader: Reader) -> RpcParameter:
     name = reader.b_varchar()
     flags = reader.u8()
     wire = parse_type_info(reader)
-    value, reader.pos = wire.decode(reader.data, reader.pos)
+    with _values_that_exist():
+        value, reader.pos = wire.decode(reader.data, reader.pos)
     return RpcParameter(name, wire.sql, value, output=bool(flags & 1), default=bool(flags & 2))
 
 
@@ -184,27 +195,28 @@ def parse_bulk_load(payload: bytes) -> BulkRows:
     plan = [(wire.decode, values.append) for wire, values in zip(wires, lists, strict=True)]
     data, pos = payload, reader.pos
     bitmap_size = (len(columns) + 7) // 8
-    while pos < len(data):
-        token = data[pos]
-        pos += 1
-        if token == Token.ROW:
-            for decode, append in plan:
-                value, pos = decode(data, pos)
-                append(value)
-        elif token == Token.NBCROW:
-            bitmap = int.from_bytes(data[pos : pos + bitmap_size], "little")
-            pos += bitmap_size
-            for decode, append in plan:
-                if bitmap & 1:
-                    append(None)
-                else:
+    with _values_that_exist():
+        while pos < len(data):
+            token = data[pos]
+            pos += 1
+            if token == Token.ROW:
+                for decode, append in plan:
                     value, pos = decode(data, pos)
                     append(value)
-                bitmap >>= 1
-        elif token == Token.DONE:
-            break
-        else:
-            raise ProtocolError(f"token 0x{token:02x} at offset {pos - 1} has no place in a bulk load")
+            elif token == Token.NBCROW:
+                bitmap = int.from_bytes(data[pos : pos + bitmap_size], "little")
+                pos += bitmap_size
+                for decode, append in plan:
+                    if bitmap & 1:
+                        append(None)
+                    else:
+                        value, pos = decode(data, pos)
+                        append(value)
+                    bitmap >>= 1
+            elif token == Token.DONE:
+                break
+            else:
+                raise ProtocolError(f"token 0x{token:02x} at offset {pos - 1} has no place in a bulk load")
     return BulkRows(columns, lists)
 
 
