@@ -24,7 +24,7 @@ import azflow.synapse
 from azflow import sql_execution
 from azflow.cloud import Cloud
 from azflow.connection import AzureConnection
-from azflow.sql_pools import SqlPoolOperator
+from azflow.sql_pools import SqlPoolChanges, SqlPoolOperator
 from azflow.synapse import SynapseSqlOperator, connect
 
 pytestmark = pytest.mark.evidence("sdk")
@@ -214,6 +214,15 @@ def test_a_pool_is_not_paused_under_anothers_query(connection: AzureConnection, 
     finally:
         assert pool("resume")["status"] == "Online"
     assert execute(connection, "SELECT 1 AS x") == [[1]]
+
+
+async def test_the_triggerer_sees_the_pool(connection: AzureConnection) -> None:
+    for action, arrived in (("resume", True), ("pause", False)):
+        changes = SqlPoolChanges(connection, action)  # type: ignore[arg-type]
+        try:
+            assert (await changes.astate("pool")).succeeded is arrived
+        finally:
+            await changes.aclose()
 
 
 def test_a_stopped_tasks_statement_is_gone_within_five_seconds(
