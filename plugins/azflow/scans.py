@@ -86,7 +86,7 @@ def explained(message: str) -> str:
 
 @dataclass(frozen=True)
 class Scan:
-    """One OPENROWSET.
+    """One OPENROWSET, or external table.
 
     :param line: of the batch, 1-based.
     :param paths: what BULK says, wildcards and all.
@@ -125,6 +125,33 @@ def scans(batch: str, parameters: Mapping[str, object]) -> tuple[Scan, ...]:
             if alias and len(places) == 1 and not {"OR", "NOT"} & set(statement.words()):
                 scan = Scan(scan.line, scan.paths, scan.source, scan.format, _pieces(statement, alias, given), names)
             found.append(scan)
+    return tuple(found)
+
+
+#: Where a pool's external tables lie: name, LOCATION, data source, format.
+EXTERNAL_TABLES = """SELECT LOWER(s.name + '.' + t.name) AS name, t.location, LOWER(d.name) AS source, f.format_type
+FROM sys.external_tables AS t
+JOIN sys.schemas AS s ON s.schema_id = t.schema_id
+JOIN sys.external_data_sources AS d ON d.data_source_id = t.data_source_id
+JOIN sys.external_file_formats AS f ON f.file_format_id = t.file_format_id"""
+
+
+def table_scans(batch: str, tables: Sequence[Sequence[object]]) -> tuple[Scan, ...]:
+    """The external tables that a batch reads.
+
+    :param tables: the rows of `EXTERNAL_TABLES`.
+    """
+    known = {str(name): [str(each) for each in rest] for name, *rest in tables}
+    found = []
+    for statement in tsql.statements(batch):
+        names = None if _wants_all(statement.tokens) else frozenset(token.identifier for token in statement.tokens)
+        for index, token in enumerate(statement.tokens):
+            if token.upper not in ("FROM", "JOIN", ","):
+                continue
+            name, _ = tsql.object_name(statement.tokens, index + 1)
+            if name and (place := known.get(".".join(["dbo", *name.split(".")][-2:]))):
+                location, source, format = place
+                found.append(Scan(token.line, (location,), source, format.upper(), names=names))
     return tuple(found)
 
 
@@ -197,7 +224,7 @@ def _pieces(statement: tsql.Statement, alias: str, given: Mapping[str, object]) 
 class Estimate:
     """What a batch will read.
 
-    :param charged: megabytes, at least `LEAST` an OPENROWSET.
+    :param charged: megabytes, at least `LEAST` a row set.
     :param files: how many files that are.
     :param unknown: what couldn't be looked at, and why, in words.
     """
@@ -208,9 +235,9 @@ class Estimate:
 
 
 def estimate(connection: AzureConnection, found: Sequence[Scan], sources: Mapping[str, str]) -> Estimate:
-    """How much a batch's OPENROWSETs will read: the files' sizes, of Parquet the named columns' part.
+    """How much a batch's row sets will read: the files' sizes, of Parquet the named columns' part.
 
-    The pool skips row groups by their statistics, so it may read less; views and external tables aren't seen.
+    The pool skips row groups by their statistics, so it may read less; views aren't seen through.
 
     :param sources: locations of the pool's external data sources by name, lower case.
     """

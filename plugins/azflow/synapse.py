@@ -117,8 +117,8 @@ class SynapseSqlOperator(AzflowOperator):
     :param sql_pool: what kind of pool runs it; a serverless pool has its own address, other rules and takes no labels.
     :param database: default: the connection's for that pool.
     :param max_data_processed_mb: of a serverless pool: what the file's queries may process, by what the pool charges
-        (10 MB a query at least). A batch whose OPENROWSETs will read more isn't run; views and external tables can't be
-        told before, only after.
+        (10 MB a query at least). A batch whose OPENROWSETs and external tables will read more isn't run; what
+        views read is told after only.
     :param check_tables: of a dedicated pool: look at row groups and statistics of the tables that the file loads; what
         is wrong with them goes to the log as warnings, all to XCom as ``"tables"``.
     :param workload_context: of a dedicated pool: the session's ``wlm_context``, by which a workload classifier puts the
@@ -342,9 +342,14 @@ class SynapseSqlOperator(AzflowOperator):
 
     def _afford(self, budget: scans.Budget, batch: tsql.Batch, connection: AzureConnection) -> None:
         """Refuse a batch that would read more of the lake than the task may."""
-        if budget.most is None or not (found := scans.scans(batch.text, self.parameters)):
+        if budget.most is None:
             return
         assert self._runner is not None
+        found = scans.scans(batch.text, self.parameters)
+        tables = self._runner.run_batch(scans.EXTERNAL_TABLES, keep_rows=10_000).rows
+        found += scans.table_scans(batch.text, tables)
+        if not found:
+            return
         known = self._runner.run_batch("SELECT name, location FROM sys.external_data_sources", keep_rows=1000).rows
         sources = {str(name).lower(): str(location) for name, location in known}
         expected = scans.estimate(connection, found, sources)

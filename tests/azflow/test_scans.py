@@ -54,6 +54,17 @@ def test_what_a_batch_reads_is_in_its_text(text: str, expected: list[dict[str, o
     ] == expected
 
 
+def test_external_tables_are_scans_too() -> None:
+    tables = [["dbo.day", "/days/", "lake", "PARQUET"], ["raw.x", "x/*.csv", "lake", "DELIMITEDTEXT"]]
+    found = scans.table_scans(
+        "SELECT d.id FROM day AS d\nJOIN [db].[raw].[X] ON 1 = 1 WHERE EXISTS (SELECT 1 FROM z)", tables
+    )
+    assert [(scan.line, scan.paths, scan.source, scan.format) for scan in found] == [
+        (1, ("/days/",), "lake", "PARQUET"),
+        (2, ("x/*.csv",), "lake", "DELIMITEDTEXT"),
+    ]
+
+
 def parquet(megabytes: int) -> bytes:
     rows = megabytes * scans.MEGABYTE // 8
     table = pa.table({"id": pa.array(range(rows // 2), pa.int64()), "noise": pa.array(range(rows // 2), pa.int64())})

@@ -156,6 +156,14 @@ def test_what_could_not_be_told_before_fails_after(
     run_sql(include, f"CREATE VIEW dbo.v AS SELECT r.id, r.noise FROM {source}", **where)
     with pytest.raises(AirflowFailException, match=r"the pool processed 50 MB for this task .* it may be 20 MB"):
         run_sql(include, "SELECT MAX(id) AS a, MAX(noise) AS b FROM dbo.v", max_data_processed_mb=20, **where)
+    run_sql(
+        include,
+        "CREATE EXTERNAL FILE FORMAT pq WITH (FORMAT_TYPE = PARQUET)\nGO\nCREATE EXTERNAL TABLE dbo.e (id bigint) "
+        "WITH (LOCATION = 'year=2013/*.parquet', DATA_SOURCE = lake, FILE_FORMAT = pq)",
+        **where,
+    )
+    with pytest.raises(AirflowFailException, match="it isn't run: its 1 files are about 13 MB"):
+        run_sql(include, "SELECT MAX(id) AS a FROM dbo.e", max_data_processed_mb=11, **where)
     run_sql(include, "EXEC sp_set_data_processed_limit @type = N'daily', @limit_tb = 0", **where)
     try:
         with pytest.raises(AirflowFailException, match=r"budget limit for a period .*The limit is the pool's"):
