@@ -145,6 +145,7 @@ LOCAL = {
     "container": "lake",
     "synapse_endpoint": "https://localhost:18400",
     "sql_server": "localhost,18401",
+    "sql_server_ondemand": "localhost,18408",
     "sql_database": "azflow",
     "spark_pool": "sparkpool",
 }
