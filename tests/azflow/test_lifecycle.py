@@ -76,6 +76,16 @@ def test_steps_wait_for_what_they_name(plan: lifecycle.Plan) -> None:
     assert after["stage_congestion"] == ("prepare.airport_congestion",)
 
 
+def test_a_sql_step_says_its_workload_and_whether_its_tables_are_checked(spec: ModelSpec) -> None:
+    first, *rest = spec.prepare
+    asked = first.model_copy(update={"workload_context": "nightly", "check_tables": True})
+    tasks = lifecycle.plan(spec.model_copy(update={"prepare": (asked, *rest)})).tasks
+    found = {task.id: task.arguments for task in tasks}
+    stage = found["prepare.stage_flights"]
+    assert (stage["workload_context"], stage["check_tables"]) == ("nightly", True)
+    assert "workload_context" not in found["prepare.export_sets"]
+
+
 def test_a_model_without_suites_has_no_quality_stage(spec: ModelSpec) -> None:
     assert "quality" not in lifecycle.plan(spec.model_copy(update={"quality": ()})).stages()
 
