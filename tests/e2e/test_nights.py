@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,35 @@ def test_the_endpoint_serves_the_registered_model_alone(workbench: Workbench, fi
     deployment = workbench.arm("GET", f"/onlineEndpoints/{ENDPOINT}/deployments/{serving}?api-version=2024-04-01")
     registered = workbench.xcom(first_night, "register.model")
     assert deployment["properties"]["model"].endswith(f"/versions/{registered['version']}")
+
+
+def test_a_monitor_compares_the_week_with_the_champions_training_data(workbench: Workbench, first_night: str) -> None:
+    spec = workbench.project / "include/models/flight_delay/model.yml"
+    kept = spec.read_text()
+    # The week has only its last day so far.
+    spec.write_text(kept.replace("min_rows: 4000", "min_rows: 500", 1))
+    monitor = replace(workbench, dag="endpoint_monitoring_flight_delay")
+    try:
+        time.sleep(1)
+        run_id, state = monitor.night(partition="2013-03-08")
+    finally:
+        spec.write_text(kept)
+    assert state == "success", monitor.why(run_id)
+    verdict = monitor.xcom(run_id, "verdict")
+    registered = workbench.xcom(first_night, "register.model")
+    assert verdict["model_version"] == str(registered["version"])
+    assert verdict["rows"] == predictions(workbench)["2013-03-08"][0]
+    assert verdict["counts"]["undefined"] == 0 < verdict["counts"]["ok"]
+    # The day was a snowstorm's: the weather drifts, and only warns.
+    warned = {finding["feature"] for finding in verdict["findings"] if finding["level"] == "warn"}
+    assert {"precip", "visib"} <= warned
+    [(count, alarms)] = query(
+        workbench,
+        "SELECT COUNT(*), SUM(CASE WHEN level = 'alarm' THEN 1 ELSE 0 END) FROM ml.monitoring_readings "
+        "WHERE model_name = 'flight_delay' AND window_end = '2013-03-08'",
+    )
+    assert (count, alarms) == (sum(verdict["counts"].values()), verdict["counts"]["alarm"])
+    assert monitor.states(run_id)["alarm"] == ("success" if alarms else "skipped")
 
 
 def test_two_more_models_train_each_its_own_way(workbench: Workbench, other_nights: dict[str, str]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from rendering import INCLUDE
 from scipy import stats
 from scipy.spatial import distance
 
+ROOT = INCLUDE.parent
 SEEDS = range(20)  # benchmarks/drift_metrics.py takes 100
 # What a team would set: each metric finds a quarter of a standard deviation, none may find noise.
 LIMITS = {
@@ -224,3 +229,50 @@ def test_performance_waits_for_labels(monitoring: Any) -> None:
 def test_a_wrong_signal_says_what_there_is(monitoring: Any, entry: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         monitoring.Signal.parse(entry)
+
+
+def test_the_job_reads_parquet_and_what_the_data_collector_wrote(tmp_path: Path) -> None:
+    python = ROOT / "var/env/compute/bin/python"
+    if not python.exists():
+        pytest.skip("the compute environment isn't built")
+    random = np.random.default_rng(5)
+    for name, rows in (("train", 3_000), ("holdout", 1_000)):
+        (tmp_path / name).mkdir()
+        said = {"probability": random.random(rows), "late": random.integers(0, 2, rows)}
+        frames(random, rows).assign(**said).to_parquet(tmp_path / name / "part.parquet")
+    hours = tmp_path / "window/2013/03/08"
+    hours.mkdir(parents=True)
+    sent = frames(random, 800).assign(distance=lambda rows: rows["distance"] + 80)
+    events = [
+        {"type": "azureml.inference.model_inputs", "data": rows.to_dict("records")} for rows in (sent, sent[:200])
+    ]
+    lines = [*map(json.dumps, events), '{"data": [{"carri']  # cut off in mid-write
+    (hours / "instance.jsonl").write_text("\n".join(lines))
+    signals = [
+        {"type": "data_drift", "numerical": {"normalized_wasserstein_distance": 0.3}},
+        {"type": "prediction_drift", "numerical": {"normalized_wasserstein_distance": 0.3}},
+    ]
+    given = {"baseline": tmp_path / "train", "holdout": tmp_path / "holdout", "target": tmp_path / "window"}
+    more = {"signals": json.dumps(signals), "readings": tmp_path / "readings", "prediction": "probability"}
+    command = [str(python), "monitor.py", "--label", "late", "--model-version", "3"]
+    for name, value in {**given, **more}.items():
+        command += [f"--{name}", str(value)]
+    tracking = {"MLFLOW_TRACKING_URI": f"file://{tmp_path}/mlflow", "MLFLOW_ALLOW_FILE_STORE": "true"}
+    ended = subprocess.run(
+        command,
+        cwd=INCLUDE / "ml/code/monitoring",
+        env={**os.environ, **tracking, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / "readings/monitoring.json").read_text())
+    assert (found["level"], found["rows"], found["model_version"]) == ("alarm", 1_000, "3")
+    levels = {reading["feature"]: (reading["level"], reading["says"]) for reading in found["readings"]}
+    assert levels["distance"][0] == "alarm"
+    assert levels["prediction"] == ("undefined", "prediction: the target has no predictions")
+    assert "1 line(s) are no collected event" in ended.stdout
+    written = pd.read_parquet(tmp_path / "readings/readings.parquet")
+    assert len(written) == len(found["readings"])
