@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 
 from localazure.core.errors import AzureError
 from localazure.sql import errors
@@ -140,7 +139,9 @@ def _export(
             codec = "snappy" if "snappy" in layout.get("DATA_COMPRESSION", "").lower() else "none"
             if "gzip" in layout.get("DATA_COMPRESSION", "").lower():
                 codec = "gzip"
-            pyarrow.parquet.write_table(table, file, compression=codec, coerce_timestamps="us")
+            from pyarrow import parquet  # some megabytes: for those who write it
+
+            parquet.write_table(table, file, compression=codec, coerce_timestamps="us")
         else:
             quoting = "all_valid" if text.quote else "none"
             options = pyarrow.csv.WriteOptions(include_header=False, delimiter=text.field, quoting_style=quoting)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 
 from localazure.core.errors import AzureError
 from localazure.sql.results import SqlError
@@ -78,10 +77,12 @@ def local_files(pool: Pool, uri: str, line: int) -> list[Path]:
 
 def read_parquet(files: Sequence[Path], line: int) -> list[pa.Table]:
     """One table a file: the rows are appended by position, as the vendor does."""
+    from pyarrow.parquet import ParquetFile  # some megabytes: for those who read it
+
     found = []
     for file in files:
         try:
-            found.append(pyarrow.parquet.ParquetFile(file).read())
+            found.append(ParquetFile(file).read())
         except (pa.ArrowException, OSError) as error:
             raise SqlError(13812, f"The file '{file.name}' could not be read as Parquet: {error}", line=line) from error
     return found

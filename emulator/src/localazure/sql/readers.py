@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet
 
 from localazure.sql import errors
 from localazure.sql.conversions import Value, implicit
@@ -20,13 +20,18 @@ from localazure.sql.lake import LakeFile
 from localazure.sql.results import SqlError, SqlType
 from localazure.sql.sqltypes import arrow
 
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
 _BATCH_ROWS = 131_072
 
 
-def open_parquet(file: LakeFile, path: Path) -> pyarrow.parquet.ParquetFile:
+def open_parquet(file: LakeFile, path: Path) -> ParquetFile:
     """The file; SqlError 15813 when it isn't Parquet. INT96 (Spark's timestamps) in microseconds."""
+    from pyarrow.parquet import ParquetFile  # some megabytes: for those who read it
+
     try:
-        return pyarrow.parquet.ParquetFile(path, coerce_int96_timestamp_unit="us")
+        return ParquetFile(path, coerce_int96_timestamp_unit="us")
     except (pa.ArrowException, OSError) as error:
         raise SqlError(
             15813, f"Error handling external file: '{_first_line(error)}'. File/External table name: '{file.uri}'."

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset
 
 from localazure.sql.lake import LakeFile
 from localazure.sql.results import SqlError
@@ -75,7 +74,9 @@ class LakeScan:
         usage.external = True
         self.kept = None
         self.error = None
-        return _Dataset.of(self)
+        from localazure.sql.scan_dataset import ScanDataset  # some megabytes: for those who scan
+
+        return ScanDataset.of(self)
 
     def listing(self) -> pa.Table:
         """The constants, a row a file."""
@@ -139,25 +140,6 @@ class LakeScan:
                     yield pa.RecordBatch.from_arrays(arrays, schema=wanted)
         except SqlError as error:
             self.error = error
-            raise
-
-
-class _Dataset(pyarrow.dataset.InMemoryDataset):  # type: ignore[misc]
-    """A scan in the shape that DuckDB pushes projections and filters into."""
-
-    scan: LakeScan
-
-    @classmethod
-    def of(cls, scan: LakeScan) -> _Dataset:
-        made = cls(scan.schema.empty_table())
-        made.scan = scan
-        return made
-
-    def scanner(self, columns: list[str] | None = None, filter: Any = None, **_options: Any) -> pa.dataset.Scanner:
-        try:
-            return self.scan.read(self.scan.schema.names if columns is None else columns, filter)
-        except Exception as error:
-            self.scan.error = error
             raise
 
 
