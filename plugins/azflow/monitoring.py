@@ -19,7 +19,7 @@ from azflow.errors import ConfigurationError
 from azflow.ml import lake_folder
 from azflow.ml_workspace import Workspace
 from azflow.monitoring_page import render, summary
-from azflow.report import upload
+from azflow.report import publish_page
 from azflow.runs import RunLink
 from azflow.specs import Night
 
@@ -111,7 +111,7 @@ class MonitoringOperator(AzflowOperator):
             night: Night = context["night"]  # type: ignore[typeddict-item]
             model = self.model or night.dag_id
             path = f"reports/{model}/{night.partition}/{night.key}/monitoring.html"
-            self.run_url = upload(connection, path, render(result, model=model))
+            self.run_url = publish_page(connection, path, render(result, model=model))
             found = {**summary(result), "page": self.run_url}
         counts = ", ".join(f"{count} {level}" for level, count in found["counts"].items())
         self.log.info("%s on %d rows: %s", found["level"], found["rows"], counts)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from azflow import pages, sql_execution
 from azflow.connection import AzureConnection
 from azflow.errors import AccessDenied, AzflowError, ConfigurationError, QualityFailed, ServiceUnavailable, SpecError
+from azflow.report import publish_page
 from azflow.runs import AzflowOperator, RunLink, airflow_edge
 from azflow.specs import INCLUDE, Night
 
@@ -127,20 +128,6 @@ class ExpectationsOperator(AzflowOperator):
         except (AzureError, AzflowError) as problem:
             self.log.warning("The quality report couldn't be written to %s: %s", path, problem)
             return ""
-
-
-def publish_page(connection: AzureConnection, path: str, html: str) -> str:
-    """Write an HTML page to the lake's container; its URL."""
-    from azure.storage.blob import ContentSettings
-
-    with connection.blob_service() as service:
-        blob = service.get_blob_client(connection.container, path)
-        blob.upload_blob(
-            html.encode(),
-            overwrite=True,
-            content_settings=ContentSettings(content_type="text/html; charset=utf-8", cache_control="no-cache"),
-        )
-        return str(blob.url)
 
 
 # the suite

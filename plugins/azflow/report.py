@@ -17,7 +17,7 @@ from azflow.night_page import render, summarise
 from azflow.runs import RUN_XCOM, SPEND_XCOM, AzflowOperator, RunLink, airflow_edge
 from azflow.specs import Night
 
-__all__ = ["RunReportOperator", "collect", "render", "summarise", "upload"]
+__all__ = ["RunReportOperator", "collect", "publish_page", "render", "summarise"]
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -48,12 +48,12 @@ class RunReportOperator(AzflowOperator):
             night: Night = context["night"]  # type: ignore[typeddict-item]
             run = re.sub(r"[^A-Za-z0-9._-]+", "-", night.run_id).strip("-")
             path = f"reports/{self.model or night.dag_id}/{night.partition}/{run}.html"
-            self.run_url = upload(AzureConnection.load(self.conn_id), path, render(report))
+            self.run_url = publish_page(AzureConnection.load(self.conn_id), path, render(report))
             self.log.info("Report: %s", self.run_url)
             return {"url": self.run_url, "path": path, "summary": summarise(report)}
 
 
-def upload(connection: AzureConnection, path: str, html: str) -> str:
+def publish_page(connection: AzureConnection, path: str, html: str) -> str:
     """Write an HTML page to the lake's container; its URL."""
     from azure.storage.blob import ContentSettings
 

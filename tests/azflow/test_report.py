@@ -404,11 +404,11 @@ def test_starts_are_measured_where_airflow_tells_them(monkeypatch: pytest.Monkey
 def test_the_operator_writes_the_page_and_sums_up(monkeypatch: pytest.MonkeyPatch) -> None:
     written: dict[str, str] = {}
 
-    def upload(connection: Any, path: str, html: str) -> str:
+    def publish_page(connection: Any, path: str, html: str) -> str:
         written[path] = html
         return f"https://lake/{path}"
 
-    monkeypatch.setattr(azflow.report, "upload", upload)
+    monkeypatch.setattr(azflow.report, "publish_page", publish_page)
     monkeypatch.setattr(azflow.report, "collect", lambda context, model: night())
     operator = RunReportOperator(task_id="report", model="flight_delay")
     made = Night.of("d", "manual__2013-03-10T02:00:00+00:00", datetime(2013, 3, 9, tzinfo=UTC).date())

@@ -28,7 +28,7 @@ from azflow.cloud import Cloud
 from azflow.connection import AzureConnection
 from azflow.errors import AccessDenied, QualityFailed, RunExists, SqlFailed
 from azflow.quality import ExpectationsOperator, Rows
-from azflow.report import upload
+from azflow.report import publish_page
 from azflow.synapse import SynapseSqlHook, SynapseSqlOperator, connect
 
 
@@ -364,7 +364,7 @@ def test_a_wrong_secret_stops_the_sensor(
 
 def test_a_page_can_be_written_and_read(by_token: AzureConnection) -> None:
     path = f"reports/{uuid.uuid4().hex}.html"
-    url = upload(by_token, path, "<p>ü</p>")
+    url = publish_page(by_token, path, "<p>ü</p>")
     assert url.endswith(path)
     with by_token.blob_service() as service:
         client = service.get_blob_client(by_token.container, path)

@@ -67,25 +67,7 @@ FINAL = {"Completed", "Failed", "Canceled"}
 
 @pytest.fixture(scope="module")
 def client(localazure: Any) -> Any:
-    from azure.ai.ml import MLClient
-
-    cloud = localazure.cloud()
-    names = {
-        "azure_portal": "portal",
-        "resource_manager": "resource_manager",
-        "active_directory": "authority",
-        "aml_resource_id": "aml_resource_id",
-        "storage_endpoint": "storage_endpoint",
-        "registry_discovery_endpoint": "portal",
-    }
-    return MLClient(
-        localazure.credential(),
-        localazure["subscription_id"],
-        localazure["resource_group"],
-        localazure["workspace"],
-        cloud=cloud["name"],
-        cloud_metadata={name: cloud[key] for name, key in names.items()},
-    )
+    return localazure.ml_client()
 
 
 @pytest.fixture(scope="module")
