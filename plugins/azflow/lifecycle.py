@@ -169,6 +169,12 @@ def _step(step: Step) -> tuple[str, dict[str, Any]]:
     more: dict[str, Any] = {"check_tables": True} if step.check_tables else {}
     if step.workload_context is not None:
         more["workload_context"] = step.workload_context
+    if step.sql_pool != "dedicated":
+        more["sql_pool"] = step.sql_pool
+    if step.database is not None:
+        more["database"] = step.database
+    if step.max_data_processed_mb is not None:
+        more["max_data_processed_mb"] = step.max_data_processed_mb
     return "azflow.synapse.SynapseSqlOperator", {
         "sql": step.sql,
         "parameters": dict(step.parameters),

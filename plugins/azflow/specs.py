@@ -118,14 +118,31 @@ class _PrepareStep(_Part):
 
 
 class SqlStep(_PrepareStep):
-    """A T-SQL file below include/sql, run statement by statement."""
+    """A T-SQL file below include/sql, run statement by statement.
+
+    :ivar sql_pool: ``serverless`` has its own address and rules, and is paid by what its queries process.
+    :ivar database: None: the connection's for that pool.
+    :ivar max_data_processed_mb: what the file's queries may process on a serverless pool.
+    """
 
     sql: Text
     parameters: Mapping[str, ParameterValue] = {}
+    sql_pool: Literal["dedicated", "serverless"] = "dedicated"
+    database: Text | None = None
+    max_data_processed_mb: Annotated[float, Field(gt=0)] | None = None
     workload_context: Text | None = None
     check_tables: bool = False
 
     _sql = field_validator("sql")(_below_include("sql", ".sql"))
+
+    @model_validator(mode="after")
+    def _keys_of_the_pool(self) -> SqlStep:
+        """What only the other kind of pool has is a mistake, not something to ignore."""
+        if self.sql_pool == "dedicated" and self.max_data_processed_mb is not None:
+            raise ValueError("max_data_processed_mb is for sql_pool: serverless; a dedicated pool isn't paid by query")
+        if self.sql_pool == "serverless" and (self.workload_context is not None or self.check_tables):
+            raise ValueError("workload_context and check_tables are for a dedicated pool; a serverless one has neither")
+        return self
 
 
 class NotebookStep(_PrepareStep):

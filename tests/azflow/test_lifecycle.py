@@ -86,6 +86,16 @@ def test_a_sql_step_says_its_workload_and_whether_its_tables_are_checked(spec: M
     assert "workload_context" not in found["prepare.export_sets"]
 
 
+def test_a_sql_step_may_run_on_the_serverless_pool(spec: ModelSpec) -> None:
+    first, *rest = spec.prepare
+    asked = first.model_copy(update={"sql_pool": "serverless", "database": "lake", "max_data_processed_mb": 500.0})
+    tasks = lifecycle.plan(spec.model_copy(update={"prepare": (asked, *rest)})).tasks
+    found = {task.id: task.arguments for task in tasks}
+    stage = found["prepare.stage_flights"]
+    assert (stage["sql_pool"], stage["database"], stage["max_data_processed_mb"]) == ("serverless", "lake", 500.0)
+    assert "sql_pool" not in found["prepare.export_sets"]
+
+
 def test_a_model_without_suites_has_no_quality_stage(spec: ModelSpec) -> None:
     assert "quality" not in lifecycle.plan(spec.model_copy(update={"quality": ()})).stages()
 

@@ -107,6 +107,18 @@ WRONG = [
     ('"0 2 * * *"', '"at two"', "schedule", "five fields"),
     ("name: stage_planes", "name: stage_flights", "", "stage_flights is used twice"),
     ("after: [stage_flights]", "after: [stage_fligths]", "", "comes after stage_fligths"),
+    (
+        "sql: staging/planes.sql",
+        "sql: staging/planes.sql, max_data_processed_mb: 50",
+        "prepare.2",
+        "sql_pool: serverless",
+    ),
+    (
+        "sql: staging/planes.sql",
+        "sql: staging/planes.sql, sql_pool: serverless, check_tables: true",
+        "prepare.2",
+        "are for a dedicated pool",
+    ),
     ("deploy:\n", "monitoring: {}\n\ndeploy:\n", "monitoring", "extra inputs are not permitted"),
 ]
 
