@@ -9,7 +9,7 @@ import pytest
 from rendering import FIRST_NIGHT, SQL_FILES, render
 
 from azflow import tsql, tsql_lint
-from azflow.specs import Night
+from azflow.specs import ModelSpec, Night, SqlStep, find_specs
 
 LATER_NIGHT = Night.of("nightly_retraining__flight_delay", "second", date(2013, 3, 9))
 NEW_MONTH = Night.of("nightly_retraining__flight_delay", "third", date(2013, 4, 2), date(2013, 3, 30))
@@ -26,9 +26,18 @@ def test_it_renders_without_leftovers(file: str, night: Night) -> None:
     assert not [line for line in text.splitlines() if len(line) > 400]
 
 
+#: Files that a step sends to the serverless pool; all others are a dedicated pool's.
+SERVERLESS = {
+    step.sql
+    for spec in map(ModelSpec.load, find_specs())
+    for step in spec.prepare
+    if isinstance(step, SqlStep) and step.sql_pool == "serverless"
+}
+
+
 @pytest.mark.parametrize("file", SQL_FILES)
 def test_lint_finds_nothing(file: str) -> None:
-    assert list(tsql_lint.lint(render(file))) == []
+    assert list(tsql_lint.lint(render(file), "serverless" if file in SERVERLESS else "dedicated")) == []
 
 
 @pytest.mark.parametrize("file", SQL_FILES)
