@@ -48,7 +48,16 @@ MEANING = {
     "Watch.min_rows": "fewer rows in the window tell nothing: its readings are undefined",
     "Watch.cool_down_days": "days of data after an alarm in which no other starts a retraining",
     "Watch.signals": "what is watched, at least one",
+    "Watch.captured": "which captured requests the signals with `data: captured` are about",
+    "Watch.outcomes": "when outcomes are due; without it nobody is told that they don't come",
+    "Captured.days": "so many days of them; Azure ML files them by the clock, not by partition",
+    "Captured.until": "the last day; a template",
+    "Outcomes.day": "the window's column with the day a row is of",
+    "Outcomes.due_days": "so many days later its outcome is due",
+    "Outcomes.max_missing": "the share of the due rows that may be without; more are a warning",
     "Signal.type": "Azure ML's monitoring signals",
+    "Signal.data": "whose rows: the window's, or what the endpoint was asked and answered",
+    "Signal.min_rows": "in place of the watch's",
     "Signal.numerical": "drift metrics of numerical columns with their limits",
     "Signal.categorical": "drift metrics of categorical columns with their limits",
     "Signal.thresholds": "rates with how much they may rise above training's; performance with how much it may lose",
@@ -141,6 +150,8 @@ _SECTIONS = {
     "write_back": "WriteBack",
     "watch": "Watch",
     "watch.signals": "Signal",
+    "watch.captured": "Captured",
+    "watch.outcomes": "Outcomes",
 }
 
 

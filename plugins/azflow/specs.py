@@ -17,8 +17,6 @@ from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     StringConstraints,
@@ -32,19 +30,16 @@ from pydantic import (
 from azflow import spec_files
 from azflow.errors import ConfigurationError, SpecError
 from azflow.metrics import check_bounds
+from azflow.spec_parts import Part, Text, as_tuple
+from azflow.watch_parts import Captured, Outcomes, Signal
 
 #: The folder of the user's assets: next to ``plugins``.
 INCLUDE = Path(__file__).resolve().parents[2] / "include"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Text = Annotated[str, StringConstraints(min_length=1)]
 Minutes = Annotated[float, Field(gt=0, le=7 * 24 * 60)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 ParameterValue = str | int | float | bool
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def _below_include(folder: str, suffix: str) -> Any:
@@ -64,7 +59,7 @@ def _below_include(folder: str, suffix: str) -> Any:
     return check
 
 
-class _Arrival(_Part):
+class _Arrival(Part):
     timeout_minutes: Minutes = 360
     poke_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
 
@@ -99,12 +94,7 @@ Arrival = Annotated[
 ]
 
 
-def _as_tuple(value: object) -> object:
-    """YAML has lists, a frozen value has tuples."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-class _PrepareStep(_Part):
+class _PrepareStep(Part):
     """One step of `prepare`.
 
     :ivar after: steps it waits for; None: the step before it in the file.
@@ -114,7 +104,7 @@ class _PrepareStep(_Part):
     after: tuple[Name, ...] | None = None
     timeout_minutes: Minutes = 120
 
-    _after = field_validator("after", mode="before")(_as_tuple)
+    _after = field_validator("after", mode="before")(as_tuple)
 
 
 class SqlStep(_PrepareStep):
@@ -166,7 +156,7 @@ Step = Annotated[
 ]
 
 
-class Suite(_Part):
+class Suite(Part):
     """A Great Expectations suite below include/expectations, pushed down to one table."""
 
     suite: Text
@@ -180,7 +170,7 @@ class Suite(_Part):
         return PurePosixPath(self.suite).stem
 
 
-class Data(_Part):
+class Data(Part):
     """Lake folders of the exported sets, relative to the container; templates."""
 
     train: Text
@@ -188,7 +178,7 @@ class Data(_Part):
     type: Literal["uri_folder", "mltable"] = "mltable"
 
 
-class Job(_Part):
+class Job(Part):
     """An Azure ML job from its own YAML below include/ml, with the inputs and outputs this model gives it.
 
     A value ``azureml:<name>@night`` or any other text is a template.
@@ -202,20 +192,20 @@ class Job(_Part):
     _job = field_validator("job")(_below_include("ml", ".yml"))
 
 
-class Compare(_Part):
+class Compare(Part):
     """What the night's training is shown beside: the last trainings of the same model."""
 
     last: Annotated[int, Field(ge=1, le=200)] = 10
 
 
-class Spend(_Part):
+class Spend(Part):
     """What the night's Azure ML jobs may take, in hours of one node; None: no limit."""
 
     max_node_hours_per_job: Annotated[float, Field(gt=0)] | None = None
     max_node_hours_per_night: Annotated[float, Field(gt=0)] | None = None
 
 
-class Gate(_Part):
+class Gate(Part):
     """When a challenger may replace the champion, judged on the same hold-out rows, in the metric's own units.
 
     :ivar metric: the metric the evidence must be about.
@@ -254,23 +244,23 @@ class Evaluate(Job):
     gate: Gate
 
 
-class Person(_Part):
+class Person(Part):
     """A person answers in Airflow's UI, with the verdict before their eyes."""
 
     timeout_minutes: Minutes = 720
     on_timeout: Literal["reject", "approve"] = "reject"
     assigned: tuple[Text, ...] = ()
 
-    _assigned = field_validator("assigned", mode="before")(_as_tuple)
+    _assigned = field_validator("assigned", mode="before")(as_tuple)
 
 
-class Approve(_Part):
+class Approve(Part):
     """``approve: {person: {...}}``."""
 
     person: Person
 
 
-class Register(_Part):
+class Register(Part):
     """The registered model."""
 
     model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$")]
@@ -290,7 +280,7 @@ def check_stages(stages: tuple[int, ...]) -> tuple[int, ...]:
     return stages
 
 
-class Deploy(_Part):
+class Deploy(Part):
     """The endpoint (a folder below include/ml/endpoints) and the canary's rules, judged per stage.
 
     :ivar name: the endpoint's name at Azure; None: the folder's, with hyphens for underscores, which Azure refuses.
@@ -307,13 +297,24 @@ class Deploy(_Part):
     sample_rows: Annotated[int, Field(ge=1, le=100_000)] = 200
 
     _endpoint = field_validator("endpoint")(_below_include("ml/endpoints", ""))
-    _stages = field_validator("stages", mode="before")(_as_tuple)
+    _stages = field_validator("stages", mode="before")(as_tuple)
     _check = field_validator("stages")(check_stages)
 
     @property
     def endpoint_name(self) -> str:
         """The endpoint's name at Azure."""
         return self.name or self.endpoint.replace("_", "-")
+
+
+class Decisions(Part):
+    """Where each night's decision about its challenger is kept.
+
+    :ivar sql: the T-SQL that replaces the night's row; its parameters are the keys of `azflow.decisions.decision`.
+    """
+
+    sql: Text
+
+    _sql = field_validator("sql")(_below_include("sql", ".sql"))
 
 
 class WriteBack(Job):
@@ -325,69 +326,14 @@ class WriteBack(Job):
     _sql = field_validator("sql")(_below_include("sql", ".sql"))
 
 
-#: Of a distance the most it may be, of a test the least p-value, of a rate how much it may rise, of a performance
-#: metric how much it may lose.
-Limits = Mapping[str, Annotated[float, Field(ge=0)]]
-
-
-class Signal(_Part):
-    """What is watched, and its limits. Metrics are Azure ML's:
-    https://learn.microsoft.com/azure/machine-learning/concept-model-monitoring#supported-signals-and-metrics
-
-    :ivar numerical: drift metrics of numerical columns -> limit.
-    :ivar categorical: drift metrics of categorical columns -> limit.
-    :ivar thresholds: metrics of ``data_quality`` (how much a rate may rise above training's) and of
-        ``model_performance`` (how much the metric may lose against the hold-out) -> limit.
-    :ivar features: which columns; default: all that both sides have.
-    :ivar warn_only: columns that never raise more than a warning; ``*`` are all.
-    """
-
-    type: Literal["data_drift", "prediction_drift", "data_quality", "model_performance"]
-    numerical: Limits = {}
-    categorical: Limits = {}
-    thresholds: Limits = {}
-    features: tuple[Text, ...] = ()
-    warn_only: tuple[Text, ...] = ()
-
-    _lists = field_validator("features", "warn_only", mode="before")(_as_tuple)
-
-    @model_validator(mode="after")
-    def _limits_of_its_type(self) -> Self:
-        drift = self.type.endswith("drift")
-        if drift and not (self.numerical or self.categorical):
-            raise ValueError(f"{self.type} needs limits: numerical, categorical or both")
-        if drift and self.thresholds:
-            raise ValueError(f"{self.type} takes its limits as numerical and categorical, not as thresholds")
-        if not drift and (self.numerical or self.categorical or not self.thresholds):
-            raise ValueError(f"{self.type} takes its limits as thresholds")
-        known = MONITORING_METRICS[self.type]
-        for metric in (*self.numerical, *self.categorical, *self.thresholds):
-            if metric not in known:
-                raise ValueError(f"{metric} is no metric of {self.type}; there are {', '.join(known)}")
-        return self
-
-
-_DRIFT_METRICS = (
-    "jensen_shannon_distance",
-    "normalized_wasserstein_distance",
-    "pearsons_chi_squared_test",
-    "population_stability_index",
-    "two_sample_kolmogorov_smirnov_test",
-)
-MONITORING_METRICS: Mapping[str, tuple[str, ...]] = {
-    "data_drift": _DRIFT_METRICS,
-    "prediction_drift": _DRIFT_METRICS,
-    "data_quality": ("data_type_error_rate", "null_value_rate", "out_of_bounds_rate"),
-    "model_performance": ("accuracy", "mean_absolute_error", "roc_auc", "root_mean_squared_error"),
-}
-
-
 class Watch(Job):
     """What is watched after the roll-out, and when an alarm retrains (``dags/endpoint_monitoring.py``).
 
     :ivar window: the T-SQL that exports the last `window_days` days: features, predictions, outcomes where known.
     :ivar table: the T-SQL that keeps the readings.
     :ivar min_rows: fewer rows in the window tell nothing: readings are then undefined.
+    :ivar captured: which captured requests the signals with ``data: captured`` are about.
+    :ivar outcomes: when outcomes are due; None: nobody is told that they don't come.
     :ivar cool_down_days: days of data after an alarm in which no other starts a retraining.
     """
 
@@ -398,8 +344,10 @@ class Watch(Job):
     min_rows: Annotated[int, Field(ge=1)] = 500
     cool_down_days: Annotated[int, Field(ge=1)] = 7
     signals: tuple[Signal, ...] = Field(min_length=1)
+    captured: Captured = Captured()
+    outcomes: Outcomes | None = None
 
-    _signals = field_validator("signals", mode="before")(_as_tuple)
+    _signals = field_validator("signals", mode="before")(as_tuple)
     _files = field_validator("window", "table")(_below_include("sql", ".sql"))
 
     @field_validator("schedule")
@@ -418,7 +366,7 @@ def _cron_expression(value: str) -> str:
     return value
 
 
-class ModelSpec(_Part):
+class ModelSpec(Part):
     """One model: ``include/models/<folder>/model.yml``."""
 
     name: Name
@@ -438,10 +386,11 @@ class ModelSpec(_Part):
     approve: Literal["automatic"] | Approve = "automatic"
     register_as: Register = Field(alias="register")
     deploy: Deploy | None = None
+    decisions: Decisions | None = None
     write_back: WriteBack
     watch: Watch | None = None
 
-    _lists = field_validator("prepare", "quality", mode="before")(_as_tuple)
+    _lists = field_validator("prepare", "quality", mode="before")(as_tuple)
 
     @field_validator("timezone")
     @classmethod
