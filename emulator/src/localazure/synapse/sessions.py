@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -21,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from localazure.core.store import Store
-from localazure.executors import processes, spark_local
+from localazure.executors import processes
 from localazure.settings import Settings
-from localazure.synapse import options
+from localazure.synapse import options, spark_process
 from localazure.synapse.options import SessionPlan
 
 log = logging.getLogger(__name__)
@@ -210,21 +209,12 @@ class Sessions:
         return int(document["value"])
 
     def _environment(self, folder: Path) -> dict[str, str]:
-        """The environment of a session: nothing of the server's own, and no more of the account than a SAS."""
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TZ") if name in os.environ}
+        """The environment of a session; Jupyter keeps its files there as well."""
         return {
-            **inherited,
-            "PYTHONPATH": str(self._settings.compute_source),
-            "PYTHONUNBUFFERED": "1",
-            **spark_local.environment(self._settings, folder),
+            **spark_process.environment(self._settings, folder),
             "IPYTHONDIR": str(folder / "ipython"),
             "JUPYTER_RUNTIME_DIR": str(folder / "jupyter"),
             "JUPYTER_PLATFORM_DIRS": "1",
-            "REQUESTS_CA_BUNDLE": str(self._settings.ca_bundle),
-            "SSL_CERT_FILE": str(self._settings.ca_bundle),
-            "DO_NOT_TRACK": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "GX_ANALYTICS_ENABLED": "false",
         }
 
 
