@@ -28,7 +28,8 @@ def nightly_retraining(spec: ModelSpec) -> DAG:
             stages["approve"],  # the gate alone, or a person; a no skips the next two
             stages["register"],  # the challenger becomes a version of the registered model
             *([stages["roll_out"]] if "roll_out" in stages else []),  # canary, then traffic stage by stage
-            stages["write_back"],  # whoever is champion now scores the partition
+            # What was decided is written down, whatever it was; whoever is champion now scores the partition.
+            [stages["record"], stages["write_back"]],
             stages["report"],  # always
         )
     dag.params = lifecycle.form(spec)

@@ -7,10 +7,12 @@ plan into tasks inside the DAG at hand. The order of the stages stands in ``dags
 
     arrival -> prepare -> quality -> data -> train -> evaluate -> approve
             -> register -> roll_out -> write_back -> report
+                                    -> record -----^
 
 If the challenger isn't promoted, `approve` skips `register`, and `roll_out` with it; `write_back` goes on with the
 champion. A model without an online endpoint has no `roll_out`: its promotion is a tag in the registry, the last step of
-`register`. `report` is a teardown task: it runs whatever happened, and doesn't make a failed night green.
+`register`. `record` writes down what was decided, whatever that was, beside the chain. `report` is a teardown task: it
+runs whatever happened, and doesn't make a failed night green.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ STAGES = (
     "approve",
     "register",
     "roll_out",
+    "record",
     "write_back",
     "report",
 )
@@ -50,6 +53,7 @@ _TOOLTIPS = {
     "evaluate": "Champion against challenger on the same hold-out, and the verdict",
     "register": "The challenger becomes a version of the registered model; without an endpoint, the champion too",
     "roll_out": "Canary deployment, then traffic stage by stage",
+    "record": "What was decided, by whom, and whether it serves: a row in the SQL pool, tags in the workspace",
     "write_back": "Predictions of the partition, replaced in the SQL pool",
 }
 
@@ -119,6 +123,7 @@ def plan(spec: ModelSpec) -> Plan:
         *_train_and_evaluate(spec, common),
         _approve(spec, common),
         *_ship(spec, common),
+        _record(spec, common),
         *_write_back(spec, common),
         PlannedTask("report", "azflow.report.RunReportOperator", {**common}, retries=0),
     ]
@@ -297,6 +302,16 @@ def _ship(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
         promote = PlannedTask("register.promote", "azflow.evaluation.PromoteOperator", {**common}, (register.id,))
         return [register, promote]
     return [register, *_roll_out(spec.deploy, common)]
+
+
+def _record(spec: ModelSpec, common: Mapping[str, Any]) -> PlannedTask:
+    arguments = {
+        **common,
+        "sql": spec.decisions.sql if spec.decisions is not None else "",
+        "shipped": "register.promote" if spec.deploy is None else "roll_out.traffic",
+    }
+    # A no, a roll-out that was taken back and a deployment that failed are decisions' outcomes as well.
+    return PlannedTask("record", "azflow.decisions.RecordDecisionOperator", arguments, trigger_rule="all_done")
 
 
 def _roll_out(deploy: Deploy, common: Mapping[str, Any]) -> list[PlannedTask]:

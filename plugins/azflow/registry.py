@@ -128,6 +128,14 @@ class ModelRegistry:
             self._demote(workspace, CHAMPION, RETIRED, keep=version)
             return _registered(self.name, model)
 
+    def annotate(self, version: str, tags: Mapping[str, str]) -> None:
+        """Give a version more tags, or other values of those it has."""
+        with self._open() as workspace:
+            model = workspace.version("models", self.name, version)
+            if model is None:
+                raise ConfigurationError(f"There is no model {self.name}, version {version}.")
+            self._tag(workspace, model, tags)
+
     # -- steps -------------------------------------------------------------------------------------------------------
 
     def _open(self) -> contextlib.closing[Workspace]:

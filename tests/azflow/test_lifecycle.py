@@ -49,7 +49,10 @@ def plan(spec: ModelSpec) -> lifecycle.Plan:
 @pytest.fixture(scope="module")
 def dag(plan: lifecycle.Plan, spec: ModelSpec) -> DAG:
     with DAG(**lifecycle.dag_arguments(plan)) as built:
-        chain(*(lifecycle.build(plan, stage, built) for stage in plan.stages()))
+        stages = {stage: lifecycle.build(plan, stage, built) for stage in plan.stages()}
+        chain(
+            *(stages[stage] for stage in plan.stages()[:-3]), [stages["record"], stages["write_back"]], stages["report"]
+        )
     built.params = lifecycle.form(spec)
     return built
 
@@ -158,6 +161,10 @@ def test_after_a_no_the_champion_scores_and_the_report_is_written(dag: DAG) -> N
     assert dag.get_task("approve").downstream_task_ids == {"register.model"}
     assert dag.get_task("roll_out.deploy").trigger_rule == "all_success"
     assert dag.get_task("write_back.champion").trigger_rule == "none_failed"
+    # A no, a failure: the decision is written down all the same, and nothing waits for it but the report.
+    record = dag.get_task("record")
+    assert record.trigger_rule == "all_done" and record.upstream_task_ids == {"roll_out.traffic"}
+    assert record.downstream_task_ids == {"report"}
     report = dag.get_task("report")
     # A teardown runs whatever happened, and leaves it to the others whether the night was green.
     assert report.is_teardown and not report.on_failure_fail_dagrun

@@ -27,6 +27,7 @@ def include(tmp_path: Path) -> Path:
     shutil.copy(SHIPPED, spec)
     for name in [
         *(f"sql/staging/{table}.sql" for table in ("flights", "weather", "planes", "airports", "congestion")),
+        "sql/decisions/model_decisions.sql",
         "sql/export/schedule.sql",
         "sql/export/flight_delay.sql",
         "sql/features/flight_features.sql",

@@ -58,8 +58,8 @@ def history(edge: Edge, run: dict[str, Any], children: Iterable[Any] = ()) -> No
 
 
 class TaskInstance(SimpleNamespace):
-    def xcom_pull(self, task_ids: str) -> Any:
-        return self.xcoms.get(task_ids)
+    def xcom_pull(self, task_ids: str, key: str = "return_value") -> Any:
+        return self.xcoms.get(task_ids if key == "return_value" else f"{task_ids}.{key}")
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.pushed[key] = value
