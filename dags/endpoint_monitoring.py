@@ -13,6 +13,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, CronPartitionTimetable
 
 from azflow import lifecycle
+from azflow.captured import CapturedDataOperator
 from azflow.errors import SpecError
 from azflow.evaluation import ChampionOperator
 from azflow.ml import AzureMLJobOperator
@@ -37,6 +38,26 @@ def endpoint_monitoring(spec: ModelSpec, watch: Watch) -> DAG:
         window = SynapseSqlOperator(task_id="window", sql=watch.window, **common)
         champion = ChampionOperator(task_id="champion", **lifecycle.who_is_champion(spec), **common)
         baseline = TrainingDataOperator(task_id="baseline", champion="champion", **common)
+        before = [baseline, window]
+        seen: dict[str, Any] = {"captured": "", "captured_why": "no signal is about captured requests"}
+        if watch.looks_at_captured and spec.deploy is not None:
+            captured = CapturedDataOperator(
+                task_id="captured",
+                endpoint_name=spec.deploy.endpoint_name,
+                champion="champion",
+                until=watch.captured.until,
+                days=watch.captured.days,
+                **common,
+            )
+            champion >> captured
+            before.append(captured)
+            seen = {
+                "captured": "{{ ti.xcom_pull(task_ids='captured')['folder'] }}",
+                "captured_why": "{{ ti.xcom_pull(task_ids='captured')['why'] }}",
+                "captured_deployment": "{{ ti.xcom_pull(task_ids='captured')['deployment'] }}",
+                "captured_until": "{{ ti.xcom_pull(task_ids='captured')['until'] }}",
+                "captured_days": str(watch.captured.days),
+            }
         monitor = AzureMLJobOperator(
             task_id="monitor",
             job=watch.job,
@@ -51,6 +72,8 @@ def endpoint_monitoring(spec: ModelSpec, watch: Watch) -> DAG:
                 "window_start": f"{{{{ night.window(1, {watch.window_days})[2] }}}}",
                 "window_end": "{{ night.partition }}",
                 "run_id": "{{ run_id }}",
+                "outcomes": watch.outcomes_json(),
+                **seen,
                 **watch.inputs,
             },
             outputs=dict(watch.outputs),
@@ -62,7 +85,7 @@ def endpoint_monitoring(spec: ModelSpec, watch: Watch) -> DAG:
         alarm = DriftAlarmOperator(task_id="alarm", verdict="verdict", cool_down_days=watch.cool_down_days, **common)
 
         champion >> baseline
-        [window, baseline] >> monitor >> [readings, verdict] >> alarm
+        before >> monitor >> [readings, verdict] >> alarm
     dag.params = lifecycle.partition_form()
     return dag
 

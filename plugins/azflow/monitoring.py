@@ -83,8 +83,9 @@ def _pointed_at(workspace: Workspace, name: str, version: str) -> str:
 class MonitoringOperator(AzflowOperator):
     """Reads what the monitoring job wrote, says it, and shows it.
 
-    XCom: ``{"level", "rows", "model_version", "window", "counts", "findings", "page"}``; level is ``alarm``, ``warn``,
-    ``ok`` or ``undefined``, a finding ``{"level", "signal", "feature", "metric", "value", "threshold", "says"}``.
+    XCom: ``{"level", "rows", "model_version", "window", "counts", "findings", "unknown", "page"}``; level is ``alarm``,
+    ``warn``, ``ok`` or ``undefined``, a finding ``{"level", "signal", "data", "feature", "metric", "value",
+    "threshold", "says"}``; ``unknown`` are reasons why readings are undefined.
 
     :param monitor: task id of the job whose output ``readings`` is a folder with ``monitoring.json``.
     """
@@ -117,6 +118,8 @@ class MonitoringOperator(AzflowOperator):
         self.log.info("%s on %d rows: %s", found["level"], found["rows"], counts)
         for finding in found["findings"]:
             self.log.warning("%-6s %s: %s", finding["level"], finding["signal"], finding["says"])
+        for reason in found["unknown"]:
+            self.log.warning("undefined: %s", reason)
         self.log.info("Page: %s", self.run_url)
         return found
 

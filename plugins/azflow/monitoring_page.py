@@ -23,6 +23,8 @@ _SIGNALS = {
     "data_quality": ("Data quality", "Shares of rows with missing, mistyped or never seen values, beside training."),
     "model_performance": ("Performance", "Predictions beside outcomes, where those are known by now."),
 }
+#: Whose rows a reading is of; readings of before there was a choice don't say.
+_DATA = {"scored": "", "captured": ", captured requests"}
 _PLOTS = 8
 
 
@@ -43,15 +45,18 @@ def render(result: Mapping[str, Any], *, model: str, retraining: str = "", run_u
         pages.facts(
             [
                 (result["rows"], "rows in the window"),
+                *_captured(result),
                 (result["baseline_rows"], "rows in the training data"),
                 (f"version {result['model_version']}", "the champion"),
                 (counts["alarm"], "alarms"),
                 (counts["warn"], "warnings"),
+                (counts["undefined"], "undefined"),
             ]
         ),
         _findings(found, retraining),
+        _unknown(readings),
         _plots(result["distributions"], found),
-        *(_signal(name, readings) for name in _SIGNALS),
+        *(_signal(name, data, readings) for data in _DATA for name in _SIGNALS),
         footer=pages.link("The run in Airflow", run_url) if run_url else "",
     )
 
@@ -67,9 +72,11 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
         "counts": {name: sum(reading["level"] == name for reading in readings) for name in _ORDER},
         "findings": [
             {key: reading[key] for key in ("level", "signal", "feature", "metric", "value", "threshold", "says")}
+            | {"data": _data(reading)}
             for reading in readings
             if reading["level"] in ("alarm", "warn")
         ],
+        "unknown": [f"{name}: {says} ({count})" for (name, says), count in _reasons(readings).items()],
     }
 
 
@@ -80,24 +87,58 @@ def _rank(reading: Mapping[str, Any]) -> tuple[int, float, str]:
     return _ORDER.index(reading["level"]), -excess, str(reading["feature"])
 
 
+def _data(reading: Mapping[str, Any]) -> str:
+    return str(reading.get("data") or "scored")
+
+
+def _title(reading: Mapping[str, Any]) -> str:
+    return _SIGNALS[reading["signal"]][0] + _DATA[_data(reading)]
+
+
+def _captured(result: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    looked_at = any(_data(reading) == "captured" for reading in result["readings"])
+    return [(result.get("captured_rows") or 0, "captured rows")] if looked_at else []
+
+
+def _reasons(readings: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
+    """Signal and reason -> how many of its readings are undefined for that; the column's name is no reason."""
+    found: dict[tuple[str, str], int] = {}
+    for reading in readings:
+        if reading["level"] == "undefined":
+            says = str(reading["says"]).removeprefix(f"{reading['feature']}: ")
+            found[_title(reading), says] = found.get((_title(reading), says), 0) + 1
+    return found
+
+
+def _unknown(readings: Sequence[Mapping[str, Any]]) -> Html:
+    """What can't be told: no drift was found there, because nobody could look."""
+    rows = [
+        (pages.badge("undefined", "plain"), name, says, count) for (name, says), count in _reasons(readings).items()
+    ]
+    if not rows:
+        return Html("")
+    intro = "Nothing was found here because nobody could look."
+    return pages.section("Not known", intro, pages.table(("", "Signal", "Why", "Readings"), rows, numbers=(3,)))
+
+
 def _findings(found: Sequence[Mapping[str, Any]], retraining: str) -> Html:
     if not found:
         return pages.section("Findings", "Nothing moved beyond its limits.")
     rows = [
-        (pages.badge(reading["level"], _TONES[reading["level"]]), _SIGNALS[reading["signal"]][0], reading["says"])
-        for reading in found
+        (pages.badge(reading["level"], _TONES[reading["level"]]), _title(reading), reading["says"]) for reading in found
     ]
     return pages.section("Findings", retraining, pages.table(("", "Signal", "What"), rows))
 
 
 def _plots(distributions: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> Html:
-    moved = list(dict.fromkeys(str(reading["feature"] or "prediction") for reading in found))
-    by_column = {str(each["column"]): each for each in distributions}
+    drifted = [reading for reading in found if reading["signal"] != "model_performance"]
+    moved = list(dict.fromkeys((_data(reading), str(reading["feature"] or "prediction")) for reading in drifted))
+    by_column = {(_data(each), str(each["column"])): each for each in distributions}
     shown = [by_column[column] for column in moved if column in by_column][:_PLOTS]
     if not shown:
         return Html("")
     parts = [
-        f"<h3 class=small>{pages.text(each['column'])}</h3>"
+        f"<h3 class=small>{pages.text(each['column'])}{_DATA[_data(each)]}</h3>"
         + charts.distributions(each["bins"], each["baseline"], each["target"], label=str(each["column"]))
         for each in shown
     ]
@@ -112,8 +153,10 @@ def _plots(distributions: Sequence[Mapping[str, Any]], found: Sequence[Mapping[s
     return pages.section("What moved", legend, *parts)
 
 
-def _signal(name: str, readings: Sequence[Mapping[str, Any]]) -> Html:
-    own = [reading for reading in readings if reading["signal"] == name]
+def _signal(name: str, data: str, readings: Sequence[Mapping[str, Any]]) -> Html:
+    own = [
+        reading for reading in readings if reading["signal"] == name and _data(reading) == data and reading["metric"]
+    ]
     if not own:
         return Html("")
     title, intro = _SIGNALS[name]
@@ -132,4 +175,4 @@ def _signal(name: str, readings: Sequence[Mapping[str, Any]]) -> Html:
     ]
     reference = "Noise" if name.endswith("drift") else "At training"
     headers = ("", "Feature", "Metric", "Value", reference, "Limit", "Rows", "")
-    return pages.section(title, intro, pages.table(headers, rows, numbers=(3, 4, 5, 6)))
+    return pages.section(f"{title}{_DATA[data]}", intro, pages.table(headers, rows, numbers=(3, 4, 5, 6)))

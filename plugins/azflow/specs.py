@@ -359,6 +359,15 @@ class Watch(Job):
         """The signals as the monitoring job takes them."""
         return json.dumps([signal.model_dump(exclude_defaults=True) for signal in self.signals])
 
+    def outcomes_json(self) -> str:
+        """`outcomes` as the monitoring job takes it; ``{}`` without."""
+        return json.dumps({} if self.outcomes is None else self.outcomes.model_dump())
+
+    @property
+    def looks_at_captured(self) -> bool:
+        """Whether any signal is about captured requests."""
+        return any(signal.data == "captured" for signal in self.signals)
+
 
 def _cron_expression(value: str) -> str:
     if len(value.split()) != 5:  # noqa: PLR2004 - cron
@@ -405,6 +414,12 @@ class ModelSpec(Part):
     @classmethod
     def _cron(cls, value: str) -> str:
         return _cron_expression(value)
+
+    @model_validator(mode="after")
+    def _captured_at_an_endpoint(self) -> Self:
+        if self.watch is not None and self.watch.looks_at_captured and self.deploy is None:
+            raise ValueError("watch.signals: without an endpoint (deploy) nothing is captured; use data: scored")
+        return self
 
     @model_validator(mode="after")
     def _consistent_names(self) -> Self:

@@ -75,6 +75,24 @@ def test_the_summary_is_small_and_sorted() -> None:
     assert [(each["level"], each["feature"]) for each in found["findings"]] == [("alarm", "carrier"), ("warn", "temp")]
 
 
+def test_captured_requests_and_what_is_not_known_have_sections_of_their_own() -> None:
+    nothing = reading("undefined", "", metric="", data="captured", says="endpoint e captured nothing", value=None)
+    due = reading(
+        "warn", "", signal="model_performance", metric="overdue_outcome_rate", value=0.4, says="40 of 100 rows"
+    )
+    found = {**result(nothing, due, reading("ok", "origin"), level="warn"), "captured_rows": None}
+    page = render(found, model="m")
+    assert page.index("<h2>Findings") < page.index("40 of 100 rows") < page.index("<h2>Not known")
+    assert "Data drift, captured requests</td><td>endpoint e captured nothing" in page
+    assert "<h2>Data drift, captured requests" not in page  # there is no number to show
+    assert summary(found)["unknown"] == ["Data drift, captured requests: endpoint e captured nothing (1)"]
+    plot = {"column": "carrier", "bins": ["UA"], "baseline": [1.0], "target": [1.0], "data": "captured"}
+    moved = {**result(reading("alarm", data="captured"), level="alarm"), "distributions": [plot], "captured_rows": 900}
+    page = render(moved, model="m")
+    assert "<h3 class=small>carrier, captured requests</h3>" in page
+    assert page.index("<b>900</b><span>captured rows") < page.index("<h2>Data drift, captured requests")
+
+
 def monitor(edge: Edge, content: Any) -> dict[str, Any]:
     edge.on("GET", "/datastores/lake$", (200, {"properties": {"accountName": "lakeaccount", "containerName": "lake"}}))
     edge.blobs["lake/monitoring/x/monitoring.json"] = json.dumps(content).encode()

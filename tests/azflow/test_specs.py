@@ -158,6 +158,11 @@ def test_a_partition_may_arrive_in_a_table_and_a_model_do_without_an_endpoint(in
     del content["deploy"]
     content["arrival"] = {"table": "ml.flight_features", "column": "flight_date", "min_rows": 500}
     path.write_text(yaml.safe_dump(content))
+    with pytest.raises(SpecError, match=r"watch.signals: without an endpoint \(deploy\) nothing is captured"):
+        ModelSpec.load(path)
+    signals = content["watch"]["signals"]
+    content["watch"]["signals"] = [each for each in signals if each.get("data") != "captured"]
+    path.write_text(yaml.safe_dump(content))
     spec = ModelSpec.load(path)
     assert spec.deploy is None
     assert isinstance(spec.arrival, TableArrival) and spec.arrival.min_rows == 500

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,93 @@ def test_performance_waits_for_labels(monitoring: Any) -> None:
     assert level(good, truth & False) == ("undefined", "the labelled rows are of one class only")
 
 
+def days(*offsets: int) -> pd.Series:
+    return pd.Series([pd.Timestamp("2013-03-08") - pd.Timedelta(days=offset) for offset in offsets])
+
+
+@pytest.mark.parametrize(
+    ("label", "day", "level", "says"),
+    [
+        ([1, None, 0, 1], days(0, 0, 3, 4), "ok", "0 of 2 rows of 2013-03-06 or before have no outcome (may be 10%)"),
+        ([1, 1, None, 1], days(0, 0, 3, 4), "warn", "1 of 2 rows of 2013-03-06 or before have no outcome (may be 10%); "
+         "the last day with outcomes is 2013-03-04"),
+        ([None] * 4, days(2, 2, 3, 4), "warn", "4 of 4 rows of 2013-03-06 or before have no outcome (may be 10%); "
+         "there is none at all"),
+        (None, days(2, 2, 3, 4), "warn", "4 of 4 rows of 2013-03-06 or before have no outcome (may be 10%); "
+         "there is none at all"),
+        ([None] * 4, days(0, 0, 1, 1), "undefined", "no row is of 2013-03-06 or before: no outcome is due yet"),
+        ([None] * 4, None, "undefined", "the window doesn't say which day its rows are of"),
+    ],
+    ids=["in time", "late", "never", "no column", "not due", "no day"],
+)  # fmt: skip
+def test_outcomes_that_do_not_come_are_a_warning(monitoring: Any, label: Any, day: Any, level: str, says: str) -> None:
+    features = pd.DataFrame({"seats": range(4)})
+    outcome = None if label is None else pd.Series(label, dtype="Int64")
+    target = monitoring.Window(features, pd.Series([0.1] * 4), outcome, day)
+    due = monitoring.Outcomes(date(2013, 3, 8), due_days=2)
+    signal = monitoring.Signal.parse({"type": "model_performance", "thresholds": {"roc_auc": 0.1}})
+    readings = monitoring.read([signal], target, target, min_rows=2, outcomes=due)
+    assert [(each.metric, each.level, each.says) for each in readings[1:]] == [("overdue_outcome_rate", level, says)]
+    # Whatever became of the performance: late outcomes are never a green.
+    assert monitoring.worst(readings) == level or level == "ok"
+
+
+def test_tiny_and_odd_windows_are_undefined_or_finite_never_an_error(monitoring: Any) -> None:
+    random = np.random.default_rng(6)
+    before = frames(random, 500).assign(rain=rain(random, 500), note=None, always=1)
+    odd = pd.DataFrame(
+        {
+            "carrier": ["ZZ", None],
+            "distance": ["far", 900],
+            "seats": [50.0, np.inf],
+            "rain": [0.0, 0.0],
+            "always": [2, 2],
+        }
+    )
+    drifts = {
+        "numerical": dict.fromkeys(monitoring.drift.NUMERICAL_METRICS, 0.1),
+        "categorical": dict.fromkeys(monitoring.drift.CATEGORICAL_METRICS, 0.1),
+    }
+    rates = dict.fromkeys(monitoring.QUALITY_METRICS, 0.1)
+    signals = [
+        monitoring.Signal.parse({"type": "data_drift", **drifts}),
+        monitoring.Signal.parse({"type": "data_quality", "thresholds": rates}),
+    ]
+    for target in (odd, odd[:1], odd[:0]):
+        readings = monitoring.read(signals, monitoring.Window(before), monitoring.Window(target), min_rows=1)
+        defined = [each for each in readings if each.value is not None]
+        assert all(np.isfinite(each.value) and np.isfinite(each.reference or 0.0) for each in defined)
+        assert all(each.says and each.level == "undefined" for each in readings if each.value is None)
+        if not len(target):
+            assert not defined
+    levels = {(each.feature, each.metric): each for each in monitoring.read(
+        signals, monitoring.Window(before), monitoring.Window(odd), min_rows=1)}  # fmt: skip
+    assert levels["distance", "data_type_error_rate"].value == 0.5
+    assert levels["note", "null_value_rate"].value == 1.0 == levels["note", "null_value_rate"].reference
+    assert levels["carrier", "out_of_bounds_rate"].value == 0.5  # a new category; the missing one is no category
+
+
+def test_a_signal_about_captured_requests_reads_those(monitoring: Any) -> None:
+    random = np.random.default_rng(7)
+    before, asked = frames(random, 2_000), frames(random, 600)
+    asked["distance"] += 90
+    limits = {"numerical": {"normalized_wasserstein_distance": 0.3}, "features": ["distance"]}
+    signals = [
+        monitoring.Signal.parse({"type": "data_drift", **limits}),
+        monitoring.Signal.parse({"type": "data_drift", "data": "captured", "min_rows": 600, **limits}),
+    ]
+    baseline, target = monitoring.Window(before), monitoring.Window(frames(random, 2_000))
+    found = monitoring.read(signals, baseline, target, min_rows=1_000, captured=monitoring.Window(asked))
+    assert [(each.data, each.level, each.rows) for each in found] == [
+        ("scored", "ok", 2_000),
+        ("captured", "alarm", 600),
+    ]
+    nothing = monitoring.read(signals, baseline, target, min_rows=1_000, captured="endpoint e captured nothing")
+    assert [(each.data, each.level, each.says) for each in nothing[1:]] == [
+        ("captured", "undefined", "endpoint e captured nothing")
+    ]
+
+
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
@@ -240,20 +328,35 @@ def test_the_job_reads_parquet_and_what_the_data_collector_wrote(tmp_path: Path)
         (tmp_path / name).mkdir()
         said = {"probability": random.random(rows), "late": random.integers(0, 2, rows)}
         frames(random, rows).assign(**said).to_parquet(tmp_path / name / "part.parquet")
-    hours = tmp_path / "window/2013/03/08"
-    hours.mkdir(parents=True)
     sent = frames(random, 800).assign(distance=lambda rows: rows["distance"] + 80)
-    events = [
-        {"type": "azureml.inference.model_inputs", "data": rows.to_dict("records")} for rows in (sent, sent[:200])
-    ]
-    lines = [*map(json.dumps, events), '{"data": [{"carri']  # cut off in mid-write
-    (hours / "instance.jsonl").write_text("\n".join(lines))
+
+    def wrote(folder: str, rows: pd.DataFrame, time: str = "2026-05-10T07:00:00Z") -> None:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        with (tmp_path / folder / "instance.jsonl").open("a") as file:
+            file.write(json.dumps({"time": time, "data": rows.to_dict("records")}) + "\n")
+
+    wrote("window/2013/03/08/07", sent)
+    wrote("window/2013/03/08/07", sent[:200])
+    with (tmp_path / "window/2013/03/08/07/instance.jsonl").open("a") as file:
+        file.write('{"data": [{"carri')  # cut off in mid-write
+    # Two deployments were asked in the trailing days; only the champion's answers count.
+    wrote("captured/v3/model_inputs/2026/05/10/07", sent[:300])
+    wrote("captured/v2/model_inputs/2026/05/04/00", sent[300:500])
+    wrote("captured/v2/model_inputs/2026/05/03/23", sent)
+    wrote("captured/v2/model_inputs/2026/05/10/08", sent, "2026-05-11T00:00:00Z")  # its clock says another day
+    wrote("captured/v3/model_outputs/2026/05/10/07", pd.DataFrame({"probability": [0.9] * 300, "late": [True] * 300}))
+    wrote("captured/v2/model_outputs/2026/05/10/07", pd.DataFrame({"probability": [0.1] * 300}))
+    drift_limits = {"numerical": {"normalized_wasserstein_distance": 0.3}}
     signals = [
-        {"type": "data_drift", "numerical": {"normalized_wasserstein_distance": 0.3}},
-        {"type": "prediction_drift", "numerical": {"normalized_wasserstein_distance": 0.3}},
+        {"type": each, "data": data, **drift_limits}
+        for data in ("scored", "captured")
+        for each in ("data_drift", "prediction_drift")
     ]
     given = {"baseline": tmp_path / "train", "holdout": tmp_path / "holdout", "target": tmp_path / "window"}
     more = {"signals": json.dumps(signals), "readings": tmp_path / "readings", "prediction": "probability"}
+    more |= {"captured": tmp_path / "captured", "captured-deployment": "v3", "captured-until": "2026-05-10"}
+    more |= {"captured-days": "7", "min-rows": "300", "window-end": "2013-03-08"}
+    more |= {"outcomes": json.dumps({"day": "flight_date", "due_days": 1, "max_missing": 0.1})}
     command = [str(python), "monitor.py", "--label", "late", "--model-version", "3"]
     for name, value in {**given, **more}.items():
         command += [f"--{name}", str(value)]
@@ -270,9 +373,16 @@ def test_the_job_reads_parquet_and_what_the_data_collector_wrote(tmp_path: Path)
     assert ended.returncode == 0, ended.stderr
     found = json.loads((tmp_path / "readings/monitoring.json").read_text())
     assert (found["level"], found["rows"], found["model_version"]) == ("alarm", 1_000, "3")
-    levels = {reading["feature"]: (reading["level"], reading["says"]) for reading in found["readings"]}
-    assert levels["distance"][0] == "alarm"
-    assert levels["prediction"] == ("undefined", "prediction: the target has no predictions")
+    levels = {
+        (each["data"], each["feature"]): (each["level"], each["rows"], each["says"]) for each in found["readings"]
+    }
+    assert levels["scored", "distance"][0] == "alarm"
+    assert levels["scored", "prediction"] == ("undefined", 0, "prediction: the target has no predictions")
+    assert levels["captured", "distance"][:2] == ("alarm", 500)
+    assert levels["captured", "prediction"][:2] == ("alarm", 300)  # 0.9 everywhere: the champion's answers alone
+    assert levels["scored", ""] == ("undefined", 0, "the window doesn't say which day its rows are of")
+    assert found["captured_rows"] == 500
+    assert {(each["data"], each["column"]) for each in found["distributions"]} >= {("captured", "prediction")}
     assert "1 line(s) are no collected event" in ended.stdout
     written = pd.read_parquet(tmp_path / "readings/readings.parquet")
     assert len(written) == len(found["readings"])

@@ -4,7 +4,7 @@
     ("model_name", "nvarchar(200)"), ("model_version", "nvarchar(50)"), ("window_start", "varchar(10)"),
     ("window_end", "varchar(10)"), ("run_id", "nvarchar(250)"), ("signal", "varchar(50)"), ("feature", "nvarchar(128)"),
     ("metric", "varchar(100)"), ("value", "float"), ("reference", "float"), ("threshold", "float"), ("level", "varchar(20)"),
-    ("rows", "bigint"), ("says", "nvarchar(1000)"),
+    ("rows", "bigint"), ("says", "nvarchar(1000)"), ("data", "varchar(20)"),
 ] %}
 {%- set staged = "stg.monitoring_readings_" ~ model %}
 {%- macro table(name) %}
@@ -21,6 +21,10 @@ IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'ml') EXEC('CREATE SCHEMA 
 
 IF OBJECT_ID('ml.monitoring_readings') IS NULL
 {{ table("ml.monitoring_readings") }}
+
+-- Tables of before captured requests were watched.
+IF COL_LENGTH('ml.monitoring_readings', 'data') IS NULL ALTER TABLE ml.monitoring_readings ADD data varchar(20) NULL;
+GO
 
 IF OBJECT_ID('{{ staged }}') IS NOT NULL DROP TABLE {{ staged }};
 {{ table(staged) }}

@@ -3,9 +3,8 @@
 Writes two files into the output folder: `readings.parquet`, one row a reading, as the pool's table takes them, and
 `monitoring.json`, the same with each column's distribution on both sides, for a page.
 
-Data is a folder of Parquet files, or of JSON lines as Azure ML's data collector writes them
-(https://learn.microsoft.com/azure/machine-learning/how-to-collect-production-data#collected-data): one event a line,
-whose `data` holds the rows.
+Data is a folder of Parquet files, or of JSON lines as Azure ML's data collector writes them (`collected`). Signals with
+`data: captured` are about the latter: what an endpoint was asked and answered in the trailing days.
 """
 
 from __future__ import annotations
@@ -14,9 +13,11 @@ import argparse
 import dataclasses
 import json
 import math
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import collected
 import mlflow
 import numpy as np
 import pandas as pd
@@ -29,35 +30,39 @@ def table_of(folder: Path) -> pd.DataFrame:
     """All rows of a folder. Raises SystemExit naming the folder if there are none that can be read."""
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     parts = [pd.read_parquet(path) for path in files if path.suffix == ".parquet"]
-    parts += [collected(path) for path in files if path.suffix == ".jsonl"]
+    parts += [collected.rows(path) for path in files if path.suffix == ".jsonl"]
     parts = [part for part in parts if len(part)]
     if not parts:
         raise SystemExit(f"{folder}: no rows; there must be .parquet files, or .jsonl files of the data collector")
     return pd.concat(parts, ignore_index=True)
 
 
-def collected(path: Path) -> pd.DataFrame:
-    """The rows of the data collector's events in one file. A line that was cut off in mid-write is left out."""
-    rows: list[dict[str, Any]] = []
-    broken = 0
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                data = json.loads(line)["data"]
-            except (ValueError, KeyError, TypeError):
-                broken += bool(line.strip())
-                continue
-            rows += data if isinstance(data, list) else [data]
-    if broken:
-        print(f"{path.name}: {broken} line(s) are no collected event and were left out")
-    return pd.DataFrame(rows)
-
-
-def window(table: pd.DataFrame, prediction: str, label: str, drop: list[str]) -> watched.Window:
+def window(table: pd.DataFrame, prediction: str, label: str, drop: list[str], day: str = "") -> watched.Window:
     """A table's columns by their part. Columns that aren't there are simply not known."""
-    parts = {name: table.get(column) for name, column in (("prediction", prediction), ("label", label)) if column}
+    named = (("prediction", prediction), ("label", label), ("day", day))
+    parts = {name: table.get(column) for name, column in named if column}
     features = table.drop(columns=[column for column in (prediction, label, *drop) if column in table])
     return watched.Window(features, **parts)
+
+
+def captured_window(given: argparse.Namespace, drop: list[str]) -> watched.Window | str:
+    """What the endpoint was asked and answered in the trailing days; text is why nothing is known of that."""
+    if not given.captured:
+        return given.captured_why or "captured requests aren't looked at"
+    last = date.fromisoformat(given.captured_until)
+    days = collected.Days(last - timedelta(days=given.captured_days - 1), last)
+    asked = collected.rows(Path(given.captured), "model_inputs", days)
+    if asked.empty:
+        return f"nothing was captured from {days.first} to {days.last}"
+    # Every deployment is asked the same; what was answered is about the one that serves.
+    answers = Path(given.captured) / given.captured_deployment
+    answered = collected.rows(answers, "model_outputs", days) if answers.is_dir() else pd.DataFrame()
+    print(
+        f"captured from {days.first} to {days.last}: {len(asked)} rows asked, {len(answered)} answered by the champion"
+    )
+    columns = [column for column in (given.prediction, given.label, *drop) if column in asked]
+    prediction = pd.to_numeric(answered[given.prediction], errors="coerce") if given.prediction in answered else None
+    return watched.Window(asked.drop(columns=columns), prediction)
 
 
 def distribution(column: str, baseline: pd.Series, target: pd.Series) -> dict[str, Any] | None:
@@ -77,6 +82,19 @@ def distribution(column: str, baseline: pd.Series, target: pd.Series) -> dict[st
         counts = [side.value_counts().reindex(names, fill_value=0).to_numpy() for side in texts]
     shares = [[float(share) for share in each / max(each.sum(), 1)] for each in counts]
     return {"column": column, "bins": names, "baseline": shares[0], "target": shares[1]}
+
+
+def distributions(
+    baseline: watched.Window, side: watched.Window, data: str, readings: list[watched.Reading]
+) -> list[dict[str, Any]]:
+    """The `distribution` of every column that drift was read of, and of the prediction, with whose rows they are."""
+    read = {reading.feature for reading in readings if reading.signal == "data_drift" and reading.data == data}
+    both = [name for name in sorted(read) if name in baseline.features and name in side.features]
+    pairs = {name: (baseline.features[name], side.features[name]) for name in both}
+    if baseline.prediction is not None and side.prediction is not None:
+        pairs["prediction"] = (baseline.prediction, side.prediction)
+    plots = (distribution(name, *pair) for name, pair in pairs.items())
+    return [{**plot, "data": data} for plot in plots if plot]
 
 
 def plain(reading: watched.Reading) -> dict[str, Any]:
@@ -106,6 +124,12 @@ def main() -> None:
     parser.add_argument("--label", default="")
     parser.add_argument("--drop", default="", help="columns that are no features, comma separated")
     parser.add_argument("--min-rows", type=int, default=500)
+    parser.add_argument("--captured", default="", help="folder of an endpoint's collected events")
+    parser.add_argument("--captured-why", default="", help="why there is none")
+    parser.add_argument("--captured-deployment", default="", help="the champion's: whose answers count")
+    parser.add_argument("--captured-until", default="")
+    parser.add_argument("--captured-days", type=int, default=7)
+    parser.add_argument("--outcomes", default="", help='{"day", "due_days", "max_missing"} as JSON')
     for name in ("model-name", "model-version", "window-start", "window-end", "run-id"):
         parser.add_argument(f"--{name}", default="")
     given = parser.parse_args()
@@ -120,8 +144,12 @@ def main() -> None:
     holdout = with_predictions(table_of(Path(given.holdout)), given.model, given.prediction)
     unseen = window(holdout, given.prediction, given.label, drop)
     baseline = watched.Window(train.features, unseen.prediction, unseen.label)
-    target = window(table_of(Path(given.target)), given.prediction, given.label, drop)
-    readings = watched.read(wanted, baseline, target, min_rows=given.min_rows)
+    due = json.loads(given.outcomes or "{}")
+    day = due.pop("day", "")
+    target = window(table_of(Path(given.target)), given.prediction, given.label, drop, day)
+    captured = captured_window(given, drop)
+    outcomes = watched.Outcomes(date.fromisoformat(given.window_end), **due) if day else None
+    readings = watched.read(wanted, baseline, target, min_rows=given.min_rows, captured=captured, outcomes=outcomes)
 
     about = {
         "model_name": given.model_name,
@@ -135,22 +163,25 @@ def main() -> None:
     pd.DataFrame([{**about, **plain(reading)} for reading in readings]).astype(
         {"value": float, "reference": float, "threshold": float}
     ).to_parquet(folder / "readings.parquet", index=False)
-    columns = sorted({reading.feature for reading in readings if reading.signal == "data_drift"} & set(target.features))
-    pairs = {name: (baseline.features[name], target.features[name]) for name in columns if name in baseline.features}
-    if baseline.prediction is not None and target.prediction is not None:
-        pairs["prediction"] = (baseline.prediction, target.prediction)
+    sides: dict[str, watched.Window] = {"scored": target}
+    sides |= {"captured": captured} if isinstance(captured, watched.Window) else {}
     result = {
         **about,
         "level": watched.worst(readings),
         "rows": len(target.features),
         "baseline_rows": len(baseline.features),
+        "captured_rows": len(captured.features) if isinstance(captured, watched.Window) else None,
         "readings": [plain(reading) for reading in readings],
-        "distributions": [found for name, pair in pairs.items() if (found := distribution(name, *pair))],
+        "distributions": [
+            plot for data, side in sides.items() for plot in distributions(baseline, side, data, readings)
+        ],
     }
     (folder / "monitoring.json").write_text(json.dumps(result, indent=1))
     for reading in readings:
         if reading.value is not None:
-            mlflow.log_metric(".".join(filter(None, (reading.signal, reading.feature, reading.metric))), reading.value)
+            source = "" if reading.data == "scored" else reading.data
+            name = ".".join(filter(None, (source, reading.signal, reading.feature, reading.metric)))
+            mlflow.log_metric(name, reading.value)
     levels = [reading.level for reading in readings]
     print({level: levels.count(level) for level in ("alarm", "warn", "ok", "undefined")}, "->", result["level"])
     for reading in readings:

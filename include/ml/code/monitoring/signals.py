@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
 from typing import Any, Literal
 
 import drift
@@ -20,6 +21,7 @@ from scipy import stats
 
 Level = Literal["ok", "warn", "alarm", "undefined"]
 SignalType = Literal["data_drift", "prediction_drift", "data_quality", "model_performance"]
+Data = Literal["scored", "captured"]
 
 QUALITY_METRICS = ("null_value_rate", "data_type_error_rate", "out_of_bounds_rate")
 #: metric -> whether more is better.
@@ -37,18 +39,22 @@ _FEW_VALUES = 12
 class Signal:
     """One entry of `watch.signals` in model.yml.
 
+    :ivar data: whose rows are the target: those of the window's SQL, or what the endpoint captured.
     :ivar thresholds: metric -> limit; of `data_drift` and `prediction_drift` the limits of both kinds of columns, each
         column taking those of its kind; of `model_performance` how much worse than at training the metric may be.
     :ivar features: which columns; empty: all that both sides have.
     :ivar warn_only: columns that never raise more than a warning.
+    :ivar min_rows: in place of the watch's.
     """
 
     type: SignalType
+    data: Data = "scored"
     numerical: Mapping[str, float] = field(default_factory=dict)
     categorical: Mapping[str, float] = field(default_factory=dict)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     features: Sequence[str] = ()
     warn_only: Sequence[str] = ()
+    min_rows: int | None = None
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> Signal:
@@ -74,7 +80,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class Reading:
-    """One number of one signal. `feature` is empty where the number is about the whole.
+    """One number of one signal. `feature` is empty where the number is about the whole, `data` says whose rows.
 
     `reference` is what the value is seen against: a distance's noise, or the same number at training.
     """
@@ -88,22 +94,48 @@ class Reading:
     level: Level
     rows: int
     says: str
+    data: Data = "scored"
 
 
 @dataclass(frozen=True)
 class Window:
     """The rows of one side: features, what the model said of them, and how it turned out where that is known.
 
-    `label` may hold missing values (labels come late) or be None altogether.
+    `label` may hold missing values (labels come late) or be None altogether; `day` is the day that a row is of. What
+    an endpoint captured has features and predictions of different requests: they aren't aligned.
     """
 
     features: pd.DataFrame
     prediction: pd.Series | None = None
     label: pd.Series | None = None
+    day: pd.Series | None = None
 
 
-def read(signals: Sequence[Signal], baseline: Window, target: Window, *, min_rows: int) -> list[Reading]:
-    """Every reading of `signals`; fewer than `min_rows` rows in the target make each of them `undefined`."""
+@dataclass(frozen=True)
+class Outcomes:
+    """When outcomes are due (`watch.outcomes`): rows of `until` - `due_days` and before should have one by now, all but
+    the share `max_missing`.
+    """
+
+    until: date
+    due_days: int
+    max_missing: float = 0.1
+
+
+def read(
+    signals: Sequence[Signal],
+    baseline: Window,
+    target: Window,
+    *,
+    min_rows: int,
+    captured: Window | str = "captured requests aren't looked at",
+    outcomes: Outcomes | None = None,
+) -> list[Reading]:
+    """Every reading of `signals`; fewer than `min_rows` rows in the target make each of them `undefined`.
+
+    :param captured: what the endpoint captured, for signals about that; text is why there is nothing.
+    :param outcomes: when outcomes are due; rows of `target` that are overdue become a reading of their own.
+    """
     readers = {
         "data_drift": _data_drift,
         "prediction_drift": _prediction_drift,
@@ -112,8 +144,39 @@ def read(signals: Sequence[Signal], baseline: Window, target: Window, *, min_row
     }
     found: list[Reading] = []
     for signal in signals:
-        found += readers[signal.type](signal, baseline, target, min_rows)
+        rows = captured if signal.data == "captured" else target
+        if isinstance(rows, str):
+            found.append(replace(_undefined(signal, "", "", rows), data=signal.data))
+            continue
+        readings = readers[signal.type](signal, baseline, rows, signal.min_rows or min_rows)
+        found += [replace(reading, data=signal.data) for reading in readings]
+    if outcomes is not None:
+        found.append(overdue(target, outcomes))
     return found
+
+
+def overdue(target: Window, outcomes: Outcomes) -> Reading:
+    """How many of the rows whose outcome is due have none: a warning where they are more than may be missing."""
+    signal = Signal("model_performance")
+    metric = "overdue_outcome_rate"
+    if target.day is None:
+        return _undefined(signal, "", metric, "the window doesn't say which day its rows are of")
+    due_by = outcomes.until - timedelta(days=outcomes.due_days)
+    days = pd.to_datetime(target.day).dt.date
+    due = (days <= due_by).to_numpy()
+    if not due.any():
+        return _undefined(signal, "", metric, f"no row is of {due_by} or before: no outcome is due yet")
+    missing = due if target.label is None else due & target.label.isna().to_numpy()
+    value = float(missing.sum() / due.sum())
+    says = (
+        f"{missing.sum()} of {due.sum()} rows of {due_by} or before have no outcome (may be {outcomes.max_missing:.0%})"
+    )
+    # The last day of which anything came says since when to look.
+    came = days.to_numpy()[due & ~missing]
+    if value > outcomes.max_missing:
+        says += f"; the last day with outcomes is {max(came)}" if len(came) else "; there is none at all"
+    level: Level = "warn" if value > outcomes.max_missing else "ok"
+    return Reading(signal.type, "", metric, value, None, outcomes.max_missing, level, int(due.sum()), says)
 
 
 def worst(readings: Sequence[Reading]) -> Level:
