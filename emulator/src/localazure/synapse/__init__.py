@@ -10,4 +10,4 @@ from localazure.synapse.sql_pools import SqlPools
 def build(context: ServiceContext) -> Service:
     """The Synapse service."""
     pools = SqlPools(context.settings, context.store, context.long_running)
-    return Synapse(context.settings, context.store, sql_pools=pools)
+    return Synapse(context.settings, context.store, sql_pools=pools, blobs=context.blobs)

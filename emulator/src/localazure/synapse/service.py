@@ -7,10 +7,14 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
-from localazure.core.auth import Identity
+from localazure.core.auth import Identity, Tokens
 from localazure.core.registry import Answer, Handler, Operation
 from localazure.core.store import Store
 from localazure.settings import Settings
+from localazure.storage.blobs import BlobStore
+from localazure.synapse.batches import Batches
+from localazure.synapse.capacity import Capacity
+from localazure.synapse.identities import SparkIdentities
 from localazure.synapse.notebooks import Notebooks
 from localazure.synapse.pools import Pools
 from localazure.synapse.runs import Runs
@@ -23,18 +27,32 @@ log = logging.getLogger(__name__)
 class Synapse:
     """The development endpoint's service (`localazure.core.service.Service`)."""
 
-    def __init__(self, settings: Settings, store: Store, warm: int = 1, *, sql_pools: SqlPools | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        warm: int = 1,
+        *,
+        sql_pools: SqlPools | None = None,
+        blobs: BlobStore | None = None,
+    ) -> None:
         self._sessions = Sessions(settings, store, warm)
         self._notebooks = Notebooks(settings, store)
-        self._pools = Pools(settings)
+        self._pools = Pools(settings, store)
+        self._capacity = Capacity(self._pools.extent)
+        self._pools.watch(lambda _pool: self._capacity.serve())
+        self._batches = Batches(settings, store, blobs or BlobStore(settings), self._pools, self._capacity)
+        self._pools.is_used = self._batches.is_active
         self._sql_pools = sql_pools
+        self._identities = SparkIdentities(Tokens(settings))
         self._runs = Runs(settings, store, self._notebooks, self._pools, self._sessions)
 
     def operations(self) -> list[Operation]:
         """The implemented operations; any other of the endpoint is refused by method and path (`core.registry`)."""
-        found = [*self._notebooks.operations(), *self._runs.operations(), *self._pools.operations()]
+        found = [*self._notebooks.operations(), *self._runs.operations()]
         woken = [replace(each, handler=self._waking(each.handler)) if each.audience else each for each in found]
-        return woken + (self._sql_pools.operations() if self._sql_pools else [])
+        more = self._sql_pools.operations() if self._sql_pools else []
+        return [*woken, *self._pools.operations(), *self._batches.operations(), *more]
 
     def _waking(self, handler: Handler) -> Handler:
         """Whoever talks to the endpoint is likely to run a notebook: the session that stands by is brought up."""
@@ -49,6 +67,8 @@ class Synapse:
         """Fail the runs of an earlier life. No session is started before somebody asks for something."""
         if lost := self._runs.recover():
             log.warning("%d notebook run(s) were active when localazure ended; they are Failed now", lost)
+        if lost := self._batches.recover():
+            log.warning("%d Livy batch(es) were active when localazure ended; they are dead now", lost)
         self._notebooks.forget_operations()
         if self._sql_pools is not None:
             self._sql_pools.recover()
@@ -60,4 +80,5 @@ class Synapse:
             await self._sql_pools.stop()
         self._sessions.start_no_more()
         await self._runs.stop()
+        await self._batches.stop()
         await self._sessions.stop()

@@ -23,12 +23,13 @@ from localazure.core.store import Store
 from localazure.settings import Settings
 from localazure.sql import capacity
 from localazure.sql.capacity import ONLINE, PAUSED, PAUSING, RESUMING, SCALING, Capacity
+from localazure.synapse import scope
 
 log = logging.getLogger(__name__)
 
 _TRANSITION_SECONDS = 1.5
 _ENDS = {PAUSING: PAUSED, RESUMING: ONLINE, SCALING: ONLINE}
-_BASE = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Synapse/workspaces/{workspace}"
+_BASE = scope.PATH
 _POOL = _BASE + "/sqlPools/{pool}"
 
 
@@ -73,10 +74,10 @@ class SqlPools:
     # ---- handlers --------
 
     async def _workspace(self, request: Request, identity: Identity) -> Answer:
-        self._here(request)
+        scope.check(request, self._settings)
         settings = self._settings
         return {
-            "id": self._workspace_id(),
+            "id": scope.workspace_id(self._settings),
             "name": settings.workspace,
             "type": "Microsoft.Synapse/workspaces",
             "location": settings.location,
@@ -93,7 +94,7 @@ class SqlPools:
         }
 
     async def _list(self, request: Request, identity: Identity) -> Answer:
-        self._here(request)
+        scope.check(request, self._settings)
         return {"value": [self._resource()]}
 
     async def _get(self, request: Request, identity: Identity) -> Answer:
@@ -102,7 +103,7 @@ class SqlPools:
 
     async def _put(self, request: Request, identity: Identity) -> Answer:
         """The pool is there: putting it again may scale it."""
-        self._here(request)
+        scope.check(request, self._settings)
         if request.path_params["pool"].lower() != self._settings.sql_database.lower():
             raise NotImplementedOperation("SqlPools_Create of a second pool")
         return await self._update(request, identity)
@@ -183,18 +184,8 @@ class SqlPools:
 
     # ---- names --------
 
-    def _here(self, request: Request) -> None:
-        settings, given = self._settings, request.path_params
-        for part, name in (
-            ("subscription", settings.subscription_id),
-            ("group", settings.resource_group),
-            ("workspace", settings.workspace),
-        ):
-            if given[part].lower() != name.lower():
-                raise NotFound(f"There is no {part} '{given[part]}'; localazure has '{name}'.", code="ResourceNotFound")
-
     def _pool(self, request: Request) -> None:
-        self._here(request)
+        scope.check(request, self._settings)
         name = request.path_params["pool"]
         if name.lower() != self._settings.sql_database.lower():
             raise NotFound(
@@ -202,14 +193,8 @@ class SqlPools:
                 code="ResourceNotFound",
             )
 
-    def _workspace_id(self) -> str:
-        return (
-            f"/subscriptions/{self._settings.subscription_id}/resourceGroups/{self._settings.resource_group}"
-            f"/providers/Microsoft.Synapse/workspaces/{self._settings.workspace}"
-        )
-
     def _id(self) -> str:
-        return f"{self._workspace_id()}/sqlPools/{self._settings.sql_database}"
+        return f"{scope.workspace_id(self._settings)}/sqlPools/{self._settings.sql_database}"
 
     def _resource(self) -> dict[str, Any]:
         document = self._capacity.document()
