@@ -117,11 +117,13 @@ def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, forc
     skill = None
     if lower and baseline is not None and baseline.value > 0 and challenger.value is not None:
         skill = 1 - challenger.value / baseline.value
-    against = _against(metric, rows, challenger, rules, lower=lower)
+    against = _against(metric, evidence, challenger, rules, lower=lower)
     if rules.min_skill is not None:
         against += _against_skill(metric, challenger, baseline, skill, rules.min_skill)
     if difference is not None and difference.value is not None:
         against += _against_champion(metric, rows, difference, str(version), rules, lower=lower)
+    elif champion is not None and challenger.value is not None:
+        against.append(_nobody_to_compare_with(evidence, str(version)))
     against += _against_parts(metric, evidence, rules, lower=lower)
     promote = not against
     reasons: tuple[str, ...]
@@ -160,14 +162,19 @@ def judge_challenger(evidence: Mapping[str, Any], rules: PromotionRules, *, forc
     )
 
 
-def _against(metric: str, rows: int, challenger: Measured, rules: PromotionRules, *, lower: bool) -> list[str]:
+def _against(
+    metric: str, evidence: Mapping[str, Any], challenger: Measured, rules: PromotionRules, *, lower: bool
+) -> list[str]:
     """What speaks against a challenger by itself."""
     against: list[str] = []
+    rows = int(evidence["rows"])
     if rows < rules.min_rows:
-        against.append(f"the hold-out has {rows} rows, fewer than the {rules.min_rows} a decision needs (min_rows)")
+        against.append(
+            f"the hold-out has {rows} rows, fewer than the {rules.min_rows} a decision needs (min_rows): "
+            "were all of its days exported?"
+        )
     if challenger.value is None:
-        why = "no figure came out" if lower else "the hold-out has one class only"
-        against.append(f"the challenger's {metric} is undefined: {why}")
+        against.append(f"the challenger's {metric} is undefined: {_why_undefined(evidence, rows, lower=lower)}")
     elif lower and rules.ceiling is not None and challenger.value > rules.ceiling:
         against.append(
             f"the challenger's {metric} {shown(challenger.value)} is above the ceiling {shown(rules.ceiling)}"
@@ -175,6 +182,27 @@ def _against(metric: str, rows: int, challenger: Measured, rules: PromotionRules
     elif not lower and rules.floor is not None and challenger.value < rules.floor:
         against.append(f"the challenger's {metric} {shown(challenger.value)} is below the floor {shown(rules.floor)}")
     return against
+
+
+def _why_undefined(evidence: Mapping[str, Any], rows: int, *, lower: bool) -> str:
+    """Why the challenger has no figure, and what to do about it."""
+    problem = (evidence.get("challenger") or {}).get("problem")
+    if problem:
+        return str(problem)
+    if lower or not rows:
+        return "no figure came out; the evaluation job's log says more"
+    positives = evidence.get("positives")
+    counted = f": {positives} of {rows} rows are positive" if positives is not None else ""
+    return f"the hold-out has one class only{counted}. Judge on more days (the export's window)"
+
+
+def _nobody_to_compare_with(evidence: Mapping[str, Any], version: str) -> str:
+    """The champion has no figure and the challenger has: whether it is better can't be known."""
+    problem = (evidence.get("champion") or {}).get("problem") or "the evidence has no difference"
+    return (
+        f"champion version {version} can't be scored on this hold-out ({problem}), so that nobody knows whether the "
+        "challenger is better. If the champion can't serve either, force_promotion in the form promotes the challenger"
+    )
 
 
 def _against_champion(

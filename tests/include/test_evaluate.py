@@ -16,7 +16,7 @@ import pytest
 from rendering import INCLUDE
 
 CODE = INCLUDE / "ml/code/evaluate"
-MODULES = ("bootstrap", "classification", "regression", "forecasting")
+MODULES = ("scoring", "bootstrap", "classification", "regression", "forecasting")
 
 
 @pytest.fixture
@@ -154,5 +154,5 @@ def test_baselines_are_last_weeks_and_yesterdays_hours(code: SimpleNamespace) ->
 def test_a_series_without_an_answer_is_named(code: SimpleNamespace) -> None:
     code.models["m"] = LastWeek(forgets="JFK")
     series = code.forecasting.Series("hour_start", ("origin",), "departures")
-    with pytest.raises(SystemExit, match="forecasts nothing for 2013-01-25 00:00:00, JFK"):
+    with pytest.raises(code.scoring.Unscored, match="it forecasts nothing for 2013-01-25 00:00:00, JFK"):
         code.forecasting.rolling("m", HISTORY, HOLDOUT, series)

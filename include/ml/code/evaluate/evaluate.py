@@ -1,7 +1,9 @@
 """Scores challenger and champion on the same hold-out and writes the evidence a gate decides on.
 
 Reads Parquet files with the feature columns and the label; writes `evidence.json`: each model's metric with a bootstrap
-interval, the paired difference, baselines, slices, calibration.
+interval, the paired difference, baselines, slices, calibration. A model that can't be judged has the value null and a
+`problem` in words; the gate turns the challenger down with them. Rows whose outcome isn't known yet are left out and
+counted (`unlabelled`).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import regression
+from scoring import Unscored, answers, labelled, unmeasured
 
 METRICS = {
     "classification": classification.METRICS,
@@ -27,7 +31,10 @@ METRICS = {
 
 
 def read(folder: str, what: str) -> pd.DataFrame:
-    rows = pd.read_parquet(folder)
+    try:
+        rows = pd.read_parquet(folder)
+    except FileNotFoundError:
+        rows = pd.DataFrame()
     if rows.empty:
         raise SystemExit(f"the {what} at {folder} has no rows: was the partition exported?")
     return rows
@@ -35,18 +42,32 @@ def read(folder: str, what: str) -> pd.DataFrame:
 
 def tabular(arguments: argparse.Namespace, holdout: pd.DataFrame) -> dict[str, Any]:
     """Classification and regression: a prediction a row."""
-    task: Any = classification if arguments.task == "classification" else regression
+    classes = arguments.task == "classification"
+    task: Any = classification if classes else regression
     features = holdout.drop(columns=[arguments.label])
     started = time.monotonic()
-    challenger = task.predict(arguments.challenger, features)
+    challenger = answers(task.predict, arguments.challenger, features, probability=classes)
     seconds = time.monotonic() - started
-    champion = None if arguments.champion is None else task.predict(arguments.champion, features)
+    champion, problem = of_champion(
+        arguments, lambda folder: answers(task.predict, folder, features, probability=classes)
+    )
     more: dict[str, Any] = {"slices": arguments.slices, "resamples": arguments.resamples}
     if arguments.task == "regression":
         without = regression.baselines(read(arguments.history, "training set"), arguments.label, len(holdout))
         more |= {"metric": arguments.metric, "unit": arguments.unit, "without_model": without}
     result = task.evidence(holdout, arguments.label, challenger, champion, **more)
-    return {**result, "microseconds_per_row": 1e6 * seconds / len(holdout)}
+    return {**result, **problem, "microseconds_per_row": 1e6 * seconds / len(holdout)}
+
+
+def of_champion(arguments: argparse.Namespace, score: Callable[[str], Any]) -> tuple[Any, dict[str, Any]]:
+    """The champion's answers, or None and what the evidence says of it: it can't be scored (any more)."""
+    if arguments.champion is None:
+        return None, {}
+    try:
+        return score(arguments.champion), {}
+    except Unscored as problem:
+        print(f"the champion, version {arguments.champion_version}, can't be scored: {problem}")
+        return None, {"champion": {"value": None, "low": None, "high": None, "problem": str(problem)}}
 
 
 def forecasts(arguments: argparse.Namespace, holdout: pd.DataFrame) -> dict[str, Any]:
@@ -57,9 +78,7 @@ def forecasts(arguments: argparse.Namespace, holdout: pd.DataFrame) -> dict[str,
     started = time.monotonic()
     challenger = forecasting.rolling(arguments.challenger, history, holdout, series)
     seconds = time.monotonic() - started
-    champion = None
-    if arguments.champion is not None:
-        champion = forecasting.rolling(arguments.champion, history, holdout, series)
+    champion, problem = of_champion(arguments, lambda folder: forecasting.rolling(folder, history, holdout, series))
     days = series.day(rows)
     result: dict[str, Any] = regression.evidence(
         rows.assign(part_of_day=forecasting.part_of_day(rows[series.time])),
@@ -80,7 +99,7 @@ def forecasts(arguments: argparse.Namespace, holdout: pd.DataFrame) -> dict[str,
             within = (found["low"] <= observed) & (observed <= found["high"])
             expected = forecasting.HIGH - forecasting.LOW
             result[name]["coverage"] = {"expected": round(expected, 3), "observed": float(within.mean())}
-    return {**result, "horizons": int(days.nunique()), "microseconds_per_row": 1e6 * seconds / len(holdout)}
+    return {**result, **problem, "horizons": int(days.nunique()), "microseconds_per_row": 1e6 * seconds / len(holdout)}
 
 
 def parse() -> argparse.Namespace:
@@ -113,8 +132,16 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    holdout = read(arguments.holdout, "hold-out")
-    result = (forecasts if arguments.task == "forecasting" else tabular)(arguments, holdout)
+    everything = read(arguments.holdout, "hold-out")
+    holdout = labelled(everything, arguments.label, classes=arguments.task == "classification")
+    try:
+        if holdout.empty:
+            raise Unscored(f"none of the hold-out's {len(everything)} rows has its {arguments.label} yet")
+        result = (forecasts if arguments.task == "forecasting" else tabular)(arguments, holdout)
+    except Unscored as problem:
+        print(f"no figures: {problem}")
+        result = unmeasured(arguments.metric, len(holdout), str(problem))
+    result["unlabelled"] = len(everything) - len(holdout)
     result["champion_version"] = None if arguments.champion is None else arguments.champion_version
 
     folder = Path(arguments.evidence)

@@ -12,6 +12,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+from scoring import Unscored, in_words, require_columns
 
 #: Days before a forecast that a model is shown.
 CONTEXT_DAYS = 21
@@ -54,12 +55,18 @@ def forecast(model: Any, rows: pd.DataFrame, series: Series, quantiles: bool = F
         found = found.assign(low=low, high=high)
     if found["forecast"].isna().any():
         missing = found[found["forecast"].isna()].iloc[0]
-        raise SystemExit(f"the model forecasts nothing for {', '.join(str(missing[key]) for key in keys)}")
+        raise Unscored(f"it forecasts nothing for {', '.join(str(missing[key]) for key in keys)}")
     return found
 
 
 def rolling(model_folder: str, history: pd.DataFrame, holdout: pd.DataFrame, series: Series) -> pd.DataFrame:
-    """The hold-out forecast day by day, in its order: columns `forecast`, `low`, `high`."""
+    """The hold-out forecast day by day, in its order: columns `forecast`, `low`, `high`. Raises Unscored."""
+    with in_words():
+        return _rolling(model_folder, history, holdout, series)
+
+
+def _rolling(model_folder: str, history: pd.DataFrame, holdout: pd.DataFrame, series: Series) -> pd.DataFrame:
+    require_columns(model_folder, holdout)
     model = mlflow.sklearn.load_model(model_folder)
     everything = series.sorted(pd.concat([history, holdout], ignore_index=True))
     days = series.day(everything)
