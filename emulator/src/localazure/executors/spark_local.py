@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlencode
 
+from localazure.core.auth import Tokens
 from localazure.settings import Settings
 
 CORES = 2
@@ -25,6 +26,10 @@ _MEMORY = re.compile(r"^(\d+)\s*([kmgt])b?$", re.IGNORECASE)
 _MB = {"k": 1 / 1024, "m": 1, "g": 1024, "t": 1024 * 1024}
 _SAS_VERSION = "2021-12-02"
 _SAS_DAYS = 3
+#: Where a Spark process gets its tokens (answered by synapse.identities), and what its secret's subject begins with.
+TOKEN_PATH = "/spark/token"
+SUBJECT = "spark:"
+_SECRET_AUDIENCE = "https://dev.azuresynapse.net"
 
 #: Configuration about the size of a cluster: a local Spark is bounded anyway.
 SIZES = re.compile(
@@ -57,15 +62,27 @@ def bounded_megabytes(text: str) -> int | None:
 
 
 def environment(settings: Settings, folder: Path) -> dict[str, str]:
-    """The environment variables of a Spark process: its files below `folder`, and no more of the account than a SAS."""
+    """The environment variables of a Spark process: what `localazure_compute.spark_runtime` reads.
+
+    Its files are below `folder`. It gets no more of the storage account than a SAS; for everything else it asks for
+    tokens, with a secret of its own.
+    """
     temporary = str(folder / "tmp")
+    secret = Tokens(settings).issue(SUBJECT + folder.name, _SECRET_AUDIENCE, lifetime_seconds=_SAS_DAYS * 24 * 3600)
     return {
         "TMPDIR": temporary,
         "SPARK_LOCAL_DIRS": temporary,
         "SPARK_LOCAL_IP": "127.0.0.1",
         "LOCALAZURE_LAKE_ENDPOINT": settings.blob_url,
         "LOCALAZURE_LAKE_ACCOUNT": settings.storage_account,
+        "LOCALAZURE_LAKE_CONTAINER": settings.container,
         "LOCALAZURE_LAKE_SAS": account_sas(settings),
+        "LOCALAZURE_TOKEN_ENDPOINT": settings.api_url + TOKEN_PATH,
+        "LOCALAZURE_TOKEN_SECRET": secret,
+        "LOCALAZURE_SQL_SERVER": settings.sql_server,
+        "LOCALAZURE_SQL_DATABASE": settings.sql_database,
+        "LOCALAZURE_WORKSPACE": settings.workspace,
+        "LOCALAZURE_SPARK_POOL": settings.spark_pool,
     }
 
 
