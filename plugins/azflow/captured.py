@@ -98,9 +98,20 @@ class CapturedDataOperator(AzflowOperator):
         collection = collections.get(COLLECTION) or {}
         if str(collection.get("dataCollectionMode", "")).lower() != "enabled":
             return f"deployment {name} doesn't collect {COLLECTION} (data_collector in deployment.yml)"
-        if collection.get("dataId"):
-            return f"deployment {name} collects into {collection['dataId']}; only the default place is looked at"
+        if asset := str(collection.get("dataId") or ""):
+            # The SDK registers an asset at the default place for every collection that names none.
+            place = _place_of(connection, asset)
+            if f"/modelDataCollector/{name}/" not in f"{place}/":
+                return f"deployment {name} collects into {place or asset}; only the default place is looked at"
         return ""
+
+
+def _place_of(connection: AzureConnection, asset: str) -> str:
+    """The address behind a data asset's ARM id; empty if there is none."""
+    name, _, version = asset.rpartition("/data/")[2].partition("/versions/")
+    with contextlib.closing(Workspace(connection)) as workspace:
+        found = workspace.version("data", name, version) or {}
+    return str(found.get("properties", {}).get("dataUri", ""))
 
 
 def captured_files(connection: AzureConnection, root: str, first: date, last: date) -> Iterator[int]:

@@ -15,7 +15,10 @@ from workspace_edge import WORKSPACE, context_of
 __all__ = ["edge"]
 
 CHAMPION = {"name": "flight_delay", "version": "3", "path": "azureml:flight_delay:3", "deployment": "v3"}
-COLLECTS = {"collections": {"model_inputs": {"dataCollectionMode": "Enabled", "samplingRate": 1.0}}}
+# As the SDK deploys it: the collection's asset is one at the default place.
+ENABLED = {"dataCollectionMode": "Enabled", "samplingRate": 1.0}
+COLLECTS = {"collections": {"model_inputs": {**ENABLED, "dataId": "/data/default/versions/1"}}}
+DATA = f"{WORKSPACE.removeprefix('https://management.azure.com')}/data"
 NOT_COLLECTED = "deployment flight-delay/v3 doesn't collect model_inputs (data_collector in deployment.yml)"
 FILED = "azureml/modelDataCollector/flight-delay/v{}/{}/{}/a.jsonl"
 
@@ -25,6 +28,9 @@ def captured(edge: Edge, collector: Any = COLLECTS, champion: Any = CHAMPION, **
     edge.on("GET", "/datastores/workspaceblobstore$", (200, {"properties": store}))
     edge.on("GET", "/deployments/v3$", (200, {"name": "v3", "properties": {"dataCollector": collector}}))
     edge.on("GET", f"{WORKSPACE}/onlineEndpoints/flight-delay/deployments/gone$", (404, {}))
+    default = "azureml://datastores/workspaceblobstore/paths/modelDataCollector/flight-delay/v3/model_inputs"
+    edge.on("GET", "/data/default/versions/1$", (200, {"properties": {"dataUri": default}}))
+    edge.on("GET", "/data/own/versions/1$", (200, {"properties": {"dataUri": "azureml://x/own/"}}))
     for version, collection, hour in (
         (3, "model_inputs", "2026/05/10/23"),
         (3, "model_outputs", "2026/05/10/23"),
@@ -60,8 +66,8 @@ def test_the_files_of_the_trailing_days_are_found_at_every_deployment(edge: Edge
         ({"collector": None}, NOT_COLLECTED),
         ({"collector": {"collections": {"model_inputs": {"dataCollectionMode": "Disabled"}}}}, NOT_COLLECTED),
         (
-            {"collector": {"collections": {"model_inputs": {"dataCollectionMode": "Enabled", "dataId": "/data/x"}}}},
-            "deployment flight-delay/v3 collects into /data/x; only the default place is looked at",
+            {"collector": {"collections": {"model_inputs": {**ENABLED, "dataId": f"{DATA}/own/versions/1"}}}},
+            "deployment flight-delay/v3 collects into azureml://x/own/; only the default place is looked at",
         ),
         ({"champion": {**CHAMPION, "deployment": "gone"}}, "endpoint flight-delay has no deployment 'gone'"),
         ({"champion": None}, "endpoint flight-delay has no deployment ''"),
