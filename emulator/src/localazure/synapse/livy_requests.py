@@ -134,6 +134,9 @@ def size(options: Mapping[str, Any], conf: Mapping[str, str], prefix: str = "") 
 
     def number(key: str, default: int, least: int) -> int:
         found, where = value(key, default)
+        # JSON has numbers, configuration has texts.
+        if isinstance(found, str) and not where.endswith("]"):
+            raise BadRequest(f"{where} must be a whole number of at least {least}, not {found!r}.", where)
         return _count(found, where, least)
 
     def memory(key: str) -> int:

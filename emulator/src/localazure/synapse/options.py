@@ -1,7 +1,7 @@
 """From Synapse's `sessionOptions` to the configuration of a local Spark session. Pure.
 
-Sizes are bounded (`executors.spark_local`), not refused, so that a notebook's options serve both. What would change
-what the notebook computes is applied or refused, never dropped.
+Sizes are bounded (`executors.spark_local`), not refused, so that a notebook's options serve both; what exceeds its pool
+is (`capacity`). What would change what the notebook computes is applied or refused, never dropped.
 https://spark.apache.org/docs/3.5.9/configuration.html
 """
 
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from localazure.core.errors import BadRequest, NotImplementedOperation
-from localazure.executors.spark_local import BASE, CORES, MEMORY_MB, REFUSED, SIZES, bounded_megabytes
+from localazure.executors.spark_local import BASE, CORES, REFUSED, SIZES, bounded_megabytes
+from localazure.synapse import livy_requests
+from localazure.synapse.capacity import Size
 
 #: Session options that would need another driver.
 _UNSUPPORTED = ("jars", "pyFiles", "files", "archives", "proxyUser")
@@ -26,10 +28,13 @@ _STATIC_SQL = re.compile(
 
 @dataclass(frozen=True)
 class SessionPlan:
-    """What a session is started with (`static`) and what is set when a run takes it (`runtime`)."""
+    """What a session is started with (`static`), what is set when a run takes it (`runtime`), and what it takes of its
+    pool (`size`: as asked, not as this machine bounds it).
+    """
 
     static: dict[str, str]
     runtime: dict[str, str]
+    size: Size
 
     @property
     def is_standard(self) -> bool:
@@ -55,13 +60,10 @@ def plan(*layers: Mapping[str, Any] | None) -> SessionPlan:
     for key in _UNSUPPORTED:
         if merged.get(key):
             raise NotImplementedOperation(f"RunNotebook_CreateRun with sessionOptions.{key}")
+    size = livy_requests.size(merged, conf, "sessionOptions.")
     static = dict(BASE)
-    cores = _number(merged, "driverCores", CORES)
-    static["spark.master"] = f"local[{max(1, min(CORES, cores))}]"
-    _number(merged, "executorCores", CORES)
-    _number(merged, "numExecutors", 1)
-    _megabytes(merged, "executorMemory")
-    static["spark.driver.memory"] = f"{_megabytes(merged, 'driverMemory')}m"
+    static["spark.master"] = f"local[{min(CORES, size.driver_cores)}]"
+    static["spark.driver.memory"] = f"{bounded_megabytes(f'{size.driver_mb}m')}m"
     runtime: dict[str, str] = {}
     for key, text in conf.items():
         if REFUSED.match(key):
@@ -72,21 +74,4 @@ def plan(*layers: Mapping[str, Any] | None) -> SessionPlan:
             runtime[key] = text
         else:
             static[key] = text
-    return SessionPlan(static, runtime)
-
-
-def _number(options: Mapping[str, Any], key: str, default: int) -> int:
-    value = options.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise BadRequest(f"sessionOptions.{key} must be a whole number, not {value!r}.", f"sessionOptions.{key}")
-    return value
-
-
-def _megabytes(options: Mapping[str, Any], key: str) -> int:
-    value = options.get(key)
-    if value is None:
-        return MEMORY_MB
-    size = bounded_megabytes(value) if isinstance(value, str) else None
-    if size is None:
-        raise BadRequest(f'sessionOptions.{key} must be a size like "28g", not {value!r}.', f"sessionOptions.{key}")
-    return size
+    return SessionPlan(static, runtime, size)

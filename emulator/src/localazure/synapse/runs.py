@@ -4,7 +4,8 @@ Shapes and messages: Azure/azure-rest-api-specs, specification/synapse/data-plan
 2022-03-01-preview/runNotebook.json and its examples. The client chooses the run's id; putting it again answers with the
 run that is there, so a client may repeat a submission. States: Starting -> Running -> Succeeded | Failed | Cancelled.
 
-A run executes in a Spark session of its own (`sessions`); `CAPACITY` at a time, others wait in order as Starting.
+A run executes in a Spark session of its own (`sessions`) as soon as the pool has room for it (`capacity`); until then
+it waits in order as Starting.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from localazure.core.store import Store
 from localazure.executors import processes
 from localazure.settings import Settings
 from localazure.synapse import options, pages, snapshots, versions
+from localazure.synapse.capacity import Capacity
 from localazure.synapse.notebooks import Notebooks
 from localazure.synapse.options import SessionPlan
 from localazure.synapse.pools import Pools
@@ -37,7 +39,6 @@ from localazure.synapse.sessions import Session, Sessions, write_notebooks
 log = logging.getLogger(__name__)
 
 KIND = "synapse.run"
-CAPACITY = 2
 ACTIVE = frozenset({"Starting", "Running"})
 _ID_LENGTH = 100
 _POLL_SECONDS = 0.1
@@ -55,15 +56,22 @@ class Runs:
     """Accepts, executes, cancels and shows notebook runs."""
 
     def __init__(
-        self, settings: Settings, store: Store, notebooks: Notebooks, pools: Pools, sessions: Sessions
+        self,
+        settings: Settings,
+        store: Store,
+        notebooks: Notebooks,
+        pools: Pools,
+        sessions: Sessions,
+        *,
+        capacity: Capacity,
     ) -> None:
         self._settings = settings
         self._store = store
         self._notebooks = notebooks
         self._pools = pools
         self._sessions = sessions
+        self._capacity = capacity
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._places = asyncio.Semaphore(CAPACITY)
 
     def operations(self) -> list[Operation]:
         """The run operations."""
@@ -159,16 +167,18 @@ class Runs:
             if not isinstance(body.get(key), str) or not body[key]:
                 raise BadRequest(f"{key} must be a name.", key)
         resource = self._notebooks.resource(body["notebook"])
-        self._pools.resource(body["sparkPool"])
+        extent = self._pools.extent(body["sparkPool"])
         session_options = body.get("sessionOptions")
         if session_options is not None and not isinstance(session_options, dict):
             raise BadRequest("sessionOptions must be an object.", "sessionOptions")
-        options.plan(resource["properties"].get("sessionProperties"), session_options)
+        plan = options.plan(resource["properties"].get("sessionProperties"), session_options)
+        extent.check(plan.size, "sessionOptions.")
+        self._capacity.check_queue(extent.pool)
         values(body.get("parameters"))
         return {
             "runId": run,
             "notebook": resource["name"],
-            "sparkPool": self._settings.spark_pool,
+            "sparkPool": extent.pool,
             "sessionOptions": session_options,
             "honorSessionTimeToLive": bool(body.get("honorSessionTimeToLive")),
             "parameters": body.get("parameters") or {},
@@ -190,8 +200,8 @@ class Runs:
         run = document["runId"]
         properties = document["resource"]["properties"]
         try:
-            async with self._places:
-                plan = options.plan(properties.get("sessionProperties"), document["sessionOptions"])
+            plan = options.plan(properties.get("sessionProperties"), document["sessionOptions"])
+            async with self._capacity.place(document["sparkPool"], plan.size):
                 is_done = False
                 while not is_done:
                     session = await self._sessions.take(plan)

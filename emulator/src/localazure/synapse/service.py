@@ -36,7 +36,8 @@ class Synapse:
         sql_pools: SqlPools | None = None,
         blobs: BlobStore | None = None,
     ) -> None:
-        self._sessions = Sessions(settings, store, warm)
+        # One session stands by for all pools, as long as the home's own pool says.
+        self._sessions = Sessions(settings, store, warm, lambda: self._pools.idle_seconds(settings.spark_pool))
         self._notebooks = Notebooks(settings, store)
         self._pools = Pools(settings, store)
         self._capacity = Capacity(self._pools.extent)
@@ -45,7 +46,7 @@ class Synapse:
         self._pools.is_used = self._batches.is_active
         self._sql_pools = sql_pools
         self._identities = SparkIdentities(Tokens(settings))
-        self._runs = Runs(settings, store, self._notebooks, self._pools, self._sessions)
+        self._runs = Runs(settings, store, self._notebooks, self._pools, self._sessions, capacity=self._capacity)
 
     def operations(self) -> list[Operation]:
         """The implemented operations; any other of the endpoint is refused by method and path (`core.registry`)."""

@@ -15,7 +15,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 _COUNTER = "synapse.counter"
 #: An older session is replaced before it is used: its SAS ages.
 _STALE_SECONDS = 24 * 3600
-#: So long after the last request the session that stands by ends: it takes more memory than all the rest.
-_IDLE_SECONDS = 30 * 60
 #: A JVM serves so many runs.
 _RUNS = 25
 #: Of a run's folder only these files are kept when it has ended.
@@ -108,7 +106,11 @@ class Session:
 class Sessions:
     """Starts sessions, keeps one warm, ends them all."""
 
-    def __init__(self, settings: Settings, store: Store, warm: int = 1) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, warm: int = 1, idle_seconds: Callable[[], float | None] = lambda: None
+    ) -> None:
+        """`idle_seconds` says how long after the last request the session that stands by ends; None: never."""
+        self._idle_seconds = idle_seconds
         self._settings = settings
         self._store = store
         self._root = settings.home / "spark"
@@ -126,12 +128,13 @@ class Sessions:
 
     def keep_warm(self) -> None:
         """Start what is missing of the sessions that stand by. Doesn't wait for them. They end when this wasn't called
-        for long.
+        for long: they take more memory than all the rest.
         """
         if self._resting is not None:
             self._resting.cancel()
         if not self._stopped and self._wanted_warm:
-            self._resting = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._rest)
+            delay = self._idle_seconds()
+            self._resting = asyncio.get_running_loop().call_later(delay, self._rest) if delay is not None else None
         self._warm = [session for session in self._warm if session.is_usable]
         try:
             while not self._stopped and len(self._warm) < self._wanted_warm:
