@@ -53,7 +53,8 @@ class Synapse:
         found = [*self._notebooks.operations(), *self._runs.operations()]
         woken = [replace(each, handler=self._waking(each.handler)) if each.audience else each for each in found]
         more = self._sql_pools.operations() if self._sql_pools else []
-        return [*woken, *self._pools.operations(), *self._batches.operations(), *more]
+        own = [*self._pools.operations(), *self._batches.operations(), *self._identities.operations()]
+        return [*woken, *own, *more]
 
     def _waking(self, handler: Handler) -> Handler:
         """Whoever talks to the endpoint is likely to run a notebook: the session that stands by is brought up."""
