@@ -30,7 +30,11 @@ DEPLOYMENT_HEADER = "azureml-model-deployment"
 #: Floats of two answers agree if they differ by at most this much of the larger one.
 RELATIVE_TOLERANCE = 0.1
 _READABLE = (".parquet", ".jsonl", ".json", ".csv")
-_OK = 200
+#: How long an answer is waited for, in seconds: from the request to the answer's last byte.
+ANSWER_SECONDS = 60.0
+_MOST_ANSWER_BYTES = 64 * 1024 * 1024
+_CHUNK = 64 * 1024
+_OK, _TOO_MANY = 200, 429
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,12 @@ class Answer:
 
 
 class Scorer:
-    """An endpoint's scoring URI with its key, over one connection. Nothing is tried twice: a failure is evidence."""
+    """An endpoint's scoring URI with its key, over one connection. Nothing is tried twice: a failure is evidence.
 
-    def __init__(self, uri: str, key: str, *, verify: str | bool = True, timeout: float = 60) -> None:
+    :param timeout: seconds for a whole answer, however slowly it drips.
+    """
+
+    def __init__(self, uri: str, key: str, *, verify: str | bool = True, timeout: float = ANSWER_SECONDS) -> None:
         import requests
 
         self.uri = uri
@@ -66,50 +73,112 @@ class Scorer:
 
     def score(self, rows: Sequence[Row], deployment: str | None = None) -> Answer:
         """The endpoint's predictions for `rows`: of `deployment` if it is named, else of whom the split picks."""
+        return self.send(json.dumps({"data": list(rows)}), len(rows), deployment)
+
+    def send(self, body: str, rows: int | None, deployment: str | None = None) -> Answer:
+        """As `score`, for a body as it stands; `rows`: how many predictions it asks for, None if nobody knows."""
         import requests
+        import urllib3
 
         headers = {"Content-Type": "application/json"}
         if deployment:
             headers[DEPLOYMENT_HEADER] = deployment
-        body = json.dumps({"data": list(rows)})
         begun = time.perf_counter()
         try:
-            response = self._session.post(self.uri, data=body, headers=headers, timeout=self._timeout)
-        except requests.RequestException as error:
+            response = self._session.post(
+                self.uri, data=body.encode(), headers=headers, timeout=self._timeout, stream=True
+            )
+            text = self._read(response, begun)
+        except (requests.Timeout, urllib3.exceptions.TimeoutError):
+            return Answer(deployment or "", _elapsed(begun), [], self._too_slow())
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             return Answer(deployment or "", _elapsed(begun), [], f"no answer: {first_line(error)}")
         milliseconds = _elapsed(begun)
         who = response.headers.get(DEPLOYMENT_HEADER, "") or deployment or ""
+        if text is None:
+            return Answer(who, milliseconds, [], self._too_slow())
         if deployment and who != deployment:
             return Answer(who, milliseconds, [], f"{deployment} was asked, {who} answered")
         if response.status_code != _OK:
-            return Answer(who, milliseconds, [], f"HTTP {response.status_code}: {response.text[:300].strip()}")
-        predictions, problem = predictions_of(response.text, len(rows))
+            return Answer(who, milliseconds, [], _refusal(response.status_code, text))
+        predictions, problem = predictions_of(text, rows)
         return Answer(who, milliseconds, predictions, problem)
 
+    def _read(self, response: requests.Response, begun: float) -> str | None:
+        """The answer's text; None if it takes too long or has no end."""
+        content = bytearray()
+        # What has come so far, not a full chunk: else an answer that drips is waited for without end.
+        while chunk := response.raw.read1(_CHUNK, decode_content=True):
+            content += chunk
+            if time.perf_counter() - begun > self._timeout or len(content) > _MOST_ANSWER_BYTES:
+                response.close()
+                return None
+        response.raw.release_conn()  # for the next request
+        return content.decode("utf-8", errors="replace")
 
-def predictions_of(text: str, rows: int) -> tuple[list[Any], str]:
+    def _too_slow(self) -> str:
+        return f"no whole answer within {self._timeout:g} s"
+
+
+def _refusal(status: int, text: str) -> str:
+    """An answer that isn't one, for people who have to do something about it."""
+    said = " ".join(text.split())[:300]
+    if status == _TOO_MANY:
+        said = (
+            f"{said} (turned away: more requests at once than its instances take; raise instance_count or "
+            "max_concurrent_requests_per_instance in deployment.yml)"
+        )
+    return f"HTTP {status}: {said}"
+
+
+def predictions_of(text: str, rows: int | None) -> tuple[list[Any], str]:
     """The predictions in an answer, and what is wrong with them (empty: nothing).
 
     ``{"predictions": [...]}`` or a bare list, one element a row; no element is null or holds a number that isn't
-    finite; what is called ``probability`` lies between 0 and 1.
+    finite, at any depth; what is called ``probability`` is a number between 0 and 1.
+
+    :param rows: how many there must be; None: any number but none.
     """
     try:
         answer = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return [], f"the answer isn't JSON: {text[:200]!r}"
+    if isinstance(answer, str):
+        return (
+            [],
+            f"the answer is a text, not an object: run() must return the value, not json.dumps of it: {text[:200]}",
+        )
     predictions = answer.get("predictions") if isinstance(answer, Mapping) else answer
     if not isinstance(predictions, list):
         return [], f"the answer has no list of predictions: {text[:200]}"
-    if len(predictions) != rows:
+    if rows is not None and len(predictions) != rows:
         return [], f"{len(predictions)} predictions for {rows} rows"
+    if not predictions:
+        return [], "the answer has no predictions"
     for position, prediction in enumerate(predictions):
         fields = prediction if isinstance(prediction, Mapping) else {"prediction": prediction}
         for name, value in fields.items():
-            if value is None or (isinstance(value, float) and not math.isfinite(value)):
-                return [], f"prediction {position}: {name} is {value}"
-            if name == "probability" and not 0 <= value <= 1:
-                return [], f"prediction {position}: probability is {value}"
+            if (odd := _odd(value)) is not None:
+                return [], f"prediction {position}: {name} is {odd}"
+            if name == "probability" and (not _is_number(value) or not 0 <= value <= 1):
+                return [], f"prediction {position}: probability is {value!r}, not a number between 0 and 1"
     return predictions, ""
+
+
+def _odd(value: Any) -> str | None:
+    """What is no prediction in a value, at any depth: nothing, or a number that isn't finite."""
+    if value is None:
+        return "null"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping | list):
+        inside = value.values() if isinstance(value, Mapping) else value
+        return next((found for each in inside if (found := _odd(each)) is not None), None)
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def agreement(ours: Sequence[Any], theirs: Sequence[Any]) -> tuple[int, int]:

@@ -164,7 +164,10 @@ def test_the_first_deployment_gets_everything_after_the_probe(fake: FakeEndpoint
 
 BREACHES = [
     ("no_predictions", broken(200, {"result": 1}), {}, "no list of predictions"),
-    ("null", lambda rows: (200, {"predictions": [None] * len(rows)}), {}, "prediction 0: prediction is None"),
+    ("null", lambda rows: (200, {"predictions": [None] * len(rows)}), {}, "prediction 0: prediction is null"),
+    ("nan", lambda rows: (200, b'{"predictions": [NaN]}'), {"sample_rows": 1}, "prediction 0: prediction is nan"),
+    ("too_few", lambda rows: (200, {"predictions": [0] * (len(rows) - 1)}), {}, r"\d+ predictions for \d+ rows"),
+    ("turned_away", broken(429, "busy"), {}, "HTTP 429: .*raise instance_count or max_concurrent_requests_per_inst"),
     ("errors", broken(502), {}, "HTTP 502"),
     ("slow", late_after(15, 0.02), {"max_p95_ms": 1}, "max_p95_ms"),
     ("not_json", broken(200, b"<html>"), {}, "isn't JSON"),
@@ -360,6 +363,15 @@ def test_agreement(one: list[Any], other: list[Any], agreed: int) -> None:
         ('{"predictions": [{"probability": 1.2}, {"probability": 0}]}', "probability is 1.2"),
         ('{"predictions": [NaN, 1]}', "prediction is nan"),
         ('{"predictions": "no"}', "no list of predictions"),
+        ('{"predictions": []}', "0 predictions for 2 rows"),
+        ('{"predictions": [1, null]}', "prediction 1: prediction is null"),
+        ('{"predictions": [{"probability": "high"}, {"probability": 0}]}', "probability is 'high', not a number"),
+        ('{"predictions": [{"probability": true}, {"probability": 0}]}', "probability is True, not a number"),
+        ('{"predictions": [[0.1, Infinity], [0.1, 0.2]]}', "prediction 0: prediction is inf"),
+        ('{"predictions": [{"of": {"x": NaN}}, 1]}', "prediction 0: of is nan"),
+        ('"{\\"predictions\\": [1, 2]}"', "run() must return the value, not json.dumps of it"),
+        ("", "the answer isn't JSON: ''"),
+        ("[" * 100_000, "the answer isn't JSON"),
     ],
 )
 def test_predictions(text: str, problem: str) -> None:
