@@ -106,11 +106,11 @@ def make_table(target: BulkTarget, rows: BulkRows) -> pa.Table:
             4865,
             f"INSERT BULK names {len(target.columns)} columns of {target.table}; the data has {len(rows.columns)}.",
         )
-    arrays: list[pa.Array] = []
+    arrays: list[pa.Array | pa.ChunkedArray] = []
     for name, column, values in zip(target.columns, rows.columns, rows.values, strict=True):
         kind = arrow_type(column.type)
         try:
-            arrays.append(pa.array(values, kind))
+            arrays.append(values.cast(kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind))
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             raise SqlError(
                 4863,

@@ -11,10 +11,14 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
+import numpy as np
+import pyarrow as pa
+
 from localazure.sql.results import Column, SqlType
+from localazure.tds.bulk_columns import column_of
 from localazure.tds.packets import ProtocolError, Reader, text
 from localazure.tds.tokens import Token
-from localazure.tds.types import WireType, parse_type_info
+from localazure.tds.types import MAX_SHORT, WireType, parse_type_info
 
 MAX_PARAMETERS: Final = 2100
 """Parameters of one call: https://learn.microsoft.com/en-us/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-service-capacity-limits"""
@@ -177,10 +181,15 @@ def _name(reader: Reader) -> str:
 
 @dataclass(frozen=True)
 class BulkRows:
-    """A bulk load decoded into columns of Python values."""
+    """A bulk load decoded into columns: of Python values, or of Arrow."""
 
     columns: tuple[Column, ...]
-    values: tuple[list[object], ...]
+    values: tuple[list[object] | pa.ChunkedArray, ...]
+
+
+_BATCH_FIELDS: Final = 1 << 18
+_BATCH_BYTES: Final = 8 << 20
+"""Both bound what the starts of a batch's fields and the gathering of its text take."""
 
 
 def parse_bulk_load(payload: bytes) -> BulkRows:
@@ -191,39 +200,89 @@ def parse_bulk_load(payload: bytes) -> BulkRows:
     if reader.u8() != Token.COLMETADATA:
         raise ProtocolError("a bulk load starts with COLMETADATA")
     columns, wires = _parse_bulk_columns(reader)
+    data = np.frombuffer(payload, np.uint8)
+    chunks: tuple[list[pa.Array], ...] = tuple([] for _ in columns)
+    # Of columns whose values have chunks the values themselves.
     lists: tuple[list[object], ...] = tuple([] for _ in columns)
-    plan = [(wire.decode, values.append) for wire, values in zip(wires, lists, strict=True)]
-    data, pos = payload, reader.pos
-    bitmap_size = (len(columns) + 7) // 8
-    with _values_that_exist():
-        while pos < len(data):
-            token = data[pos]
+    pos, more = reader.pos, True
+    while more:
+        starts, pos, more = _scan(payload, pos, wires, lists)
+        if not starts:
+            break
+        found = np.array(starts, np.int64).reshape(-1, len(columns))
+        with _values_that_exist():
+            for index, wire in enumerate(wires):
+                if wire.prefix is not None:
+                    chunks[index].append(column_of(wire, data, found[:, index]))
+    return BulkRows(
+        columns,
+        tuple(
+            values if wire.prefix is None or not arrays else pa.chunked_array(arrays)
+            for wire, values, arrays in zip(wires, lists, chunks, strict=True)
+        ),
+    )
+
+
+def _scan(
+    payload: bytes, pos: int, wires: list[WireType], lists: tuple[list[object], ...]
+) -> tuple[list[int], int, bool]:
+    """(where the fields of the next rows begin, -1 for those that aren't sent; the position behind; whether more is).
+
+    Fields that only their type's decoder can read go into ``lists``.
+    """
+    starts: list[int] = []
+    append, end, bitmap_size = starts.append, len(payload), (len(wires) + 7) // 8
+    plan = [(wire.prefix, wire.size, wire.decode, values) for wire, values in zip(wires, lists, strict=True)]
+    stop = pos + _BATCH_BYTES
+    try:
+        for _ in range(max(1, _BATCH_FIELDS // len(wires))):
+            if pos >= end:
+                return starts, pos, False
+            if pos > stop:
+                break
+            token = payload[pos]
             pos += 1
             if token == Token.ROW:
-                for decode, append in plan:
-                    value, pos = decode(data, pos)
-                    append(value)
+                absent = 0
             elif token == Token.NBCROW:
-                bitmap = int.from_bytes(data[pos : pos + bitmap_size], "little")
+                absent = int.from_bytes(payload[pos : pos + bitmap_size], "little")
                 pos += bitmap_size
-                for decode, append in plan:
-                    if bitmap & 1:
-                        append(None)
-                    else:
-                        value, pos = decode(data, pos)
-                        append(value)
-                    bitmap >>= 1
             elif token == Token.DONE:
-                break
+                return starts, pos, False
             else:
                 raise ProtocolError(f"token 0x{token:02x} at offset {pos - 1} has no place in a bulk load")
-    return BulkRows(columns, lists)
+            for prefix, size, decode, values in plan:
+                if absent & 1:
+                    append(-1)
+                    if prefix is None:
+                        values.append(None)
+                elif prefix == 1:
+                    append(pos)
+                    pos += 1 + payload[pos]
+                elif prefix == 2:
+                    append(pos)
+                    length = payload[pos] | payload[pos + 1] << 8
+                    pos += 2 if length == MAX_SHORT else 2 + length
+                elif prefix == 0:
+                    append(pos)
+                    pos += size
+                else:
+                    append(pos)
+                    with _values_that_exist():
+                        value, pos = decode(payload, pos)
+                    values.append(value)
+                absent >>= 1
+            if pos > end:
+                raise IndexError
+    except IndexError:
+        raise ProtocolError(f"a bulk load's row ends behind its message, at offset {end}") from None
+    return starts, pos, True
 
 
 def _parse_bulk_columns(reader: Reader) -> tuple[tuple[Column, ...], list[WireType]]:
     count = reader.u16()
-    if count > 1024:
-        raise ProtocolError(f"{count} columns: a table has at most 1024")
+    if not 1 <= count <= 1024:
+        raise ProtocolError(f"{count} columns: a table has 1 to 1024")
     columns: list[Column] = []
     wires: list[WireType] = []
     for _ in range(count):

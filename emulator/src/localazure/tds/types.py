@@ -103,10 +103,17 @@ def make_type_info(kind: SqlType) -> bytes:
 
 @dataclass(frozen=True)
 class WireType:
-    """A TYPE_INFO from the client: the T-SQL type it stands for and how to read its values."""
+    """A TYPE_INFO from the client: the T-SQL type it stands for and how to read its values.
+
+    prefix: bytes of a value's length: 2 of characters and binaries, 1 of the other types, 0 where ``size`` is fixed;
+    None where a value has chunks, which only ``decode`` reads. utf8: of characters.
+    """
 
     sql: SqlType
     decode: Decoder
+    prefix: int | None = None
+    size: int = 0
+    utf8: bool = False
 
 
 def parse_type_info(reader: Reader) -> WireType:
@@ -117,7 +124,7 @@ def parse_type_info(reader: Reader) -> WireType:
     code = reader.u8()
     if code in _FIXED:
         name, size = _FIXED[code]
-        return WireType(SqlType(name), _fixed(_SCALARS[name, size], size))
+        return WireType(SqlType(name), _fixed(_SCALARS[name, size], size), 0, size)
     parser = _VARIABLE.get(code)
     if parser is None:
         refused = {
@@ -241,7 +248,7 @@ def _sized(names: dict[int, str]) -> Callable[[Reader], WireType]:
         size = reader.u8()
         if size not in names:
             raise ProtocolError(f"{size} bytes is no size of {'/'.join(dict.fromkeys(names.values()))}")
-        return WireType(SqlType(names[size]), _byte_length(scalars))
+        return WireType(SqlType(names[size]), _byte_length(scalars), 1)
 
     return parse
 
@@ -258,11 +265,11 @@ def _parse_decimal(reader: Reader) -> WireType:
         return Decimal(magnitude if data[0] else -magnitude).scaleb(-scale, _EXACT)
 
     sizes: dict[int, _Scalar] = dict.fromkeys((5, 9, 13, 17), scalar)
-    return WireType(SqlType("decimal", precision=precision, scale=scale), _byte_length(sizes))
+    return WireType(SqlType("decimal", precision=precision, scale=scale), _byte_length(sizes), 1)
 
 
 def _parse_date(_reader: Reader) -> WireType:
-    return WireType(SqlType("date"), _byte_length({3: _date}))
+    return WireType(SqlType("date"), _byte_length({3: _date}), 1)
 
 
 def _scaled(name: str) -> Callable[[Reader], WireType]:
@@ -289,7 +296,7 @@ def _scaled(name: str) -> Callable[[Reader], WireType]:
             "datetime2": {size + 3: as_datetime},
             "datetimeoffset": {size + 5: as_offset},
         }
-        return WireType(SqlType(name, scale=scale), _byte_length(scalars[name]))
+        return WireType(SqlType(name, scale=scale), _byte_length(scalars[name]), 1)
 
     return parse
 
@@ -299,7 +306,8 @@ def _short_string(name: str) -> Callable[[Reader], WireType]:
 
     def parse(reader: Reader) -> WireType:
         size = reader.u16()
-        codec = _codec(name, b"" if name.endswith("binary") else reader.take(5))
+        collation = b"" if name.endswith("binary") else reader.take(5)
+        codec = _codec(name, collation)
         if size == MAX_SHORT:
             return WireType(SqlType(name, length=-1), _partial(codec))
         if size > 8000:
@@ -313,7 +321,8 @@ def _short_string(name: str) -> Callable[[Reader], WireType]:
             stop = _need(data, start, length)
             return codec(data[start:stop]), stop
 
-        return WireType(SqlType(name, length=size // 2 if name.startswith("n") else size), decode)
+        kind = SqlType(name, length=size // 2 if name.startswith("n") else size)
+        return WireType(kind, decode, 2, utf8=_is_utf8(collation))
 
     return parse
 
@@ -345,14 +354,17 @@ def _parse_xml(reader: Reader) -> WireType:
     return WireType(SqlType("nvarchar", length=-1), _partial(text))
 
 
+def _is_utf8(collation: bytes) -> bool:
+    """[MS-TDS] 2.2.5.1.2: bit 26 of the collation's first four bytes is fUTF8."""
+    return len(collation) == 5 and bool(collation[3] & 0x04)
+
+
 def _codec(name: str, collation: bytes) -> Callable[[bytes], object]:
     if name.endswith("binary"):
         return bytes
     if name.startswith("n"):
         return text
-    # [MS-TDS] 2.2.5.1.2: bit 26 of the collation's first four bytes is fUTF8.
-    utf8 = len(collation) == 5 and bool(collation[3] & 0x04)
-    encoding = "utf-8" if utf8 else CODE_PAGE
+    encoding = "utf-8" if _is_utf8(collation) else CODE_PAGE
 
     def decode(data: bytes) -> str:
         return data.decode(encoding, "replace")
