@@ -169,7 +169,7 @@ def _step(step: Step) -> tuple[str, dict[str, Any]]:
         }
         if step.spark_pool is not None:
             arguments["spark_pool"] = step.spark_pool
-        return "azflow.synapse.SynapseNotebookOperator", arguments
+        return "azflow.spark.SynapseNotebookOperator", arguments
     assert isinstance(step, SqlStep)
     more: dict[str, Any] = {"check_tables": True} if step.check_tables else {}
     if step.workload_context is not None:
@@ -193,7 +193,8 @@ def _quality(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
         PlannedTask(
             f"quality.{suite.name}",
             "azflow.quality.ExpectationsOperator",
-            {**common, "suite": suite.suite, "table": suite.table},
+            {**common, "suite": suite.suite, "table": suite.table}
+            | ({"quarantine": suite.quarantine.model_dump()} if suite.quarantine else {}),
         )
         for suite in spec.quality
     ]

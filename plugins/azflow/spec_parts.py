@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 Text = Annotated[str, StringConstraints(min_length=1)]
+TableName = Annotated[str, StringConstraints(pattern=r"^\w+\.\w+$")]
+Column = Annotated[str, StringConstraints(pattern=r"^\w+$")]
 
 
 class Part(BaseModel):

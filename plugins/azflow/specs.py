@@ -30,7 +30,7 @@ from pydantic import (
 from azflow import spec_files
 from azflow.errors import ConfigurationError, SpecError
 from azflow.metrics import check_bounds
-from azflow.spec_parts import Part, Text, as_tuple
+from azflow.spec_parts import Column, Part, TableName, Text, as_tuple
 from azflow.watch_parts import Captured, Outcomes, Signal
 
 #: The folder of the user's assets: next to ``plugins``.
@@ -78,8 +78,8 @@ class TableArrival(_Arrival):
     :ivar min_rows: fewer are an empty or a half-filled partition.
     """
 
-    table: Annotated[str, StringConstraints(pattern=r"^\w+\.\w+$")]
-    column: Annotated[str, StringConstraints(pattern=r"^\w+$")]
+    table: TableName
+    column: Column
     min_rows: Annotated[int, Field(ge=1)] = 1
 
 
@@ -156,11 +156,27 @@ Step = Annotated[
 ]
 
 
+class SuiteQuarantine(Part):
+    """Where rows go that break an expectation of severity ``quarantine``.
+
+    :ivar key: columns that tell the checked table's rows apart.
+    :ivar table: None: the checked one's name and ``_quarantine``.
+    :ivar max_share: of the checked rows; if more would go, none does and the run stops.
+    """
+
+    key: Annotated[tuple[Column, ...], Field(min_length=1)]
+    table: TableName | None = None
+    max_share: Annotated[float, Field(gt=0, le=1)] = 0.01
+
+    _key = field_validator("key", mode="before")(as_tuple)
+
+
 class Suite(Part):
     """A Great Expectations suite below include/expectations, pushed down to one table."""
 
     suite: Text
-    table: Annotated[str, StringConstraints(pattern=r"^\w+\.\w+$")]
+    table: TableName
+    quarantine: SuiteQuarantine | None = None
 
     _suite = field_validator("suite")(_below_include("expectations", ".json"))
 

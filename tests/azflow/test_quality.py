@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 import azflow.quality
-from azflow import quality
+from azflow import pushdown, quality, quality_page
 from azflow.connection import AzureConnection
 from azflow.errors import AccessDenied, ConfigurationError, QualityFailed, ServiceUnavailable, SpecError
 from azflow.quality import ExpectationsOperator
@@ -120,9 +120,12 @@ def test_a_blocking_failure_names_column_rule_and_examples(pool: Pool) -> None:
     ) in str(error)
     summary = xcoms["quality"]  # there although the task failed
     assert (summary["success"], summary["failed"], summary["warned"]) == (False, 1, 0)
-    (path,) = pool.pages
+    documents, path = pool.pages
     assert path.startswith("reports/flight_delay/2013-03-08/") and path.endswith("/quality-s.html")
     assert summary["report"] == f"https://lake/{path}"
+    assert summary["data_docs"] == f"https://lake/{documents}" and documents.endswith("/quality-s-data-docs.html")
+    assert f'href="https://lake/{documents}"' in pool.pages[path]
+    assert "carrier" in pool.pages[documents] and "ZZ" in pool.pages[documents]
 
 
 def test_a_warning_is_reported_and_stops_nothing(pool: Pool) -> None:
@@ -168,10 +171,6 @@ def test_great_expectations_own_severity_counts_where_meta_says_nothing(pool: Po
         ('{"expectations": []}', r"s\.json: expectations: must be a list"),
         ('{"expectations": [{"kwargs": {}}]}', r"s\.json: expectations\.0: must be an object with a type"),
         (
-            '{"expectations": [{"type": "expect_column_values_to_be_unique"}]}',
-            r"expectations\.0\.type: expect_column_values_to_be_unique needs a temporary table; use expect_column_prop",
-        ),
-        (
             '{"expectations": [{"type": "expect_column_to_exist", "meta": {"severity": "fatal"}}]}',
             r"expectations\.0\.meta\.severity: is 'fatal'",
         ),
@@ -197,9 +196,9 @@ def test_an_expectation_that_isnt_one_is_named(pool: Pool, bad: dict[str, Any]) 
 @pytest.mark.parametrize("name", ["a b", "x; DROP TABLE y", "a.b.c", ""])
 def test_only_names_get_into_the_query(name: str) -> None:
     with pytest.raises(ConfigurationError, match="is no name"):
-        quality.Rows(name)
+        pushdown.Rows(name)
     with pytest.raises(ConfigurationError, match="is no name"):
-        quality.Rows("a.b", name, ("2013-01-01", "2013-01-02"))
+        pushdown.Rows("a.b", name, ("2013-01-01", "2013-01-02"))
 
 
 class DatabaseError(Exception):
@@ -212,8 +211,24 @@ class DatabaseError(Exception):
 def test_a_pool_that_cant_be_reached_is_no_finding(message: str, kind: type[Exception]) -> None:
     wrapped = RuntimeError("wrapped")
     wrapped.__cause__ = DatabaseError(message)
-    error = quality._pool_error(AzureConnection(id="prod", sql_server="pool"), wrapped)
+    error = pushdown._pool_error(AzureConnection(id="prod", sql_server="pool"), wrapped)
     assert isinstance(error, kind)
+
+
+def test_a_suite_that_wants_a_quarantine_needs_one(pool: Pool) -> None:
+    pool.suite(SUITE[0], expectation("expect_column_values_to_not_be_null", "quarantine", column="temp"))
+    error, _ = check()
+    assert "expectations.1.meta.severity: is 'quarantine', but model.yml gives this suite no quarantine" in str(error)
+
+
+@pytest.mark.parametrize(
+    "place", [{"key": ["a b"]}, {"key": []}, {"key": ["a"], "table": "x"}, {"key": ["a"], "table": "m.t; DROP TABLE u"}]
+)
+def test_a_quarantine_takes_names_only(pool: Pool, place: dict[str, Any]) -> None:
+    quarantine = {"max_share": 0.1, **place}
+    error, _ = check(quarantine=quarantine)
+    assert isinstance(error, AirflowFailException)
+    assert "is no name of a table" in str(error) or "quarantine.key must be columns" in str(error)
 
 
 # words
@@ -225,7 +240,7 @@ def test_a_pool_that_cant_be_reached_is_no_finding(message: str, kind: type[Exce
         (
             "expect_column_values_to_not_be_null",
             {"column": "a", "mostly": 0.9},
-            "a is never null (at least 0.9 of the rows)",
+            "a is never null (at least 90 % of the rows)",
         ),
         ("expect_column_values_to_be_between", {"column": "a", "min_value": 1}, "a at least 1"),
         (
@@ -237,16 +252,17 @@ def test_a_pool_that_cant_be_reached_is_no_finding(message: str, kind: type[Exce
     ],
 )
 def test_expectations_in_a_persons_words(kind: str, kwargs: dict[str, Any], words: str) -> None:
-    assert quality.says(kind, kwargs) == words
+    assert quality_page.says(kind, kwargs) == words
 
 
 def test_the_page_escapes_what_the_data_says(pool: Pool) -> None:
     pool.sql("UPDATE features SET carrier = '<script>alert(1)</script>' WHERE flight_id = 41")
     check()
-    (html,) = pool.pages.values()
+    documents, html = pool.pages.values()
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert "stopped the run" in html
+    assert "<script>alert(1)" not in documents
 
 
 # the project's own suite

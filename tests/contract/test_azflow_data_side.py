@@ -22,12 +22,13 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 import azflow.quality
 import azflow.synapse
-from azflow import arrival, exports, notebook_runs, quality, sql_execution
+from azflow import arrival, exports, notebook_files, notebook_runs, quality, sql_execution
 from azflow.arrival import BlobArrivalSensor
 from azflow.cloud import Cloud
 from azflow.connection import AzureConnection
 from azflow.errors import AccessDenied, QualityFailed, RunExists, SqlFailed
-from azflow.quality import ExpectationsOperator, Rows
+from azflow.pushdown import Rows, validate
+from azflow.quality import ExpectationsOperator
 from azflow.report import publish_page
 from azflow.synapse import SynapseSqlHook, SynapseSqlOperator, connect
 
@@ -62,7 +63,7 @@ def _connection(localazure: Any, monkeypatch: pytest.MonkeyPatch, authentication
 
 @pytest.fixture
 def include(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for folder in ("sql", "expectations", "spark/notebooks"):
+    for folder in ("sql", "expectations"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.setattr(azflow.synapse, "INCLUDE", tmp_path)
     monkeypatch.setattr(azflow.quality, "INCLUDE", tmp_path)
@@ -250,10 +251,10 @@ def notebook(*sources: str) -> dict[str, Any]:
 
 def payload(content: dict[str, Any], pool: str, **parameters: Any) -> dict[str, Any]:
     return {
-        "notebook": notebook_runs.artifact_name("contract", content),
+        "notebook": notebook_files.artifact_name("contract", content),
         "content": content,
         "spark_pool": pool,
-        "parameters": notebook_runs.typed_parameters(parameters, "contract.ipynb"),
+        "parameters": notebook_files.typed_parameters(parameters, "contract.ipynb"),
         "session_options": {},
     }
 
@@ -408,8 +409,8 @@ SOUND = [
 ]
 
 
-def check(table: str) -> tuple[Any, dict[str, Any]]:
-    operator = ExpectationsOperator(task_id="t", suite="s.json", table=table, model="flight_delay")
+def check(table: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+    operator = ExpectationsOperator(task_id="t", suite="s.json", table=table, model="flight_delay", **arguments)
     xcoms: dict[str, Any] = {}
     made = context(xcoms)
     operator.render_template_fields(made, jinja2.Environment())  # type: ignore[arg-type]
@@ -444,6 +445,80 @@ def test_a_failing_expectation_stops_and_names_examples(
     assert xcoms["quality"]["failed"] == 1
 
 
+def test_rows_that_break_a_rule_go_into_quarantine_and_stay_there(
+    by_token: AzureConnection, include: Path, features: str
+) -> None:
+    rules = [
+        *SOUND[:2],
+        expectation("expect_column_values_to_be_in_set", "quarantine", column="carrier", value_set=["AA", "UA"]),
+        expectation("expect_column_values_to_be_between", "quarantine", column="temp", min_value=0, max_value=200),
+    ]
+    checks(include, *rules)
+    place = {"key": ["flight_id"], "max_share": 0.1}
+    # Two rules, one row breaks both; and a row of another day, at which nobody looks.
+    execute(by_token, f"UPDATE {features} SET carrier = 'ZZ' WHERE flight_id IN (1, 50, 51)")
+    execute(by_token, f"UPDATE {features} SET temp = -999 WHERE flight_id IN (51, 53)")
+    result, _ = check(features, quarantine=place)
+    assert not isinstance(result, Exception), result
+    assert (result["success"], result["quarantined"], result["failed"]) == (True, 3, 0)
+    into = result["quarantine_table"]
+    assert into == f"{features}_quarantine"
+    stands = f"SELECT flight_id, quarantine_rule, quarantine_suite FROM {into} ORDER BY flight_id, quarantine_rule"
+    assert execute(by_token, stands) == [
+        [50, "carrier is one of AA, UA", "s.json"],
+        [51, "carrier is one of AA, UA", "s.json"],
+        [51, "temp between 0 and 200", "s.json"],
+        [53, "temp between 0 and 200", "s.json"],
+    ]
+    left = f"SELECT COUNT(*), SUM(CASE WHEN flight_id IN (50, 51, 53) THEN 1 ELSE 0 END) FROM {features}"
+    assert execute(by_token, left) == [[77, 0]]  # flight 1, of the day before, is still there
+
+    # The task again: nothing is left to move, and what was moved stays.
+    again, _ = check(features, quarantine=place)
+    assert (again["success"], again["quarantined"]) == (True, 0)
+    assert len(execute(by_token, stands)) == 4
+    # The night builds two rows anew: the sound one leaves the quarantine.
+    rows = "SELECT 50, '2013-03-08', 'AA', 20, 0 UNION ALL SELECT 54, '2013-03-08', 'Q', 20, 0"
+    execute(by_token, f"DELETE FROM {features} WHERE flight_id = 54")
+    execute(by_token, f"INSERT INTO {features} {rows}")
+    assert check(features, quarantine=place)[0]["quarantined"] == 1
+    assert [row[0] for row in execute(by_token, stands)] == [51, 51, 53, 54]
+
+    # More than max_share: nothing moves, and the run stops.
+    execute(by_token, f"UPDATE {features} SET temp = 900 WHERE flight_id BETWEEN 60 AND 70")
+    error, xcoms = check(features, quarantine=place)
+    assert isinstance(error, AirflowFailException)
+    assert "11 of 37 rows (29.73%) would go into quarantine, more than max_share (10.00%); none was moved" in str(error)
+    assert xcoms["quality"]["failed"] == 1
+    assert len(execute(by_token, stands)) == 4
+
+
+def test_a_row_without_a_key_is_not_quarantined(by_token: AzureConnection, include: Path, features: str) -> None:
+    checks(include, expectation("expect_column_values_to_not_be_null", "quarantine", column="flight_id"))
+    execute(by_token, f"UPDATE {features} SET flight_id = NULL WHERE flight_id = 50")
+    error, _ = check(features, quarantine={"key": ["flight_id"], "max_share": 0.5})
+    assert "rows among them have no key (flight_id), so that none was moved" in str(error)
+
+
+def test_uniqueness_is_asked_without_temporary_tables(by_token: AzureConnection, include: Path, features: str) -> None:
+    checks(
+        include,
+        expectation("expect_column_values_to_be_unique", column="flight_id"),
+        expectation("expect_compound_columns_to_be_unique", "warn", column_list=["carrier", "temp"]),
+    )
+    assert check(features)[0]["results"][0]["success"]
+    execute(by_token, f"UPDATE {features} SET flight_id = 41 WHERE flight_id IN (42, 43)")
+    execute(by_token, f"UPDATE {features} SET flight_id = 1 WHERE flight_id = 2")  # the day before
+    error, xcoms = check(features)
+    assert "flight_id: expect_column_values_to_be_unique" in str(error)
+    assert "3 rows (7.5 %) break it, e.g. 41" in str(error)
+    of_day = execute(by_token, f"SELECT carrier, temp FROM {features} WHERE flight_date = '2013-03-08'")
+    twice = sum(of_day.count(row) > 1 for row in of_day)
+    assert xcoms["quality"]["results"][1]["unexpected_count"] == twice > 1
+    asked = "SELECT COUNT(*) FROM sys.dm_pdw_exec_requests WHERE command LIKE 'CREATE TABLE%ge_temp%'"
+    assert execute(by_token, asked) == [[0]]
+
+
 def test_a_pool_that_refuses_is_access_denied(
     localazure: Any, by_token: AzureConnection, include: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,4 +527,4 @@ def test_a_pool_that_refuses_is_access_denied(
         localazure, sql_authentication="password", sql_login=localazure["sql_login"], sql_password="local-only~wrong"
     )
     with pytest.raises(AccessDenied, match="'azure_default' was refused"):
-        quality.validate(wrong, quality.read_suite(include / "expectations", "s.json"), Rows("ml.x"), {"days": 1})
+        validate(wrong, quality.read_suite(include / "expectations", "s.json"), Rows("ml.x"), {"days": 1})
