@@ -126,8 +126,8 @@ def test_the_pool_is_listed(client: ArtifactsClient, localazure: Any) -> None:
 
 
 def test_what_is_not_there_is_refused_by_name(client: ArtifactsClient) -> None:
-    with pytest.raises(HttpResponseError, match="sparkJobDefinitions is not implemented") as refused:
-        list(client.spark_job_definition.get_spark_job_definitions_by_workspace())
+    with pytest.raises(HttpResponseError, match="sqlScripts is not implemented") as refused:
+        list(client.sql_script.get_sql_scripts_by_workspace())
     assert refused.value.status_code == 501
 
 

@@ -19,6 +19,7 @@ from localazure.synapse.notebooks import Notebooks
 from localazure.synapse.pools import Pools
 from localazure.synapse.runs import Runs
 from localazure.synapse.sessions import Sessions
+from localazure.synapse.spark_job_definitions import SparkJobDefinitions
 from localazure.synapse.sql_pools import SqlPools
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Synapse:
         self._pools.watch(lambda _pool: self._capacity.serve())
         self._batches = Batches(settings, store, blobs or BlobStore(settings), self._pools, self._capacity)
         self._pools.is_used = self._batches.is_active
+        self._definitions = SparkJobDefinitions(settings, store, self._pools, self._batches)
         self._sql_pools = sql_pools
         self._identities = SparkIdentities(Tokens(settings))
         self._runs = Runs(settings, store, self._notebooks, self._pools, self._sessions, capacity=self._capacity)
