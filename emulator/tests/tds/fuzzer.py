@@ -17,6 +17,47 @@ from raw_client import HEADERS, RawClient, call, integer, login7, nvarchar, pack
 
 _EDGES = (0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _SILENCE_SECONDS = 0.25
+_BULK_LOAD = 0x07
+_COLLATION = bytes.fromhex("0904d00034")
+# (TYPE_INFO, a value with its prefix): one column of each kind that a bulk load brings.
+_BULK: tuple[tuple[bytes, bytes], ...] = (
+    (b"\x26\x04", b"\x04\x01\0\0\0"),
+    (b"\x38", b"\x02\0\0\0"),
+    (b"\x68\x01", b"\x01\x01"),
+    (b"\x6d\x08", b"\x08" + struct.pack("<d", 1.5)),
+    (b"\x6a\x09\x12\x04", b"\x09\x01" + struct.pack("<q", 12345)),
+    (b"\x6e\x08", b"\x08" + bytes(8)),
+    (b"\x6f\x08", b"\x08" + struct.pack("<iI", 41000, 300)),
+    (b"\x28", b"\x03" + (734000).to_bytes(3, "little")),
+    (b"\x29\x07", b"\x05" + bytes(5)),
+    (b"\x2a\x03", b"\x07" + bytes(4) + (734000).to_bytes(3, "little")),
+    (b"\x2b\x07", b"\x0a" + bytes(5) + (734000).to_bytes(3, "little") + bytes(2)),
+    (b"\x24\x10", b"\x10" + bytes(range(16))),
+    (b"\xe7\x28\x00" + _COLLATION, b"\x08\x00" + "\U0001f600ab".encode("utf-16-le")),
+    (b"\xa7\x28\x00" + _COLLATION, b"\x04\x00caf\xe9"),
+    (b"\xa5\x28\x00", b"\x02\x00\x00\xff"),
+    (b"\xe7\xff\xff" + _COLLATION, struct.pack("<QI", 4, 4) + b"a\0b\0" + bytes(4)),
+)
+_BATCHES = (
+    "DECLARE @a int = 3; WHILE @a > 0 BEGIN SET @a = @a - 1; PRINT @a END; SELECT @a AS a",
+    "BEGIN TRY SELECT 1 / 0 AS a END TRY BEGIN CATCH SELECT ERROR_MESSAGE() AS m; THROW 100001, N'x', 1 END CATCH",
+    "WITH c AS (SELECT name, ROW_NUMBER() OVER (PARTITION BY type ORDER BY name DESC) AS r FROM sys.objects) "
+    "SELECT TOP (3) [name], CASE WHEN r IN (1, 2) THEN 'a' ELSE N'b' END FROM c WHERE name LIKE 'a[^b]%' ORDER BY 1",
+    "EXEC sp_executesql N'SELECT @p + 1 AS a', N'@p int', @p = 41; SELECT CONVERT(varchar(10), GETDATE(), 112) AS d",
+    "CREATE TABLE #t (a int NOT NULL, b decimal(10, 2)); INSERT INTO #t VALUES (1, 2.5); UPDATE #t SET b += 1; "
+    "SELECT SUM(b) OVER (ORDER BY a ROWS UNBOUNDED PRECEDING) FROM #t; DROP TABLE #t",
+)
+
+
+def _bulk_rows() -> bytes:
+    """COLMETADATA, rows with every field, a row without some, DONE."""
+    head = b"\x81" + struct.pack("<H", len(_BULK))
+    head += b"".join(struct.pack("<IH", 0, 1) + kind + b"\0" for kind, _ in _BULK)
+    full = b"".join(value for _, value in _BULK)
+    absent = sum(1 << index for index in range(0, len(_BULK), 2))
+    some = b"".join(value for index, (_, value) in enumerate(_BULK) if index % 2)
+    rows = (b"\xd1" + full) * 3 + b"\xd2" + absent.to_bytes((len(_BULK) + 7) // 8, "little") + some
+    return head + rows + b"\xfd" + bytes(12)
 
 
 @dataclass
@@ -50,6 +91,8 @@ class Fuzzer:
             client.socket.settimeout(5)
             if before:
                 client.send(before)
+            elif kind == _BULK_LOAD:
+                client.batch(f"INSERT BULK fuzzed ({', '.join(f'c{index} int' for index in range(len(_BULK)))})")
             client.send(data)
             self.outcomes[self._answer(client, before is None)] += 1
         except (ConnectionError, BrokenPipeError):
@@ -85,7 +128,9 @@ class Fuzzer:
             lambda: (0x03, None, HEADERS + call(13, integer(None, output=True), nvarchar(""), nvarchar("SELECT 1"))),
             lambda: (0x03, None, HEADERS + call("sp_tables", nvarchar("%"))),
             lambda: (0x0E, None, HEADERS + struct.pack("<HBB", 5, 0, 0)),
-            lambda: (0x07, None, bytes.fromhex("8101000000000000002604016100d10401000000fd000000000000000000000000")),
+            lambda: (0x01, None, HEADERS + self.random.choice(_BATCHES).encode("utf-16-le")),
+            lambda: (_BULK_LOAD, None, _bulk_rows()),
+            lambda: (_BULK_LOAD, None, _bulk_rows()),
         ]
 
     # ---- damage --------

@@ -160,6 +160,8 @@ class StandIn:
             self._db.execute(f"INSERT INTO {_duckdb(table)} ({', '.join(columns)}) SELECT * FROM rows_of_bulk")
         except duckdb.ConstraintException:
             raise SqlError(2627, "Violation of PRIMARY KEY constraint.", severity=14) from None
+        except duckdb.Error as error:
+            raise SqlError(208, str(error)) from None
         finally:
             with contextlib.suppress(duckdb.Error):
                 self._db.unregister("rows_of_bulk")

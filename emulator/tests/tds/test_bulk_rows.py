@@ -99,6 +99,13 @@ def test_bytes_that_are_no_text_of_the_code_page_are_replaced() -> None:
 
 HALVES = "\U0001f600".encode("utf-16-le")
 NVARCHAR = b"\xe7\x14\x00" + COLLATION
+
+
+def test_an_empty_message_is_no_rows() -> None:
+    """Found by the fuzzer."""
+    assert load(b"", ("a", "b")).num_rows == 0
+
+
 WRONG: dict[str, bytes] = {
     "no columns": b"\x81\0\0",
     "a row that ends early": described(b"\x26\x04") + b"\xd1\x04\x01",

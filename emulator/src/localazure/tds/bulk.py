@@ -101,7 +101,9 @@ def arrow_type(kind: SqlType) -> pa.DataType:
 
 def make_table(target: BulkTarget, rows: BulkRows) -> pa.Table:
     """The rows as an Arrow table with the target's column names. Raises SqlError 4865 (columns) or 4863 (a value)."""
-    if rows.columns and len(rows.columns) != len(target.columns):
+    if not rows.columns:  # an empty message: INSERT BULK of no rows
+        return pa.table({})
+    if len(rows.columns) != len(target.columns):
         raise SqlError(
             4865,
             f"INSERT BULK names {len(target.columns)} columns of {target.table}; the data has {len(rows.columns)}.",

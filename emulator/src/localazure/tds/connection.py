@@ -191,7 +191,7 @@ class Connection:
             self._subject = await self._authenticate(login)
             tokens = await self._open(login, strict=strict)
         except LoginRefused as refused:
-            log.info("%s: log-in refused: %s", self._peer, refused)
+            log.info("%s: log-in refused: %r", self._peer, str(refused))  # names are the client's: no raw line ends
             await self._send(refused.tokens + make_done(DoneStatus.ERROR))
             return False
         # The first packets of the answer still have the old size: ENVCHANGE counts from the next message on.
