@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from azflow.specs import Approve, BlobArrival, Deploy, ModelSpec, NotebookStep, SqlStep, Step
+from azflow.prepare_steps import NotebookStep, SparkJobStep, SqlStep, Step
+from azflow.specs import Approve, BlobArrival, Deploy, ModelSpec
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, BaseOperator, Param, TaskGroup
@@ -46,7 +47,7 @@ STAGES = (
 
 _TOOLTIPS = {
     "arrival": "Wait until the partition is complete",
-    "prepare": "Synapse: T-SQL and Spark notebooks build the features",
+    "prepare": "Synapse: T-SQL, notebooks and Spark jobs build the features",
     "quality": "Great Expectations, pushed down to the SQL pool",
     "data": "Azure ML data assets that point at the exported sets",
     "train": "Azure ML job",
@@ -162,14 +163,16 @@ def _prepare(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
 
 def _step(step: Step) -> tuple[str, dict[str, Any]]:
     if isinstance(step, NotebookStep):
-        arguments: dict[str, Any] = {
-            "notebook": step.notebook,
-            "parameters": dict(step.parameters),
-            "timeout_minutes": step.timeout_minutes,
-        }
-        if step.spark_pool is not None:
-            arguments["spark_pool"] = step.spark_pool
+        arguments = {"notebook": step.notebook, "parameters": step.plain_parameters(), **step.session()}
         return "azflow.spark.SynapseNotebookOperator", arguments
+    if isinstance(step, SparkJobStep):
+        arguments = {"file": step.spark_job, "arguments": list(step.arguments), **step.session()}
+        for key in ("py_files", "files"):
+            if names := getattr(step, key):
+                arguments[key] = list(names)
+        if step.class_name is not None:
+            arguments["class_name"] = step.class_name
+        return "azflow.spark.SparkBatchOperator", arguments
     assert isinstance(step, SqlStep)
     more: dict[str, Any] = {"check_tables": True} if step.check_tables else {}
     if step.workload_context is not None:
@@ -201,13 +204,19 @@ def _quality(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
 
 
 def _data(spec: ModelSpec, common: Mapping[str, Any]) -> list[PlannedTask]:
-    return [
+    data = spec.data
+    export = []
+    if data.sql is not None:
+        arguments = {"sql": data.sql, "parameters": dict(data.parameters), "timeout_minutes": data.timeout_minutes}
+        export = [PlannedTask("data.export", "azflow.synapse.SynapseSqlOperator", {**common, **arguments})]
+    return export + [
         PlannedTask(
             f"data.{name}",
             "azflow.ml.DataAssetOperator",
-            {**common, "name": f"{spec.name}_{name}", "path": path, "type": spec.data.type},
+            {**common, "name": f"{spec.name}_{name}", "path": path, "type": data.type},
+            tuple(task.id for task in export),
         )
-        for name, path in (("train", spec.data.train), ("holdout", spec.data.holdout))
+        for name, path in (("train", data.train), ("holdout", data.holdout))
     ]
 
 
@@ -342,6 +351,7 @@ def _roll_out(deploy: Deploy, common: Mapping[str, Any]) -> list[PlannedTask]:
                 "min_agreement": deploy.min_agreement,
                 "sample_path": deploy.sample_path,
                 "sample_rows": deploy.sample_rows,
+                "shadow": None if deploy.shadow is None else deploy.shadow.model_dump(),
             },
             after=("roll_out.deploy",),
             # A failed stage has restored the traffic: whether to dare again is a person's decision.

@@ -8,18 +8,18 @@ https://learn.microsoft.com/en-us/rest/api/synapse/data-plane/run-notebook
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import io
 import json
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, RunExists, SpecError
-from azflow.runs import Found, RunFailure, RunState, RunStates
+from azflow.remote import Found, RunFailure, RunState, RunStates
+from azflow.spark_files import memory_hint, studio_url
 
 if TYPE_CHECKING:
     from azure.synapse.artifacts import ArtifactsClient
@@ -46,73 +46,14 @@ _DETERMINISTIC = frozenset(
     | {"ModuleNotFoundError", "NameError", "ParseException", "SyntaxError", "TypeError", "ZeroDivisionError"}
 )
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_TYPES: dict[type, str] = {bool: "bool", int: "int", float: "float", str: "string"}
-
-
-def read_notebook(path: Path, shown: str) -> dict[str, Any]:
-    """The notebook in `path` without its outputs: nbformat 4, plain values.
-
-    :param shown: what messages call the file.
-    :raises SpecError: it can't be read or is no notebook.
-    """
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise SpecError(shown, "", f"can't be read: {problem.strerror}") from None
-    except json.JSONDecodeError as problem:
-        raise SpecError(shown, f"line {problem.lineno}", f"is no JSON: {problem.msg}") from None
-    if not isinstance(notebook, dict) or notebook.get("nbformat") != 4 or not isinstance(notebook.get("cells"), list):  # noqa: PLR2004
-        raise SpecError(shown, "nbformat", "is no notebook of nbformat 4")
-    cells = []
-    for cell in notebook["cells"]:
-        kept = {key: cell[key] for key in ("cell_type", "metadata", "source", "attachments") if key in cell}
-        if isinstance(kept.get("source"), str):
-            kept["source"] = kept["source"].splitlines(keepends=True)  # Synapse takes lists of lines only
-        if cell.get("cell_type") == "code":
-            kept |= {"outputs": [], "execution_count": None}
-        cells.append(kept)
-    return {
-        "nbformat": 4,
-        "nbformat_minor": notebook.get("nbformat_minor", 2),
-        "metadata": notebook.get("metadata", {}),
-        "cells": cells,
-    }
-
-
-def artifact_name(stem: str, content: Mapping[str, Any]) -> str:
-    """The name `content` is published under: readable, and another one for another content."""
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
-    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', stem)[:100]}-{digest}"
-
-
-def typed_parameters(parameters: Mapping[str, object], shown: str) -> dict[str, dict[str, object]]:
-    """``{name: {"type", "value"}}`` as the service wants it; types are string, int, float, bool.
-
-    A value is plain (its own type counts) or already ``{"type", "value"}``, whose value may be text from a template.
-
-    :raises ConfigurationError: a type that isn't one of the four, or text that isn't of the type it should be.
-    """
-    return {name: _typed(name, value, shown) for name, value in parameters.items()}
-
-
-def _typed(name: str, value: object, shown: str) -> dict[str, object]:
-    where = f"{shown}: parameter {name!r}"
-    if not isinstance(value, Mapping):
-        if type(value) not in _TYPES:
-            raise ConfigurationError(f"{where} is a {type(value).__name__}; use text, int, float or bool.")
-        return {"type": _TYPES[type(value)], "value": value}
-    kind, inner = str(value.get("type", "")).lower(), value.get("value")
-    if set(value) != {"type", "value"} or kind not in _TYPES.values():
-        raise ConfigurationError(f"{where} must be {{type, value}}; type is one of {', '.join(_TYPES.values())}.")
-    try:
-        if kind == "bool":
-            if str(inner).lower() not in ("true", "false"):
-                raise ValueError(f"{inner!r} is neither true nor false")
-            return {"type": kind, "value": str(inner).lower() == "true"}
-        convert: dict[str, Any] = {"int": int, "float": float, "string": str}
-        return {"type": kind, "value": convert[kind](inner)}
-    except (TypeError, ValueError) as problem:
-        raise ConfigurationError(f"{where} should be of type {kind}: {problem}.") from None
+# IPython's "Cell In[3], line 4" and "Input In [3], in <cell line: 4>()".
+_CELL_LINE = re.compile(r"Cell In ?\[\d+\], line (\d+)|<cell line: (\d+)>")
+#: Tags of the cell that the service puts in for the parameters: Synapse's, papermill's.
+_INJECTED = frozenset({"parameters_overwritten", "injected-parameters"})
+#: Answers that the same request would get again: malformed, unknown names, too large.
+REFUSALS = (400, 404, 405, 413, 422, 501)
+_SOURCE_LINES = 15
+_TRACE_LINES = 40
 
 
 def parse_exit_value(text: str | None) -> object:
@@ -154,9 +95,17 @@ class SynapseNotebookRuns:
         return Found(name, self._state(result, name), None)
 
     def submit(self, name: str, payload: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        """Publish the notebook if its content isn't there yet, then run it under the id `name`."""
-        from azure.core.exceptions import ResourceExistsError
+        """Publish the notebook and those it runs, if their content isn't there yet, then run it under the id `name`.
 
+        :raises SpecError: a notebook that it expects in the workspace isn't there.
+        :raises ConfigurationError: the workspace refuses the run, in its words.
+        """
+        from azure.core.exceptions import HttpResponseError, ResourceExistsError
+
+        for expected, place in (payload.get("expected") or {}).items():
+            self._expect(expected, place)
+        for other, content in (payload.get("others") or {}).items():
+            self._publish(other, content, str(payload["spark_pool"]))
         self._publish(str(payload["notebook"]), payload["content"], str(payload["spark_pool"]))
         request: dict[str, Any] = {
             "notebook": payload["notebook"],
@@ -172,6 +121,11 @@ class SynapseNotebookRuns:
             )
         except ResourceExistsError:
             raise RunExists(name, service=SERVICE) from None
+        except HttpResponseError as refused:
+            if refused.status_code in REFUSALS and refused.response is not None:
+                words = refusal(refused.response)
+                raise ConfigurationError(f"The workspace refuses the notebook {payload['notebook']}: {words}") from None
+            raise
         return name
 
     def state(self, id: str) -> RunState:
@@ -221,26 +175,25 @@ class SynapseNotebookRuns:
         }
 
     def failure(self, id: str) -> RunFailure:
-        """The failing cell's error, and its traceback as the log's last lines."""
+        """The failing cell: its number and error as the cause, its source and the traceback as the log's last lines."""
         error = self._result(id).error
         name, value = (error.ename or "", error.evalue or "") if error else ("", "")
         trace = [line for part in (error.traceback or [] if error else []) for line in _ANSI.sub("", part).splitlines()]
         cause = ": ".join(part for part in (name, value) if part) or "the service names no error"
-        if cell := self._failing_cell(id):
-            cause = f"{cause} ({cell})"
-        return RunFailure(cause, trace[-40:], retry_helps=name.rpartition(".")[2] not in _DETERMINISTIC)
+        source: list[str] = []
+        with contextlib.suppress(Exception):  # the cause is worth telling without the place
+            place, source = self._failing_cell(id, trace)
+            cause = f"{cause} ({place})" if place else cause
+        if hint := memory_hint([name, value, *trace]):
+            cause = f"{cause}\n{hint}"
+        return RunFailure(cause, [*source, *trace[-_TRACE_LINES:]], retry_helps=is_retriable(name))
 
     def url(self, id: str) -> str:
         """The run in Synapse Studio; in a private cloud, which has none, its page at the development endpoint."""
         connection = self._connection
         if connection.cloud is not None:
             return f"{connection.synapse_endpoint.rstrip('/')}/notebooks/runs/{id}/view"
-        workspace = (urlsplit(connection.synapse_endpoint).hostname or "").split(".")[0]
-        resource = (
-            f"/subscriptions/{connection.subscription_id}/resourceGroups/{connection.resource_group}"
-            f"/providers/Microsoft.Synapse/workspaces/{workspace}"
-        )
-        return f"https://web.azuresynapse.net/monitoring/notebookruns/{id}?workspace={quote(resource, safe='')}"
+        return studio_url(connection, f"monitoring/notebookruns/{quote(id, safe='')}")
 
     def close(self) -> None:
         """Release the client's connections."""
@@ -289,18 +242,72 @@ class SynapseNotebookRuns:
                 polling_interval=1,
             ).result(120)
 
-    def _failing_cell(self, id: str) -> str:
-        """Which cell of the executed notebook failed; empty if that can't be told."""
+    def _expect(self, name: str, place: str) -> None:
+        """GET /notebooks/{name}: what `%run` names must be there before the run costs anything."""
+        from azure.core.exceptions import ResourceNotFoundError
+
         try:
-            snapshot = self.client.run_notebook.get_snapshot(id).result
-            content = snapshot.snapshot.notebook_content if snapshot else None
-            cells = content.properties.cells if content and content.properties else []
-        except Exception:
-            return ""
+            self.client.notebook.get_notebook(name)
+        except ResourceNotFoundError:
+            file, _, rest = place.partition(", ")
+            raise SpecError(
+                file, rest, f"there is no notebook {name!r}, neither below include/spark/notebooks nor in the workspace"
+            ) from None
+
+    def _failing_cell(self, id: str, trace: Sequence[str]) -> tuple[str, list[str]]:
+        """Which cell of the executed notebook failed, and its source with line numbers; empty if that can't be told.
+
+        Cells are counted as in the repository's file: the one that the service puts in for the parameters doesn't
+        count.
+        """
+        snapshot = self.client.run_notebook.get_snapshot(id).result
+        content = snapshot.snapshot.notebook_content if snapshot else None
+        cells = [
+            cell
+            for cell in (content.properties.cells if content and content.properties else [])
+            if not _INJECTED & set((cell.metadata or {}).get("tags") or [])
+        ]
         for number, cell in enumerate(cells, start=1):
             for output in cell.outputs or []:
                 kind = output.get("output_type") if isinstance(output, Mapping) else getattr(output, "output_type", "")
                 if kind == "error":
-                    first = next((line.strip() for line in cell.source or [] if line.strip()), "")
-                    return f"cell {number} of {len(cells)}, which begins with: {first[:120]}"
-        return ""
+                    lines = "".join(cell.source or []).splitlines()
+                    first = next((line.strip() for line in lines if line.strip()), "")
+                    place = f"cell {number} of {len(cells)}, which begins with: {first[:120]}"
+                    return place, [f"Cell {number}:", *source_lines(lines, failing_line(trace))]
+        return "", []
+
+
+def failing_line(trace: Sequence[str]) -> int | None:
+    """The 1-based line of the cell where a traceback begins; None if it doesn't say."""
+    for line in trace:
+        if found := _CELL_LINE.search(line):
+            return int(found[1] or found[2])
+    return None
+
+
+def source_lines(lines: Sequence[str], failing: int | None) -> list[str]:
+    """A cell's source as a log shows it: numbered, the failing line marked, around it no more than `_SOURCE_LINES`."""
+    begin = max(0, min((failing or 1) - 1 - _SOURCE_LINES // 2, len(lines) - _SOURCE_LINES))
+    shown = [
+        f"{'>' if number == failing else ' '}{number:4} | {line}"
+        for number, line in enumerate(lines[begin : begin + _SOURCE_LINES], start=begin + 1)
+    ]
+    above = [f"       ({begin} lines above)"] if begin else []
+    left = len(lines) - begin - len(shown)
+    return [*above, *shown, *([f"       ({left} lines below)"] if left > 0 else [])]
+
+
+def refusal(response: Any) -> str:
+    """Synapse's words for why it refuses a request: code and message."""
+    with contextlib.suppress(Exception):
+        content = response.json()
+        error = content.get("error") if isinstance(content.get("error"), Mapping) else content
+        if message := error.get("message"):
+            return f"{error.get('code') or response.status_code}: {message}"
+    return f"{response.status_code} {response.reason}"
+
+
+def is_retriable(error: str) -> bool:
+    """Whether another try may help against a Python or JVM exception of this name; dotted or not."""
+    return error.rpartition(".")[2] not in _DETERMINISTIC

@@ -75,7 +75,7 @@ def _key(error: Mapping[str, Any]) -> str:
     cleaned = [
         part
         for index, part in enumerate(parts)
-        if not (part in ("sql", "notebook") and index >= 1 and parts[0] == "prepare" and index == 2)  # noqa: PLR2004
+        if not (part in ("sql", "notebook", "spark_job") and index >= 1 and parts[0] == "prepare" and index == 2)  # noqa: PLR2004
     ]
     return ".".join(cleaned)
 

@@ -22,7 +22,6 @@ from pydantic import (
     StringConstraints,
     Tag,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -30,33 +29,14 @@ from pydantic import (
 from azflow import spec_files
 from azflow.errors import ConfigurationError, SpecError
 from azflow.metrics import check_bounds
-from azflow.spec_parts import Column, Part, TableName, Text, as_tuple
+from azflow.prepare_steps import Step
+from azflow.spec_parts import Column, Minutes, Name, ParameterValue, Part, TableName, Text, as_tuple, below_include
 from azflow.watch_parts import Captured, Outcomes, Signal
 
 #: The folder of the user's assets: next to ``plugins``.
 INCLUDE = Path(__file__).resolve().parents[2] / "include"
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Minutes = Annotated[float, Field(gt=0, le=7 * 24 * 60)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-ParameterValue = str | int | float | bool
-
-
-def _below_include(folder: str, suffix: str) -> Any:
-    """A validator: a path below include/`folder` that ends in `suffix` and exists."""
-
-    def check(value: str, info: ValidationInfo) -> str:
-        pure = PurePosixPath(value)
-        if pure.is_absolute() or ".." in pure.parts:
-            raise ValueError(f"must be relative to include/{folder}")
-        if suffix and pure.suffix != suffix:
-            raise ValueError(f"must end in {suffix}")
-        root = (info.context or {}).get("include")
-        if root is not None and not (Path(root) / folder / value).exists():
-            raise ValueError(f"include/{folder}/{value} doesn't exist")
-        return value
-
-    return check
 
 
 class _Arrival(Part):
@@ -94,68 +74,6 @@ Arrival = Annotated[
 ]
 
 
-class _PrepareStep(Part):
-    """One step of `prepare`.
-
-    :ivar after: steps it waits for; None: the step before it in the file.
-    """
-
-    name: Name
-    after: tuple[Name, ...] | None = None
-    timeout_minutes: Minutes = 120
-
-    _after = field_validator("after", mode="before")(as_tuple)
-
-
-class SqlStep(_PrepareStep):
-    """A T-SQL file below include/sql, run statement by statement.
-
-    :ivar sql_pool: ``serverless`` has its own address and rules, and is paid by what its queries process.
-    :ivar database: None: the connection's for that pool.
-    :ivar max_data_processed_mb: what the file's queries may process on a serverless pool.
-    """
-
-    sql: Text
-    parameters: Mapping[str, ParameterValue] = {}
-    sql_pool: Literal["dedicated", "serverless"] = "dedicated"
-    database: Text | None = None
-    max_data_processed_mb: Annotated[float, Field(gt=0)] | None = None
-    workload_context: Text | None = None
-    check_tables: bool = False
-
-    _sql = field_validator("sql")(_below_include("sql", ".sql"))
-
-    @model_validator(mode="after")
-    def _keys_of_the_pool(self) -> SqlStep:
-        """What only the other kind of pool has is a mistake, not something to ignore."""
-        if self.sql_pool == "dedicated" and self.max_data_processed_mb is not None:
-            raise ValueError("max_data_processed_mb is for sql_pool: serverless; a dedicated pool isn't paid by query")
-        if self.sql_pool == "serverless" and (self.workload_context is not None or self.check_tables):
-            raise ValueError("workload_context and check_tables are for a dedicated pool; a serverless one has neither")
-        return self
-
-
-class NotebookStep(_PrepareStep):
-    """A notebook below include/spark/notebooks, run on a Synapse Spark pool."""
-
-    notebook: Text
-    spark_pool: Text | None = None  # None: the connection's
-    parameters: Mapping[str, ParameterValue] = {}
-
-    _notebook = field_validator("notebook")(_below_include("spark/notebooks", ".ipynb"))
-
-
-def _step_kind(value: object) -> str:
-    keys = value if isinstance(value, Mapping) else vars(value)
-    return "notebook" if "notebook" in keys and "sql" not in keys else "sql"
-
-
-Step = Annotated[
-    Annotated[SqlStep, Tag("sql")] | Annotated[NotebookStep, Tag("notebook")],
-    Discriminator(_step_kind),
-]
-
-
 class SuiteQuarantine(Part):
     """Where rows go that break an expectation of severity ``quarantine``.
 
@@ -178,7 +96,7 @@ class Suite(Part):
     table: TableName
     quarantine: SuiteQuarantine | None = None
 
-    _suite = field_validator("suite")(_below_include("expectations", ".json"))
+    _suite = field_validator("suite")(below_include("expectations", ".json"))
 
     @property
     def name(self) -> str:
@@ -187,11 +105,19 @@ class Suite(Part):
 
 
 class Data(Part):
-    """Lake folders of the exported sets, relative to the container; templates."""
+    """Lake folders of the exported sets, relative to the container; templates.
 
+    :ivar sql: the file that exports them, run when the suites have passed; None: a step of `prepare` has.
+    """
+
+    sql: Text | None = None
+    parameters: Mapping[str, ParameterValue] = {}
     train: Text
     holdout: Text
     type: Literal["uri_folder", "mltable"] = "mltable"
+    timeout_minutes: Minutes = 120
+
+    _sql = field_validator("sql")(below_include("sql", ".sql"))
 
 
 class Job(Part):
@@ -205,7 +131,7 @@ class Job(Part):
     outputs: Mapping[str, Text] = {}
     timeout_minutes: Minutes = 360
 
-    _job = field_validator("job")(_below_include("ml", ".yml"))
+    _job = field_validator("job")(below_include("ml", ".yml"))
 
 
 class Compare(Part):
@@ -296,10 +222,22 @@ def check_stages(stages: tuple[int, ...]) -> tuple[int, ...]:
     return stages
 
 
+class Shadow(Part):
+    """Requests that the champion answered lately, replayed to the new deployment before it gets any traffic.
+
+    :ivar requests: how many at most, the newest first.
+    :ivar hours: how old they may be.
+    """
+
+    requests: Annotated[int, Field(ge=1, le=10_000)] = 200
+    hours: Annotated[float, Field(gt=0, le=31 * 24)] = 24
+
+
 class Deploy(Part):
     """The endpoint (a folder below include/ml/endpoints) and the canary's rules, judged per stage.
 
     :ivar name: the endpoint's name at Azure; None: the folder's, with hyphens for underscores, which Azure refuses.
+    :ivar shadow: None: no shadow. It needs the collections ``request`` and ``response`` in the folder's deployment.yml.
     """
 
     endpoint: Text
@@ -311,8 +249,9 @@ class Deploy(Part):
     min_agreement: Probability = 0.0
     sample_path: Text
     sample_rows: Annotated[int, Field(ge=1, le=100_000)] = 200
+    shadow: Shadow | None = None
 
-    _endpoint = field_validator("endpoint")(_below_include("ml/endpoints", ""))
+    _endpoint = field_validator("endpoint")(below_include("ml/endpoints", ""))
     _stages = field_validator("stages", mode="before")(as_tuple)
     _check = field_validator("stages")(check_stages)
 
@@ -330,7 +269,7 @@ class Decisions(Part):
 
     sql: Text
 
-    _sql = field_validator("sql")(_below_include("sql", ".sql"))
+    _sql = field_validator("sql")(below_include("sql", ".sql"))
 
 
 class WriteBack(Job):
@@ -339,7 +278,7 @@ class WriteBack(Job):
     sql: Text
     parameters: Mapping[str, ParameterValue] = {}
 
-    _sql = field_validator("sql")(_below_include("sql", ".sql"))
+    _sql = field_validator("sql")(below_include("sql", ".sql"))
 
 
 class Watch(Job):
@@ -364,7 +303,7 @@ class Watch(Job):
     outcomes: Outcomes | None = None
 
     _signals = field_validator("signals", mode="before")(as_tuple)
-    _files = field_validator("window", "table")(_below_include("sql", ".sql"))
+    _files = field_validator("window", "table")(below_include("sql", ".sql"))
 
     @field_validator("schedule")
     @classmethod
@@ -401,7 +340,7 @@ class ModelSpec(Part):
     schedule: Text
     timezone: Text = "UTC"
     arrival: Arrival
-    prepare: tuple[Step, ...] = Field(min_length=1)
+    prepare: tuple[Step, ...] = ()
     quality: tuple[Suite, ...] = ()
     data: Data
     train: Job

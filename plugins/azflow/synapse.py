@@ -1,4 +1,4 @@
-"""Synapse from Airflow: T-SQL files on a SQL pool, notebooks on a Spark pool.
+"""Synapse from Airflow: T-SQL files on a SQL pool. Notebooks and Spark batches are in `azflow.spark`.
 
 A SQL file is a Jinja template below include/sql. It is rendered, split on GO, checked (`tsql_lint`), labelled with
 dag, task and run, and run batch by batch; values are bound as parameters of the driver, never pasted into the text.
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-from azflow import exports, notebook_runs, scans, sql_execution, table_health, tsql, tsql_lint
+from azflow import exports, scans, sql_execution, table_health, tsql, tsql_lint
 from azflow.connection import DEFAULT_CONNECTION, AzureConnection
 from azflow.errors import AccessDenied, AzflowError, ConfigurationError, ServiceUnavailable, SpecError, SqlFailed
-from azflow.runs import NOTEBOOK_RUN, Alphabet, AzflowOperator, RemoteRunOperator, RunsReference, airflow_edge
+from azflow.runs import AzflowOperator, airflow_edge
 from azflow.specs import INCLUDE
 from azflow.tsql_rules import Pool
 
@@ -510,66 +510,3 @@ def _counted(counts: list[dict[str, int]]) -> str:
         f"{count['rows']} rows read" if "rows" in count else f"{count['affected']} rows affected" for count in counts
     ]
     return ", ".join(parts) or "done"
-
-
-class SynapseNotebookOperator(RemoteRunOperator):
-    """Runs a notebook on a Synapse Spark pool, exactly once.
-
-    XCom: ``{"run_id", "status", "exit_value", "session_id", "spark_pool", "url", "notebook"}``; the exit value is
-    parsed if it is JSON.
-
-    :param notebook: the file, relative to include/spark/notebooks.
-    :param spark_pool: default: the connection's.
-    :param parameters: ``{name: value}`` or ``{name: {"type", "value"}}``; text is a template. They land in the cell
-        after the one tagged ``parameters``.
-    :param session_options: sizes and ``conf`` of the Spark session, in the service's own words (camelCase).
-    """
-
-    service = notebook_runs.SERVICE
-    alphabet: ClassVar[Alphabet] = NOTEBOOK_RUN
-    template_fields = ("notebook", "spark_pool", "parameters", "session_options")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"parameters": "json", "session_options": "json"}
-    ui_color = "#fdebd8"
-
-    def __init__(
-        self,
-        *,
-        notebook: str,
-        spark_pool: str | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        session_options: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.notebook = notebook
-        self.spark_pool = spark_pool
-        self.parameters = dict(parameters or {})
-        self.session_options = dict(session_options or {})
-
-    def remote_runs(self) -> RunsReference:
-        """The workspace's notebook runs."""
-        return RunsReference("azflow.notebook_runs.SynapseNotebookRuns")
-
-    def payload(self, context: Context) -> dict[str, Any]:
-        """Notebook, content, pool, typed parameters."""
-        shown = f"include/spark/notebooks/{self.notebook}"
-        pure = PurePosixPath(self.notebook)
-        if pure.is_absolute() or ".." in pure.parts:
-            raise SpecError(shown, "", "must be relative to include/spark/notebooks")
-        pool = self.spark_pool or AzureConnection.load(self.conn_id).spark_pool
-        if not pool:
-            raise ConfigurationError(
-                f"Connection {self.conn_id!r} lacks the extra spark_pool, and the task names none."
-            )
-        content = notebook_runs.read_notebook(INCLUDE / "spark" / "notebooks" / pure, shown)
-        return {
-            "notebook": notebook_runs.artifact_name(pure.stem, content),
-            "content": content,
-            "spark_pool": pool,
-            "parameters": notebook_runs.typed_parameters(self.parameters, shown),
-            "session_options": self.session_options,
-        }
-
-    def outcome(self, context: Context, result: dict[str, Any]) -> dict[str, Any]:
-        """The run's result, and which file it was."""
-        return {**result, "notebook": self.notebook}

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from azflow.errors import ConfigurationError, SpecError
-from azflow.specs import INCLUDE, Approve, ModelSpec, Night, NotebookStep, SqlStep, TableArrival, find_specs
+from azflow.prepare_steps import NotebookStep, SqlStep
+from azflow.specs import INCLUDE, Approve, ModelSpec, Night, TableArrival, find_specs
 
 SHIPPED = INCLUDE / "models" / "flight_delay" / "model.yml"
 
@@ -32,7 +33,6 @@ def include(tmp_path: Path) -> Path:
         "sql/export/flight_delay.sql",
         "sql/features/flight_features.sql",
         "sql/writeback/flight_predictions.sql",
-        "spark/notebooks/airport_congestion.ipynb",
         "expectations/flight_features.json",
         "ml/jobs/flight_delay_automl.yml",
         "ml/jobs/evaluate.yml",
@@ -45,6 +45,8 @@ def include(tmp_path: Path) -> Path:
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
+    # A notebook says which parameters it has.
+    shutil.copytree(INCLUDE / "spark/notebooks", root / "spark/notebooks")
     return root
 
 

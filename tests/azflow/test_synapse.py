@@ -1,4 +1,4 @@
-"""SQL files and notebooks: rendered, bound, run, stopped, and what errors say. The database is a fake driver."""
+"""SQL files: rendered, bound, run, stopped, and what errors say. The database is a fake driver."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 import azflow.synapse
-from azflow import exports, notebook_runs, sql_execution
-from azflow.cloud import Cloud
+from azflow import exports, sql_execution
 from azflow.connection import AzureConnection
 from azflow.errors import AccessDenied, ConfigurationError, ServiceUnavailable, SpecError, SqlFailed
-from azflow.synapse import SynapseNotebookOperator, SynapseSqlHook, SynapseSqlOperator, connect, render
+from azflow.synapse import SynapseSqlHook, SynapseSqlOperator, connect, render
 
 
 class DatabaseError(Exception):
@@ -96,7 +95,6 @@ class FakeDatabase:
 @pytest.fixture
 def include(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "sql" / "staging").mkdir(parents=True)
-    (tmp_path / "spark" / "notebooks").mkdir(parents=True)
     monkeypatch.setattr(azflow.synapse, "INCLUDE", tmp_path)
     return tmp_path
 
@@ -561,97 +559,3 @@ def test_the_hook_is_a_db_api_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     hook = SynapseSqlHook("azure_default")
     assert hook.get_conn() is fake
     assert hook.placeholder == "?"
-
-
-# notebooks
-
-
-def notebook(*sources: Any, **extra: Any) -> dict[str, Any]:
-    cells = [
-        {"cell_type": "code", "metadata": {}, "source": source, "outputs": [{}], "execution_count": 7}
-        for source in sources
-    ]
-    return {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells, **extra}
-
-
-def test_a_notebooks_name_follows_its_content_but_not_its_outputs(tmp_path: Path) -> None:
-    def name(content: dict[str, Any]) -> str:
-        (tmp_path / "n.ipynb").write_text(json.dumps(content))
-        return notebook_runs.artifact_name("my notebook", notebook_runs.read_notebook(tmp_path / "n.ipynb", "n.ipynb"))
-
-    first = name(notebook("a = 1\nb = 2"))
-    again = notebook(["a = 1\n", "b = 2"])
-    again["cells"][0]["outputs"] = [{"output_type": "stream"}]
-    assert name(again) == first
-    assert name(notebook("a = 2")) != first
-    assert first.startswith("my-notebook-")
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"nbformat": 3, "cells": []}', '{"nbformat": 4}'])
-def test_what_is_no_notebook_is_refused_by_name(tmp_path: Path, content: str) -> None:
-    (tmp_path / "n.ipynb").write_text(content)
-    with pytest.raises(SpecError, match=r"^shown\.ipynb"):
-        notebook_runs.read_notebook(tmp_path / "n.ipynb", "shown.ipynb")
-
-
-def test_parameters_carry_their_type() -> None:
-    typed = notebook_runs.typed_parameters(
-        {
-            "a": "x",
-            "b": 1,
-            "c": 1.5,
-            "d": True,
-            "e": {"type": "int", "value": "7"},
-            "f": {"type": "Bool", "value": "False"},
-        },
-        "n.ipynb",
-    )
-    assert typed == {
-        "a": {"type": "string", "value": "x"},
-        "b": {"type": "int", "value": 1},
-        "c": {"type": "float", "value": 1.5},
-        "d": {"type": "bool", "value": True},
-        "e": {"type": "int", "value": 7},
-        "f": {"type": "bool", "value": False},
-    }
-
-
-@pytest.mark.parametrize(
-    "value", [None, [1], {"type": "date", "value": "x"}, {"type": "int", "value": "x"}, {"type": "bool", "value": 3}]
-)
-def test_a_parameter_of_no_type_is_refused_by_name(value: object) -> None:
-    with pytest.raises(ConfigurationError, match=r"n\.ipynb: parameter 'p'"):
-        notebook_runs.typed_parameters({"p": value}, "n.ipynb")
-
-
-@pytest.mark.parametrize(("text", "value"), [(None, None), ("7", 7), ('{"rows": 3}', {"rows": 3}), ("done", "done")])
-def test_exit_values_are_parsed_if_they_are_json(text: str | None, value: object) -> None:
-    assert notebook_runs.parse_exit_value(text) == value
-
-
-def test_the_payload_is_the_same_for_every_try(include: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AzureConnection, "load", lambda conn_id: AzureConnection(id=conn_id, spark_pool="sparkpool"))
-    (include / "spark/notebooks/n.ipynb").write_text(json.dumps(notebook("a = 1")))
-    operator = SynapseNotebookOperator(task_id="x", notebook="n.ipynb", parameters={"night": "{{ night.key }}"})
-    found = context()
-    operator.render_template_fields(found, jinja2.Environment())  # type: ignore[arg-type]
-    payload = operator.payload(found)  # type: ignore[arg-type]
-    assert payload == operator.payload(found)  # type: ignore[arg-type]
-    assert payload["spark_pool"] == "sparkpool"
-    assert payload["parameters"] == {"night": {"type": "string", "value": found["night"].key}}
-    assert payload["content"]["cells"][0]["outputs"] == []
-
-
-def test_a_private_clouds_link_leads_to_its_own_page() -> None:
-    cloud = Cloud("p", "https://a", "https://a", "https://a", "core.private", "https://ml")
-    private = AzureConnection(id="p", synapse_endpoint="https://localhost:1/", cloud=cloud)
-    assert notebook_runs.SynapseNotebookRuns(private).url("abc") == "https://localhost:1/notebooks/runs/abc/view"
-
-
-def test_links_lead_to_studio() -> None:
-    public = AzureConnection(
-        id="p", synapse_endpoint="https://ws1.dev.azuresynapse.net", subscription_id="s", resource_group="g"
-    )
-    url = notebook_runs.SynapseNotebookRuns(public).url("abc")
-    assert url.startswith("https://web.azuresynapse.net/monitoring/notebookruns/abc?workspace=%2Fsubscriptions%2Fs")
-    assert url.endswith("workspaces%2Fws1")

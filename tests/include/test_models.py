@@ -10,7 +10,8 @@ import yaml
 from rendering import FIRST_NIGHT, INCLUDE, render
 
 from azflow import job_files, lifecycle, tsql
-from azflow.specs import ModelSpec, SqlStep, find_specs
+from azflow.prepare_steps import SqlStep
+from azflow.specs import ModelSpec, find_specs
 
 SPECS = {path.parent.name: ModelSpec.load(path) for path in find_specs() if path.parent.parent.parent == INCLUDE}
 JOBS = [

@@ -9,7 +9,8 @@ import pytest
 from rendering import FIRST_NIGHT, SQL_FILES, render
 
 from azflow import tsql, tsql_lint
-from azflow.specs import ModelSpec, Night, SqlStep, find_specs
+from azflow.prepare_steps import SqlStep
+from azflow.specs import ModelSpec, Night, find_specs
 
 LATER_NIGHT = Night.of("nightly_retraining__flight_delay", "second", date(2013, 3, 9))
 NEW_MONTH = Night.of("nightly_retraining__flight_delay", "third", date(2013, 4, 2), date(2013, 3, 30))
