@@ -89,6 +89,7 @@ def rollout(spec: ModelSpec, deploy: Deploy) -> DAG:
             max_error_rate=deploy.max_error_rate,
             max_p95_ms=deploy.max_p95_ms,
             min_agreement=deploy.min_agreement,
+            shadow=None if deploy.shadow is None else deploy.shadow.model_dump(),
             **sample,
             **common,
         )

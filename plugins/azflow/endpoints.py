@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from azflow.runs import (
     RunStates,
     airflow_edge,
 )
+from azflow.shadow import CapturedRequest, captured_requests
 
 if TYPE_CHECKING:
     import jinja2
@@ -267,16 +268,19 @@ class DeployOperator(RemoteRunOperator):
 class RolloutOperator(AzflowOperator):
     """Gives a deployment traffic, stage by stage, and takes it back at the first breach.
 
-    First the deployment is asked by name, with real rows, still without traffic. Then, for each stage: the traffic is
-    read, the new map (which sums to 100) written whole, and for a window requests are sent: to the new deployment by
-    name, to the champion by name with the same rows, and to whom the split picks. `azflow.guardrails.judge_stage`
-    decides. At a breach, an exception or SIGTERM the traffic from before is restored in one write and the task fails.
-    After a worker's sudden death, the next try goes on at the stage that was reached.
+    First the deployment is asked by name, still without traffic: with real rows and, if wanted, with requests that the
+    champion answered lately (its shadow). Then, for each stage: the traffic is read, the new map (which sums to 100)
+    written whole, and for a window requests are sent: to the new deployment by name, to the champion by name with the
+    same rows, and to whom the split picks. `azflow.guardrails.judge_stage` decides, by them and by the endpoint's own
+    metrics where it has some. At a breach, an exception or SIGTERM the traffic from before is restored in one write and
+    the task fails; the deployment is kept, its last log lines are in the task's log. After a worker's sudden death, the
+    next try goes on at the stage that was reached.
 
     When all stages are passed, azflow's older deployments are deleted, except for the one that served before.
 
-    XCom: ``{"endpoint", "deployment", "champion", "traffic", "scoring_uri", "url", "stages": [{"percent", "traffic",
-    "seconds", ...judgement}], "deleted"}``; the same, as far as it went, under the key ``evidence`` also if it fails.
+    XCom: ``{"endpoint", "deployment", "champion", "traffic", "scoring_uri", "url", "stages": [{"name", "percent",
+    "traffic", "seconds", ...judgement}], "deleted", "problem", "log"}``; the same, as far as it went, under the key
+    ``evidence`` also if it fails.
 
     :param endpoint: folder below include/ml/endpoints.
     :param deployment: the deployment's name; a template.
@@ -285,6 +289,9 @@ class RolloutOperator(AzflowOperator):
     :param max_error_rate: see `RolloutRules`; likewise `max_p95_ms`, `min_agreement`, `min_requests`.
     :param sample_path: folder of rows in the lake's container; a template.
     :param sample_rows: how many rows to read from it.
+    :param shadow: ``{"requests": how many at most, "hours": how old at most}``: before any traffic, replay what the
+        champion's deployment captured (its collections ``request`` and ``response``). Where nothing was captured, the
+        log says so and the roll-out goes on. None: no shadow.
     """
 
     template_fields = ("endpoint", "deployment", "stages", "sample_path")
@@ -304,12 +311,14 @@ class RolloutOperator(AzflowOperator):
         min_agreement: float = 0.0,
         min_requests: int = 10,
         sample_rows: int = 200,
+        shadow: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.endpoint = endpoint
         self.deployment = deployment
         self.sample_path = sample_path
+        self.shadow = dict(shadow) if shadow else None
         self.stages = stages
         self.window_seconds = window_seconds
         self.max_error_rate = max_error_rate
@@ -345,9 +354,17 @@ class RolloutOperator(AzflowOperator):
                 context["ti"].xcom_push(link.xcom_key, self.run_url)
             rows = canary.sample_rows(connection, self.sample_path, self.sample_rows)
             try:
-                with open_scorer(connection, endpoint) as scorer:
+                with open_scorer(connection, endpoint, self.max_p95_ms) as scorer:
                     rollout = Rollout(
-                        endpoint, scorer, rows, self.deployment, rules, self.window_seconds, self.log, self._is_stopping
+                        endpoint,
+                        scorer,
+                        rows,
+                        self.deployment,
+                        rules,
+                        self.window_seconds,
+                        self.log,
+                        self._is_stopping,
+                        self._captured(connection),
                     )
                     try:
                         rollout.run(stages)
@@ -357,6 +374,23 @@ class RolloutOperator(AzflowOperator):
                 return rollout.evidence()
             finally:
                 endpoint.close()
+
+    def _captured(self, connection: AzureConnection) -> Callable[[str], list[CapturedRequest]] | None:
+        """What finds the shadow's requests. Not finding out isn't the deployment's fault: the log says why."""
+        shadow = self.shadow
+        if shadow is None:
+            return None
+
+        def found(champion: str) -> list[CapturedRequest]:
+            try:
+                return captured_requests(
+                    connection, self._endpoint_name, champion, int(shadow["requests"]), float(shadow["hours"])
+                )
+            except Exception as error:
+                self.log.warning("What %s captured can't be read: %s", champion, first_line(error))
+                return []
+
+        return found
 
     def _is_stopping(self) -> bool:
         return self._stopping

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from azflow.metrics import lower_is_better, shown
@@ -338,6 +338,20 @@ class RolloutRules:
 
 
 @dataclass(frozen=True)
+class Observed:
+    """What the endpoint itself counted of a deployment, all callers together; `p95_ms` is the slowest minute's, None
+    where it tells none."""
+
+    requests: int
+    failed: int
+    p95_ms: float | None
+
+    def __str__(self) -> str:
+        slow = f", p95 {self.p95_ms:.0f} ms" if self.p95_ms is not None else ""
+        return f"{self.requests} requests, {self.failed} failed{slow}"
+
+
+@dataclass(frozen=True)
 class StageJudgement:
     """What to do after looking at a stage, and why, in words for a person. Times in milliseconds."""
 
@@ -348,6 +362,7 @@ class StageJudgement:
     p95_ms: float | None
     agreement: float | None
     share: float | None
+    observed: Observed | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for evidence."""
@@ -398,6 +413,33 @@ def judge_stage(
         decision = "advance"
         reasons = (f"{len(ours)} requests, {len(errors)} failed, p95 {p95 or 0:.0f} ms",)
     return StageJudgement(decision, reasons, len(ours), len(errors), p95, agreement, share)
+
+
+def with_observed(
+    judgement: StageJudgement, observed: Observed, challenger: str, rules: RolloutRules
+) -> StageJudgement:
+    """The judgement, after the endpoint's own count was heard too: it can speak against a stage that would be passed.
+
+    Fewer requests than `min_requests` tell nothing.
+    """
+    judgement = replace(judgement, observed=observed)
+    if judgement.decision != "advance" or observed.requests < rules.min_requests:
+        return judgement
+    against: list[str] = []
+    rate = observed.failed / observed.requests
+    if rate > rules.max_error_rate:
+        against.append(
+            f"by the endpoint's own metrics {observed.failed} of {observed.requests} requests to {challenger} failed "
+            f"({rate:.1%}; max_error_rate is {rules.max_error_rate:.1%})"
+        )
+    if observed.p95_ms is not None and observed.p95_ms > rules.max_p95_ms:
+        against.append(
+            f"by the endpoint's own metrics 95 % of {challenger}'s answers took up to {observed.p95_ms:.0f} ms "
+            f"(max_p95_ms is {rules.max_p95_ms:.0f})"
+        )
+    if against:
+        return replace(judgement, decision="roll_back", reasons=tuple(against))
+    return replace(judgement, reasons=(*judgement.reasons, f"by the endpoint's own metrics {observed}"))
 
 
 def next_traffic(current: Mapping[str, int], challenger: str, percent: int) -> dict[str, int]:

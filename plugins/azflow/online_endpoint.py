@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, ServiceUnavailable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from azflow.credentials import AsyncRestClient
 
 API_VERSION = "2024-04-01"
+METRICS_API_VERSION = "2023-10-01"
 PUBLIC_STUDIO = "https://ml.azure.com"
 
 _NOT_FOUND = 404
@@ -145,6 +147,31 @@ class OnlineEndpoint:
         response = self._send("POST", f"{self._url}/deployments/{quote(deployment)}/getLogs", body)
         self._raise_for_status(response)
         return str(response.json().get("content") or "").splitlines()[-lines:]
+
+    # -- what it counted ---------------------------------------------------------------------------------------------
+
+    def metric(self, name: str, wanted: str, since: datetime, until: datetime) -> dict[str, Any]:
+        """One of the endpoint's metrics in Azure Monitor, minute by minute, as the service gives it.
+
+        https://learn.microsoft.com/rest/api/monitor/metrics/list
+
+        :param wanted: a filter over its dimensions.
+        """
+        span = "/".join(instant.astimezone(UTC).strftime("%FT%TZ") for instant in (since, until))
+        query = urlencode(
+            {
+                "api-version": METRICS_API_VERSION,
+                "metricnames": name,
+                "timespan": span,
+                "interval": "PT1M",
+                "aggregation": "Average",
+                "$filter": wanted,
+            },
+            quote_via=quote,
+        )
+        response = self._send("GET", f"{self._url}/providers/microsoft.insights/metrics?{query}")
+        self._raise_for_status(response)
+        return _json_of(response)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 

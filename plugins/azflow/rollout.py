@@ -1,8 +1,9 @@
 """A roll-out: traffic for a new deployment, stage by stage, and back at the first breach. No Airflow.
 
-First the deployment is asked by name, with real rows, still without traffic. Then, for each stage: the traffic is read,
-the new map (which sums to 100) written whole, and for a window requests are sent: to the new deployment by name, to the
-champion by name with the same rows, and to whom the split picks. `azflow.guardrails.judge_stage` decides.
+First the deployment is asked by name, with real rows and then with what the champion was asked lately (its shadow),
+still without traffic. Then, for each stage: the traffic is read, the new map (which sums to 100) written whole, and for
+a window requests are sent: to the new deployment by name, to the champion by name with the same rows, and to whom the
+split picks. `azflow.guardrails.judge_stage` decides, by them and by what the endpoint counted itself.
 """
 
 from __future__ import annotations
@@ -11,14 +12,25 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from azflow import canary
 from azflow.connection import AzureConnection
+from azflow.endpoint_metrics import observe
 from azflow.errors import ConfigurationError, RolloutFailed, first_line
-from azflow.guardrails import RolloutRules, Sample, StageJudgement, judge_stage, next_traffic, stages_left
+from azflow.guardrails import (
+    RolloutRules,
+    Sample,
+    StageJudgement,
+    judge_stage,
+    next_traffic,
+    stages_left,
+    with_observed,
+)
 from azflow.online_endpoint import OnlineEndpoint, traffic_of
+from azflow.shadow import CapturedRequest, replay
 
 #: Tag of a deployment: the name under which a task's try looks for it. What has it is azflow's own.
 ATTEMPT_TAG = "azflow.name"
@@ -27,6 +39,9 @@ _ROWS_A_REQUEST = 20
 _PROBE_REQUESTS = 5
 _RESTORE_ATTEMPTS = 4
 _PAUSE_SECONDS = 0.05
+_LOG_LINES = 40
+#: An answer is waited for so many times as long as 95 % of them may take, and at least so many seconds.
+_PATIENCE, _LEAST_SECONDS = 4, 5.0
 _ALL = 100
 
 
@@ -35,6 +50,7 @@ class Rollout:
     """One roll-out: the steps of `RolloutOperator`, without Airflow.
 
     :param stopping: asked before every request; true ends the roll-out as a breach does.
+    :param captured: what the deployment it is given the name of answered lately; None: no shadow is asked for.
     """
 
     endpoint: OnlineEndpoint
@@ -45,13 +61,18 @@ class Rollout:
     window_seconds: float
     log: Any
     stopping: Callable[[], bool] = lambda: False
+    captured: Callable[[str], list[CapturedRequest]] | None = None
     champion: str | None = None
     passed: list[dict[str, Any]] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
+    last_lines: list[str] = field(default_factory=list)
+    problem: str = ""
     _traffic: dict[str, int] = field(default_factory=dict)
     _restore: dict[str, int] = field(default_factory=dict)
     _scoring_uri: str = ""
     _touched: bool = False
+    _served_since: datetime | None = None
+    _has_metrics: bool = True
 
     def run(self, stages: Sequence[int]) -> None:
         """Through all stages.
@@ -79,6 +100,8 @@ class Rollout:
             self.log.info("An earlier try gave %s %d %%; going on.", self.deployment, share)
         try:
             self._probe()
+            if self.captured is not None and self.champion and not share:
+                self._shadow(self.captured(self.champion))
             # Without a champion nobody else can take the rest: all of it at once, after the probe.
             for percent in left if self.champion else left[-1:]:
                 self._stage(percent)
@@ -96,6 +119,8 @@ class Rollout:
             "url": self.endpoint.studio_url,
             "stages": list(self.passed),
             "deleted": list(self.deleted),
+            "problem": self.problem,
+            "log": list(self.last_lines),
         }
 
     def delete_older(self) -> None:
@@ -125,9 +150,39 @@ class Rollout:
         begun = time.monotonic()
         samples = probe(self.scorer, self.deployment, self.rows)
         judgement = judge_stage(samples, self.deployment, self._rules_for(len(samples)), window_over=True)
-        self._note(0, judgement, begun)
+        self._note("probe", 0, judgement, begun)
         if judgement.decision != "advance":
             raise _Breach(0, judgement)
+
+    def _shadow(self, captured: Sequence[CapturedRequest]) -> None:
+        """What the champion was asked lately, asked of the new deployment; its answers beside the champion's."""
+        if not captured:
+            self.log.info(
+                "No shadow: nothing that %s was asked lately was captured (data_collector in deployment.yml).",
+                self.champion,
+            )
+            return
+        begun = time.monotonic()
+        samples: list[Sample] = []
+        for request in captured:
+            if self.stopping():
+                raise _Stopped
+            samples.append(replay(self.scorer, self.deployment, request))
+            if judge_stage(samples, self.deployment, self.rules, window_over=False).decision == "roll_back":
+                break
+        rules = replace(self.rules, min_requests=min(self.rules.min_requests, len(samples)))
+        judgement = judge_stage(samples, self.deployment, rules, window_over=True)
+        self.log.info(
+            "Shadow: %d requests that %s answered from %s to %s, %d rows.",
+            len(samples),
+            self.champion,
+            captured[0].time,
+            captured[-1].time,
+            sum(sample.rows for sample in samples),
+        )
+        self._note("shadow", 0, judgement, begun)
+        if judgement.decision != "advance":
+            raise _Breach(0, judgement, "asked what the champion was asked")
 
     def _stage(self, percent: int) -> None:
         begun = time.monotonic()
@@ -137,11 +192,12 @@ class Rollout:
         wanted = next_traffic(found, self.deployment, percent)
         # From here on it may have been written, even if the answer gets lost.
         self._touched = True
+        self._served_since = self._served_since or datetime.now(UTC)
         self.endpoint.write_traffic(wanted)
         self._traffic = wanted
         self.log.info("Traffic: %s.", shares_text(wanted))
-        judgement = self._watch(percent)
-        self._note(percent, judgement, begun)
+        judgement = self._observed(self._watch(percent))
+        self._note(f"{percent} %", percent, judgement, begun)
         if judgement.decision != "advance":
             raise _Breach(percent, judgement)
 
@@ -160,6 +216,22 @@ class Rollout:
             time.sleep(_PAUSE_SECONDS)
         raise AssertionError("unreachable: batches never end")
 
+    def _observed(self, judgement: StageJudgement) -> StageJudgement:
+        """The judgement, after the endpoint's own metrics were asked; they have a say, not the last word."""
+        if judgement.decision != "advance" or not self._has_metrics or self._served_since is None:
+            return judgement
+        try:
+            # From the first traffic on: what comes late is heard at the next stage.
+            observed = observe(self.endpoint, self.deployment, self._served_since, datetime.now(UTC))
+        except Exception as error:
+            self._has_metrics = False
+            self.log.info("The endpoint's own metrics can't be read (%s): our requests decide.", first_line(error))
+            return judgement
+        if observed is None:
+            self.log.info("The endpoint's own metrics tell nothing of %s yet: our requests decide.", self.deployment)
+            return judgement
+        return with_observed(judgement, observed, self.deployment, self.rules)
+
     def _round(self, rows: list[canary.Row]) -> list[Sample]:
         """The same rows to the new deployment, to the champion, and to whom the split picks."""
         ours = self.scorer.score(rows, self.deployment)
@@ -175,12 +247,10 @@ class Rollout:
         samples.append(Sample(split.deployment, False, split.milliseconds, split.problem, len(rows)))
         return samples
 
-    def _note(self, percent: int, judgement: StageJudgement, begun: float) -> None:
-        seconds = round(time.monotonic() - begun, 1)
-        self.passed.append(
-            {"percent": percent, "traffic": dict(self._traffic), "seconds": seconds, **judgement.as_dict()}
-        )
-        self.log.info("At %d %%: %s (%s).", percent, judgement.decision, "; ".join(judgement.reasons))
+    def _note(self, name: str, percent: int, judgement: StageJudgement, begun: float) -> None:
+        about = {"name": name, "percent": percent, "traffic": dict(self._traffic)}
+        self.passed.append({**about, "seconds": round(time.monotonic() - begun, 1), **judgement.as_dict()})
+        self.log.info("%s: %s (%s).", name.capitalize(), judgement.decision, "; ".join(judgement.reasons))
 
     def _rules_for(self, requests: int) -> RolloutRules:
         return RolloutRules(
@@ -188,17 +258,30 @@ class Rollout:
         )
 
     def _roll_back(self, error: BaseException) -> RolloutFailed:
-        """Restore the traffic from before; the error to raise."""
-        what = f"Roll-out of {self.deployment} on endpoint {self.endpoint.name}: {_reason(error)}"
+        """Restore the traffic from before, then look at the deployment's log; the error to raise."""
+        self.problem = _reason(error)
+        what = f"Roll-out of {self.deployment} on endpoint {self.endpoint.name}: {self.problem}"
         if isinstance(error, _TrafficChanged):
             return RolloutFailed(f"{what} It was left as it is. See {self.endpoint.studio_url}")
         problem = self._restore_traffic()
+        kept = self._attach_log() if isinstance(error, _Breach) else ""
         now = (
             f"The traffic is {shares_text(self._traffic)} again."
             if not problem
             else (f"THE TRAFFIC COULD NOT BE RESTORED ({problem}): set it to {shares_text(self._restore)} by hand.")
         )
-        return RolloutFailed(f"{what} {now} See {self.endpoint.studio_url}")
+        return RolloutFailed(f"{what} {now}{kept} See {self.endpoint.studio_url}")
+
+    def _attach_log(self) -> str:
+        """The end of the deployment's log, for whoever looks into it; what to say of it."""
+        try:
+            self.last_lines = [line for line in self.endpoint.logs(self.deployment, _LOG_LINES) if line.strip()]
+        except Exception as error:
+            self.log.warning("The log of %s can't be read: %s", self.deployment, first_line(error))
+        for line in self.last_lines:
+            self.log.error("  %s", line)
+        where = "; its last log lines are above" if self.last_lines else ""
+        return f" {self.deployment} is kept for inspection{where}."
 
     def _restore_traffic(self) -> str:
         """One write; nothing to do if nothing was written. Why it failed, or an empty text."""
@@ -224,8 +307,9 @@ class Rollout:
 class _Breach(Exception):
     """A stage wasn't passed."""
 
-    def __init__(self, percent: int, judgement: StageJudgement) -> None:
+    def __init__(self, percent: int, judgement: StageJudgement, how: str = "") -> None:
         where = f"at {percent} %" if percent else "before it got any traffic"
+        where += f", {how}" if how else ""
         super().__init__(f"{where}, {'; '.join(judgement.reasons)}.")
 
 
@@ -301,9 +385,14 @@ def _without(traffic: Mapping[str, int], deployment: str) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def open_scorer(connection: AzureConnection, endpoint: OnlineEndpoint) -> Iterator[canary.Scorer]:
+def open_scorer(
+    connection: AzureConnection, endpoint: OnlineEndpoint, max_p95_ms: float | None = None
+) -> Iterator[canary.Scorer]:
+    """A scorer of the endpoint. What takes several times as long as it may isn't waited for."""
+    most = canary.ANSWER_SECONDS
+    timeout = most if max_p95_ms is None else min(most, max(_LEAST_SECONDS, _PATIENCE * max_p95_ms / 1000))
     uri = str(endpoint.document()["properties"]["scoringUri"])
-    scorer = canary.Scorer(uri, endpoint.key(), verify=connection.verify or True)
+    scorer = canary.Scorer(uri, endpoint.key(), verify=connection.verify or True, timeout=timeout)
     try:
         yield scorer
     finally:

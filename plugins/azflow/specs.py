@@ -281,6 +281,19 @@ class WriteBack(Job):
     _sql = field_validator("sql")(below_include("sql", ".sql"))
 
 
+class Rescore(Part):
+    """How days are scored again (``dags/rescoring.py``): with the jobs of `write_back` and `evaluate`.
+
+    :ivar sql: the T-SQL that exports the days from ``night.first_day`` to ``night.partition``: into ``score/`` what
+        models know, into ``holdout/`` the same with the label.
+    """
+
+    sql: Text
+    timeout_minutes: Minutes = 120
+
+    _sql = field_validator("sql")(below_include("sql", ".sql"))
+
+
 class Watch(Job):
     """What is watched after the roll-out, and when an alarm retrains (``dags/endpoint_monitoring.py``).
 
@@ -352,6 +365,7 @@ class ModelSpec(Part):
     deploy: Deploy | None = None
     decisions: Decisions | None = None
     write_back: WriteBack
+    rescore: Rescore | None = None
     watch: Watch | None = None
 
     _lists = field_validator("prepare", "quality", mode="before")(as_tuple)

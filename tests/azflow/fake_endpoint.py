@@ -59,7 +59,10 @@ class FakeEndpoint:
         self.on_score: Callable[[int], None] = lambda count: None
         self.scored: list[str] = []
         self.unsigned = False  # leave out the header that names who answered
+        #: Of the container lake by name, of others by container/name.
         self.blobs: dict[str, bytes] = {}
+        #: Metric -> (status, body) for its query's filter; without it there are no metrics.
+        self.metrics: Callable[[str, str], tuple[int, Any]] | None = None
         self._wheel: Counter[str] = Counter()
         self._lock = threading.Lock()
         self.certificate = _certificate(folder)
@@ -67,6 +70,7 @@ class FakeEndpoint:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # headers and body are two writes
 
             def _do(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
@@ -78,7 +82,8 @@ class FakeEndpoint:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
-                self.wfile.write(payload)
+                if self.command != "HEAD":
+                    self.wfile.write(payload)
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _do
 
@@ -127,9 +132,15 @@ class FakeEndpoint:
         if path == "/score":
             return self._score(headers, json.loads(content))
         if path.startswith("/account"):
-            return self._blob(path, query)
+            return self._blob(method, path, query, headers)
         if headers.get("Authorization") != "Bearer a-token":
             return 401, {"error": {"code": "AuthenticationFailed", "message": "no"}}, {}
+        if path.endswith("/datastores/workspaceblobstore"):
+            return 200, {"properties": {"accountName": "account", "containerName": "azureml"}}, {}
+        if path.endswith(f"/onlineEndpoints/{NAME}/providers/microsoft.insights/metrics"):
+            if self.metrics is None:
+                return 404, {"error": {"code": "ResourceNotFound", "message": "no metrics here"}}, {}
+            return *self.metrics(query["metricnames"][0], query["$filter"][0]), {}
         return self._resource(method, path, content)
 
     def _resource(self, method: str, path: str, content: bytes) -> tuple[int, Any, dict[str, str]]:
@@ -202,21 +213,30 @@ class FakeEndpoint:
         self._wheel[name] += 1
         return name
 
-    def _blob(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any, dict[str, str]]:
+    def _blob(
+        self, method: str, path: str, query: dict[str, list[str]], headers: dict[str, str]
+    ) -> tuple[int, Any, dict[str, str]]:
+        container, _, name = path.removeprefix("/account/").partition("/")
+        within = "" if container == "lake" else f"{container}/"
         if query.get("comp") == ["list"]:
-            prefix = query.get("prefix", [""])[0]
+            prefix = within + query.get("prefix", [""])[0]
             blobs = "".join(
-                f"<Blob><Name>{name}</Name><Properties><BlobType>BlockBlob</BlobType><Content-Length>{len(content)}</Content-Length></Properties></Blob>"
+                f"<Blob><Name>{name.removeprefix(within)}</Name><Properties><BlobType>BlockBlob</BlobType><Content-Length>{len(content)}</Content-Length></Properties></Blob>"
                 for name, content in self.blobs.items()
                 if name.startswith(prefix)
             )
             text = f"<?xml version='1.0'?><EnumerationResults><Blobs>{blobs}</Blobs><NextMarker/></EnumerationResults>"
             return 200, text.encode(), {"Content-Type": "application/xml"}
-        content = self.blobs.get(path.removeprefix("/account/lake/"))
+        content = self.blobs.get(within + name)
         if content is None:
             return 404, None, {"x-ms-error-code": "BlobNotFound"}
-        spread = f"bytes 0-{len(content) - 1}/{len(content)}"
-        return 206, content, {"Content-Range": spread, "Content-Type": "application/octet-stream", "ETag": '"1"'}
+        kind = {"Content-Type": "application/octet-stream", "ETag": '"1"'}
+        if method == "HEAD":
+            return 200, content, kind | {"x-ms-blob-type": "BlockBlob"}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("x-ms-range") or headers.get("Range") or "bytes=0-")
+        assert asked is not None
+        first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+        return 206, content[first : last + 1], kind | {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
 
 
 def _certificate(folder: Path) -> Path:
