@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 import stat
@@ -11,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -37,14 +39,30 @@ class Upstream:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"] or 0)
-                wish = json.loads(self.rfile.read(length) or b"{}")
-                upstream.seen.append(dict(self.headers) | {"path": self.path})
+                text = self.rfile.read(length).decode()
+                wish = json.loads(text or "{}")
+                upstream.seen.append(dict(self.headers) | {"path": self.path, "body": text})
+                if upstream.name in wish.get("drop", ()):
+                    self.connection.close()
+                    return
                 time.sleep(wish.get("sleep", 0))
+                self._answer(wish.get("status", 200))
+
+            def do_GET(self) -> None:
+                """What the router asks about a token: the token is the answer's status."""
+                upstream.seen.append(dict(self.headers) | {"path": self.path})
+                self._answer(int(self.headers["Authorization"].removeprefix("Bearer ")))
+
+            def _answer(self, status: int) -> None:
                 body = json.dumps({"deployment": upstream.name}).encode()
-                self.send_response(wish.get("status", 200))
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def handle_one_request(self) -> None:
+                with contextlib.suppress(ValueError):
+                    super().handle_one_request()
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -106,7 +124,10 @@ def route(
 ) -> None:
     deployments = tuple(DeploymentRoute(u.name, (u.address,), "Succeeded", timeout) for u in upstreams)
     deployments += (DeploymentRoute("starting", (), "Creating"),)
-    endpoint = EndpointRoute("flights", (KEY, "second-" + KEY), kubernetes, traffic, deployments)
+    route_all(router, EndpointRoute("flights", (KEY, "second-" + KEY), kubernetes, traffic, deployments))
+
+
+def route_all(router: Router, endpoint: EndpointRoute) -> None:
     asyncio.run(Router.apply(router, configuration(router.site, [endpoint])))
 
 
@@ -203,7 +224,7 @@ def test_failures_have_azures_status_codes(
 
 
 @pytest.mark.parametrize(("kubernetes", "status"), [(True, 503), (False, 424)])
-def test_a_dead_instance_is_reported_not_hidden(
+def test_a_deployment_without_an_instance_that_answers_is_reported_not_hidden(
     router: Router, client: httpx.Client, blue: Upstream, kubernetes: bool, status: int
 ) -> None:
     dead = Upstream("green")
@@ -213,6 +234,89 @@ def test_a_dead_instance_is_reported_not_hidden(
     assert Counter(answer.status_code for answer in answers) == {200: 2, status: 2}
     broken = next(answer for answer in answers if answer.status_code == status)
     assert broken.headers["azureml-model-deployment"] == "green"
+
+
+@pytest.mark.parametrize("traffic", [{"blue": 100}, {"blue": 50, "green": 50}])
+@pytest.mark.parametrize("end", ["refuses", "resets"])
+def test_an_instance_that_ends_costs_no_request(
+    router: Router, client: httpx.Client, traffic: dict[str, int], end: str, request: pytest.FixtureRequest
+) -> None:
+    """Half of blue's requests begin at the dead instance; all are answered by blue's other one."""
+    blue, green, dead = request.getfixturevalue("blue"), request.getfixturevalue("green"), Upstream("dead")
+    if end == "refuses":
+        dead.close()
+    deployments = (
+        DeploymentRoute("blue", (dead.address, blue.address), "Succeeded", 5.0),
+        DeploymentRoute("green", (green.address,), "Succeeded", 5.0),
+    )
+    route_all(router, EndpointRoute("flights", (KEY,), True, traffic, deployments))
+    body = {"drop": ["dead"], "text": "é" * 1000}
+    answers = [score(client, body) for _ in range(40)]
+    assert {answer.status_code for answer in answers} == {200}
+    expected = {name: 40 * share // 100 for name, share in traffic.items()}
+    assert Counter(answer.json()["deployment"] for answer in answers) == expected
+    assert {answer.headers["azureml-model-deployment"] for answer in answers} == set(traffic)
+    assert [json.loads(seen["body"]) for seen in blue.seen] == [body] * expected["blue"]
+    # What the two processes of the router say to each other isn't the model's business.
+    assert not any("second-try" in name.lower() for seen in blue.seen for name in seen)
+    if end == "resets":
+        dead.close()
+
+
+def test_a_request_that_ends_its_instances_is_sent_twice_at_most(router: Router, client: httpx.Client) -> None:
+    trio = [Upstream(name) for name in ("one", "two", "three")]
+    addresses = tuple(each.address for each in trio)
+    deployments = (DeploymentRoute("blue", addresses, "Succeeded", 5.0),)
+    route_all(router, EndpointRoute("flights", (KEY,), True, {"blue": 100}, deployments))
+    answer = score(client, {"drop": ["one", "two", "three"]})
+    assert (answer.status_code, answer.headers["azureml-model-deployment"]) == (503, "blue")
+    assert sorted(len(each.seen) for each in trio) == [0, 1, 1]
+    # Alone, the instance is asked again: it may have been started anew in the meantime.
+    route_all(
+        router,
+        EndpointRoute(
+            "flights", (KEY,), True, {"blue": 100}, (DeploymentRoute("blue", addresses[:1], "Succeeded", 5.0),)
+        ),
+    )
+    before = len(trio[0].seen)
+    assert score(client, {"drop": ["one"]}, x_azureml_second_try="blue/127.0.0.1:1").status_code == 503
+    assert len(trio[0].seen) == before + 2
+    for each in trio:
+        each.close()
+
+
+def test_what_takes_too_long_is_not_asked_again(router: Router, client: httpx.Client, blue: Upstream) -> None:
+    route(router, {"blue": 100}, blue, timeout=0.3)
+    assert score(client, {"sleep": 0.6}).status_code == 504
+    time.sleep(0.5)
+    assert len(blue.seen) == 1
+
+
+def test_more_requests_than_an_instance_may_have_are_refused(
+    router: Router, client: httpx.Client, blue: Upstream
+) -> None:
+    deployments = (DeploymentRoute("blue", (blue.address,), "Succeeded", 5.0, limit=2),)
+    route_all(router, EndpointRoute("flights", (KEY,), False, {"blue": 100}, deployments))
+    with ThreadPoolExecutor(4) as pool:
+        statuses = Counter(pool.map(lambda _: score(client, {"sleep": 0.5}).status_code, range(4)))
+    assert statuses == {200: 2, 429: 2}
+
+
+def test_tokens_are_judged_by_the_verifier(
+    router: Router, client: httpx.Client, blue: Upstream, green: Upstream
+) -> None:
+    deployments = (DeploymentRoute("blue", (blue.address,), "Succeeded", 5.0),)
+    # The small server answers as it is asked for by the token.
+    endpoint = EndpointRoute("flights", (), True, {"blue": 100}, deployments, verifier=f"{green.address}/judge/flights")
+    route_all(router, endpoint)
+    assert score(client, key="200").json() == {"deployment": "blue"}
+    refused = score(client, key="401")
+    assert (refused.status_code, refused.json()) == (401, {"deployment": "green"})
+    assert [seen["path"] for seen in green.seen] == ["/judge/flights"] * 2
+    assert len(blue.seen) == 1
+    green.close()
+    answer = score(client, key="200")
+    assert (answer.status_code, "verified" in answer.text) == (503, True)
 
 
 def test_reloads_under_load_fail_no_request(

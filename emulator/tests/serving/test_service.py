@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -300,21 +301,112 @@ def test_keys(settings: Settings, assets: Folders) -> None:
     asyncio.run(scenario())
 
 
-def test_an_instance_that_dies_is_started_again(settings: Settings, assets: Folders) -> None:
+@pytest.mark.parametrize(
+    ("capacity", "traffic"), [(2, {"blue": 100}), (2, {"blue": 50, "green": 50}), (1, {"blue": 100})]
+)
+def test_a_killed_instance_fails_no_request(
+    settings: Settings, assets: Folders, capacity: int, traffic: dict[str, int]
+) -> None:
+    """SIGKILL twice, with 50 requests a second arriving whatever becomes of them."""
+
     async def scenario() -> None:
         async with running(settings, assets) as client:
-            await client.endpoint("tough")
-            await client.deploy("tough", "blue", "vanilla", requestSettings={"requestTimeout": "PT60S"})
-            await client.endpoint("tough", {"blue": 100})
-            instance = client.service._running["tough/blue"].instances[0]
-            process = instance._process
-            assert process is not None
-            os.killpg(process.pid, signal.SIGKILL)
+            name = f"tough{capacity}{len(traffic)}"
+            await client.endpoint(name)
+            # Alone, its callers wait for the restart: that isn't waiting in a queue, but what comes after it is.
+            patient = {"requestTimeout": "PT60S", "maxQueueWait": "PT60S"}
+            flavours = {"blue": "vanilla", "green": "chocolate"}
+            for deployment in traffic:
+                await client.deploy(name, deployment, flavours[deployment], capacity=capacity, requestSettings=patient)
+            await client.endpoint(name, traffic)
+            uri = (await client.get(name))["properties"]["scoringUri"]
+            key = (await client.arm.post(f"{client.root}/{name}/listKeys")).json()["primaryKey"]
+            fleet = client.service._running[f"{name}/blue"]
+
+            async def ask() -> str:
+                headers = {"Authorization": f"Bearer {key}"}
+                answer = await client.edge.post(uri, json={"sleep": 0.005}, headers=headers)
+                return answer.json()["flavour"] if answer.is_success else f"{answer.status_code} {answer.text}"
+
+            asked = []
+            for number in range(150):
+                asked.append(asyncio.create_task(ask()))
+                if number in {30, 90}:
+                    victim = next(instance for instance in fleet.instances if instance.up)
+                    assert victim.pid is not None
+                    os.killpg(victim.pid, signal.SIGKILL)
+                    if capacity == 1:
+                        async with asyncio.timeout(30):
+                            while not (victim.up and victim.restarts):
+                                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)
+            answers = Counter(await asyncio.gather(*asked))
+            assert set(answers) == {flavours[deployment] for deployment in traffic}, answers
+            # The split stays what it was while an instance is away (each change of the routing starts a round anew).
+            assert abs(answers["vanilla"] - 150 * traffic["blue"] // 100) <= 6, answers
             async with asyncio.timeout(30):
-                while not instance.restarts:
-                    await asyncio.sleep(0.02)
-            # It is starting: the router waits for it, as long as the request may take.
-            assert (await client.score("tough")).status_code == 200
+                while not all(instance.up for instance in fleet.instances):
+                    await asyncio.sleep(0.05)
+            assert sum(instance.restarts for instance in fleet.instances) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_kills_takes_two_instances_at_most(settings: Settings, assets: Folders) -> None:
+    async def scenario() -> None:
+        async with running(settings, assets) as client:
+            await client.endpoint("poisoned")
+            await client.deploy("poisoned", "blue", "vanilla", capacity=3, requestSettings={"requestTimeout": "PT30S"})
+            await client.endpoint("poisoned", {"blue": 100})
+            fleet = client.service._running["poisoned/blue"]
+            # Whoever dies with the request's process is the worker; the server itself replaces it.
+            answer = await client.score("poisoned", {"die": True})
+            assert answer.status_code == 503
+            logs = [instance.log.read_text() for instance in fleet.instances]
+            starts = [log.count("ready for serving traffic") for log in logs]
+            async with asyncio.timeout(20):
+                while sorted(starts) != [1, 2, 2]:
+                    await asyncio.sleep(0.1)
+                    starts = [i.log.read_text().count("ready for serving traffic") for i in fleet.instances]
+            assert (await client.score("poisoned")).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_requests_that_queue_too_long_are_refused(settings: Settings, assets: Folders) -> None:
+    async def scenario() -> None:
+        async with running(settings, assets) as client:
+            await client.endpoint("queueing")
+            await client.deploy("queueing", "blue", "vanilla", requestSettings={"maxQueueWait": "PT0.3S"})
+            await client.endpoint("queueing", {"blue": 100})
+            answers = await asyncio.gather(*(client.score("queueing", {"sleep": 0.25}) for _ in range(6)))
+            statuses = Counter(answer.status_code for answer in answers)
+            assert set(statuses) == {200, 503}
+            assert 1 <= statuses[200] <= 3
+            late = next(answer for answer in answers if answer.status_code == 503)
+            assert "max_queue_wait (0.3 s)" in late.json()["error"]["message"]
+
+            # A managed deployment doesn't queue: it refuses what is more than twice what it may do at once.
+            await client.endpoint("refusing", compute=None)
+            await client.deploy("refusing", "blue", "vanilla", endpointComputeType="Managed")
+            answers = await asyncio.gather(*(client.score("refusing", {"sleep": 0.5}, "blue") for _ in range(5)))
+            assert Counter(answer.status_code for answer in answers) == {200: 2, 429: 3}
+
+    asyncio.run(scenario())
+
+
+def test_scaling_keeps_the_instances_that_are_there(settings: Settings, assets: Folders) -> None:
+    async def scenario() -> None:
+        async with running(settings, assets) as client:
+            await client.endpoint("growing")
+            for capacity in (1, 3, 2):
+                before = client.service._running.get("growing/blue")
+                pids = {instance.pid for instance in before.instances} if before else set()
+                assert (await client.deploy("growing", "blue", "vanilla", capacity=capacity))["status"] == "Succeeded"
+                now = {instance.pid for instance in client.service._running["growing/blue"].instances}
+                assert len(now) == capacity
+                assert now <= pids or pids <= now
+            assert (await client.score("growing", deployment="blue")).status_code == 200
 
     asyncio.run(scenario())
 

@@ -30,6 +30,8 @@ _MODEL_ID = re.compile(r"models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)$|^az
 
 
 _SERVER = "azureml-inference-server-http"
+# Of a deployment's properties, those that no instance knows.
+_OUTSIDE = frozenset({"provisioningState", "scaleSettings"})
 
 
 class Assets(Protocol):
@@ -47,9 +49,9 @@ class Assets(Protocol):
 
 
 def digest(document: Mapping[str, Any]) -> str:
-    """A name for what a deployment runs; the same as long as nothing that matters changes."""
-    properties = {key: value for key, value in document["properties"].items() if key != "provisioningState"}
-    text = json.dumps({"properties": properties, "sku": document.get("sku")}, sort_keys=True)
+    """A name for what a deployment runs; the same as long as nothing changes that an instance would notice."""
+    properties = {key: value for key, value in document["properties"].items() if key not in _OUTSIDE}
+    text = json.dumps({"properties": properties}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -83,11 +85,34 @@ def prepare(settings: Settings, assets: Assets, endpoint: str, document: Mapping
         code=code,
         entry_script=entry_script,
         model_dir=model_dir,
-        environment=dict(properties["environmentVariables"]),
+        environment=_variables(properties),
         instances=resources.instances_of(dict(document)),
         readiness=probe(properties["readinessProbe"]),
         liveness=probe(properties["livenessProbe"]),
+        workers=_workers(properties),
     )
+
+
+def _variables(properties: Mapping[str, Any]) -> dict[str, str]:
+    """A deployment's variables, and its queue's limit. Managed endpoints have none: they refuse what is too much."""
+    variables = dict(properties["environmentVariables"])
+    if properties.get("endpointComputeType") == "Kubernetes":
+        wait = resources.seconds(properties["requestSettings"]["maxQueueWait"])
+        variables["LOCALAZURE_MAX_QUEUE_WAIT"] = f"{wait:g}"
+    return variables
+
+
+def _workers(properties: Mapping[str, Any]) -> int:
+    """How many processes answer in an instance: WORKER_COUNT, as in Azure's images.
+
+    Kubernetes' router hands an instance maxConcurrentRequestsPerInstance requests at once, so more would idle.
+    """
+    given = str(properties["environmentVariables"].get("WORKER_COUNT") or "1")
+    if not given.isdigit() or not int(given):
+        raise BadRequest(f"The environment variable WORKER_COUNT must be a whole number above 0, not '{given}'.")
+    if properties.get("endpointComputeType") == "Kubernetes":
+        return min(int(given), int(properties["requestSettings"]["maxConcurrentRequestsPerInstance"]))
+    return int(given)
 
 
 def _python(settings: Settings, environment: dict[str, Any] | Requirements, deployment: str, folder: Path) -> Path:

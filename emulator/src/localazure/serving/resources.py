@@ -147,6 +147,10 @@ def deployment_document(
                 seconds(value, f"properties.{setting}.{field}")
     if not 0 < seconds(properties["requestSettings"]["requestTimeout"]) <= _LONGEST_TIMEOUT_SECONDS:
         raise BadRequest("requestTimeout must be above 0 and at most 300 s.", "properties.requestSettings")
+    at_once = properties["requestSettings"]["maxConcurrentRequestsPerInstance"]
+    if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
+        message = "maxConcurrentRequestsPerInstance must be a whole number above 0."
+        raise BadRequest(message, "properties.requestSettings")
     return document
 
 
@@ -174,6 +178,17 @@ def instances_of(deployment: Document) -> int:
     if isinstance(capacity, bool) or not isinstance(capacity, int) or not 1 <= capacity <= _MOST_INSTANCES:
         raise BadRequest(f"sku.capacity must be a whole number from 1 to {_MOST_INSTANCES} here.", "sku.capacity")
     return capacity
+
+
+def request_limit(deployment: Document) -> int | None:
+    """How many requests an instance may have at once; None on Kubernetes, where requests wait in a queue.
+
+    https://learn.microsoft.com/azure/machine-learning/how-to-troubleshoot-online-endpoints (429)
+    """
+    properties = deployment["properties"]
+    if properties.get("endpointComputeType") == "Kubernetes":
+        return None
+    return 2 * int(properties["requestSettings"]["maxConcurrentRequestsPerInstance"])
 
 
 def seconds(duration: str, target: str = "duration") -> float:

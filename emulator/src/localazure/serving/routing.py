@@ -8,44 +8,67 @@ endpoints and traffic and is configured anew at every change. A Caddy that takes
 servers, and a Go server that shuts down drops requests it has accepted but not read yet: a client would see its
 connection end without an answer (with 20 at work, every change cost a few). The Caddy in front sees that instead, and
 asks again.
+
+It also asks again, once, when an instance dies under a request. The Caddy behind answers `ASK_AGAIN` and names the
+deployment and the instance; the second try goes to another instance of the same deployment, however traffic is split,
+and its outcome counts (docs/decisions/0013-second-try.md). What took too long isn't asked again.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
 
 DEPLOYMENT_HEADER = "azureml-model-deployment"
+# Between the two Caddys: "this instance ended without an answer, ask again". No server's own answer leaves the inner
+# Caddy with a status of 5xx that isn't in Azure's list, so that this one is nobody else's.
+ASK_AGAIN = 599
+_SECOND_TRY = "X-Azureml-Second-Try"
+#: Set by the inference server's wrapper on a request that has waited longer than maxQueueWait.
+QUEUE_HEADER = "x-azureml-queue-wait-exceeded"
+#: When the router passed the request on, in milliseconds since 1970.
+START_HEADER = "X-Request-Start"
 # Held in memory by the front, so that a request can be sent again; larger ones are passed on as they come.
 _BUFFERED_BYTES = 16 * 1024 * 1024
-_SECOND_TRIES = "10s"
+# Connections that the front keeps open to the inner Caddy.
+_IDLE = 128
+# Longer than any request: an instance may die in a request's last second.
+_SECOND_TRIES = "310s"
 
 
 @dataclass(frozen=True)
 class DeploymentRoute:
-    """A deployment: its ready instances (`host:port`), its state in Azure's word, its request time-out in seconds."""
+    """A deployment: its ready instances (`host:port`), its state in Azure's word, its request time-out in seconds.
+
+    `limit` is how many requests an instance may have at once, None where requests queue.
+    """
 
     name: str
     addresses: tuple[str, ...]
     state: str
     timeout: float = 5.0
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
 class EndpointRoute:
-    """An endpoint. `keys` are all that are accepted; `traffic` maps deployments to percent."""
+    """An endpoint. `keys` are all that are accepted; `traffic` maps deployments to percent.
+
+    With tokens in place of keys, `verifier` is who judges them: `host:port/path`.
+    """
 
     name: str
     keys: tuple[str, ...] = field(repr=False)
     kubernetes: bool
     traffic: Mapping[str, int]
     deployments: tuple[DeploymentRoute, ...]
+    verifier: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,14 +106,22 @@ def front(site: Site) -> Json:
     proxy = {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": site.inner}],
-        "transport": {"protocol": "http", "keep_alive": {"enabled": False}},
+        "transport": {"protocol": "http", "keep_alive": {"enabled": True, "max_idle_conns_per_host": _IDLE}},
         "request_buffers": _BUFFERED_BYTES,
+        # Evaluated anew at each try: nothing at the first one, then what the answer before says. What a client sends
+        # under this name is overwritten.
+        "headers": {"request": {"set": {_SECOND_TRY: [f"{{http.reverse_proxy.header.{_SECOND_TRY}}}"]}}},
         "load_balancing": {
             "try_duration": _SECOND_TRIES,
-            "try_interval": "20ms",
+            "try_interval": "10ms",
             # Whatever goes wrong behind an instance is an answer of the inner Caddy. No answer at all means that it was
             # being configured and hasn't touched the request, so that even a POST may be sent again.
-            "retry_match": [{"path": ["*"]}],
+            "retry_match": [
+                {
+                    "expression": "{http.reverse_proxy.is_transport_error} == true"
+                    f" || {{http.reverse_proxy.status_code}} == {ASK_AGAIN}"
+                }
+            ],
         },
     }
     return {
@@ -119,7 +150,7 @@ def configuration(site: Site, endpoints: Iterable[EndpointRoute], draining: Iter
     """The configuration of the Caddy behind. `draining` addresses get no new request; their open ones are countable."""
     endpoints = sorted(endpoints, key=lambda endpoint: endpoint.name)
     routes = [_endpoint(endpoint) for endpoint in endpoints]
-    if upstreams := [{"dial": address} for address in sorted(draining)]:
+    if upstreams := [(address, None) for address in sorted(draining)]:
         # A route that never matches: Caddy counts the open requests of those upstreams that its configuration names.
         routes.append({"match": [{"not": [{"path": ["*"]}]}], "handle": [_proxy(upstreams, 5.0)]})
     routes.append({"handle": [_error(404, "NotFound", "There is no endpoint under this address.")]})
@@ -133,8 +164,12 @@ def configuration(site: Site, endpoints: Iterable[EndpointRoute], draining: Iter
                 "roll_size_mb": 20,
                 "roll_keep": 2,
             },
-            # Caddy writes Authorization as REDACTED.
-            "encoder": {"format": "json"},
+            # Of the request nothing is written: that is a tenth of the router's work, and nobody's secret stands in it.
+            "encoder": {
+                "format": "filter",
+                "wrap": {"format": "json"},
+                "fields": {name: {"filter": "delete"} for name in ("request", "resp_headers", "user_id", "bytes_read")},
+            },
             "include": [f"http.log.access.scoring-{endpoint.name}"],
         }
     return {
@@ -207,20 +242,10 @@ def _endpoint(endpoint: EndpointRoute) -> Json:
                 {"handler": "log_append", "key": "deployment", "value": "{azureml.deployment}"},
             ]
         },
-        {
-            "match": [{"not": [{"header": {"Authorization": [f"Bearer {key}" for key in endpoint.keys]}}]}],
-            "handle": [
-                _error(
-                    401,
-                    "Unauthorized",
-                    "The key is missing, expired or not this endpoint's. Send it as: Authorization: Bearer <key>",
-                ),
-            ],
-        },
+        _authorisation(endpoint),
         {
             "handle": [
                 {"handler": "rewrite", "strip_path_prefix": f"/api/v1/endpoint/{endpoint.name}"},
-                {"handler": "headers", "request": {"delete": ["Authorization"]}},
                 {
                     "handler": "headers",
                     "response": {"deferred": True, "set": {DEPLOYMENT_HEADER: ["{azureml.deployment}"]}},
@@ -228,6 +253,14 @@ def _endpoint(endpoint: EndpointRoute) -> Json:
             ]
         },
     ]
+    second: list[Json] = [
+        each for deployment in endpoint.deployments for each in _again(deployment, endpoint.kubernetes)
+    ]
+    if second:
+        marked = [f"{deployment.name}/*" for deployment in endpoint.deployments]
+        steps.append(
+            {"match": [{"header": {_SECOND_TRY: marked}}], "handle": [{"handler": "subroute", "routes": second}]}
+        )
     for deployment in endpoint.deployments:
         steps.append(
             {
@@ -257,17 +290,54 @@ def _endpoint(endpoint: EndpointRoute) -> Json:
     }
 
 
+def _authorisation(endpoint: EndpointRoute) -> Json:
+    """Who may ask. A key is compared here; a token is judged by the verifier, which is asked with the headers alone."""
+    if not endpoint.verifier:
+        wrong = _error(
+            401,
+            "Unauthorized",
+            "The key is missing, expired or not this endpoint's. Send it as: Authorization: Bearer <key>",
+        )
+        return {
+            "match": [{"not": [{"header": {"Authorization": [f"Bearer {key}" for key in endpoint.keys]}}]}],
+            "handle": [wrong],
+        }
+    dial, _, path = endpoint.verifier.partition("/")
+    return {
+        "handle": [
+            {
+                "handler": "reverse_proxy",
+                "upstreams": [{"dial": dial}],
+                "rewrite": {"method": "GET", "uri": f"/{path}"},
+                "transport": {"protocol": "http", "dial_timeout": "2s", "response_header_timeout": "5s"},
+                # Good: on to the next handler. Anything else is the client's answer.
+                "handle_response": [{"match": {"status_code": [2]}, "routes": [{"handle": [{"handler": "vars"}]}]}],
+            }
+        ]
+    }
+
+
+def _again(deployment: DeploymentRoute, kubernetes: bool) -> list[Json]:
+    """Second tries, marked `deployment/instance`: to the other instances; to the only one, which is being restarted."""
+    routes = []
+    for address in deployment.addresses:
+        others = tuple(other for other in deployment.addresses if other != address)
+        if others:
+            match = [{"header": {_SECOND_TRY: [f"{deployment.name}/{address}"]}}]
+            routes.append({"match": match, "handle": [_one(replace(deployment, addresses=others), kubernetes)]})
+    # The instance is out of the configuration by now, or the only one.
+    match = [{"header": {_SECOND_TRY: [f"{deployment.name}/*"]}}]
+    return [*routes, {"match": match, "handle": [_one(deployment, kubernetes)]}]
+
+
 def _one(deployment: DeploymentRoute, kubernetes: bool) -> Json:
-    """Requests for one deployment: the instance with the fewest open requests; a restarting one is waited for."""
+    """Requests for one deployment: the instance with the fewest open requests."""
     if not deployment.addresses:
         message = f"Deployment '{deployment.name}' has no instance that is ready (state: {deployment.state})."
         return _error(503, "ServiceUnavailable", message, {DEPLOYMENT_HEADER: [deployment.name]})
-    proxy = _proxy([{"dial": address} for address in deployment.addresses], deployment.timeout, kubernetes)
-    proxy["load_balancing"] = {
-        "selection_policy": {"policy": "least_conn"},
-        "try_duration": _duration(deployment.timeout),
-        "try_interval": "100ms",
-    }
+    proxy = _proxy([(address, deployment.limit) for address in deployment.addresses], deployment.timeout, kubernetes)
+    if len(deployment.addresses) > 1:
+        proxy["load_balancing"] = {"selection_policy": {"policy": "least_conn"}}
     return proxy
 
 
@@ -283,23 +353,34 @@ def _split(endpoint: EndpointRoute, instances: Mapping[str, tuple[str, ...]]) ->
         return _one(ready[0], endpoint.kubernetes)
     pairs = weights(endpoint.traffic, instances)
     timeout = max(deployment.timeout for deployment in ready)
-    proxy = _proxy([{"dial": address} for address, _ in pairs], timeout, endpoint.kubernetes)
-    # No second try here: it might ask another deployment, and a broken one would go unnoticed.
+    limits = {address: deployment.limit for deployment in ready for address in deployment.addresses}
+    proxy = _proxy([(address, limits[address]) for address, _ in pairs], timeout, endpoint.kubernetes)
     proxy["load_balancing"] = {
         "selection_policy": {"policy": "weighted_round_robin", "weights": [weight for _, weight in pairs]}
     }
     return proxy
 
 
-def _proxy(upstreams: list[Json], timeout: float, kubernetes: bool = True) -> Json:
+def _proxy(upstreams: Sequence[tuple[str, int | None]], timeout: float, kubernetes: bool = True) -> Json:
+    """A hop to instances, each with its limit of requests at once."""
     # Managed: any answer but 200 is 424, its own status in a header. Kubernetes: run() raised or crashed is 502.
     if kubernetes:
         status, failed = 502, [5]
     else:
         status, failed = 424, [4, 5]
+    told = {
+        "handler": "headers",
+        "response": {
+            "set": {
+                "ms-azureml-model-error-statuscode": ["{http.reverse_proxy.status_code}"],
+                "ms-azureml-model-error-reason": ["{http.reverse_proxy.status_text}"],
+            }
+        },
+    }
+    logged = {"handler": "log_append", "key": "model_status", "value": "{http.reverse_proxy.status_code}"}
     return {
         "handler": "reverse_proxy",
-        "upstreams": upstreams,
+        "upstreams": [{"dial": address} | ({"max_requests": limit} if limit else {}) for address, limit in upstreams],
         "transport": {
             "protocol": "http",
             # The inference server's workers close after every answer; a connection kept would be a race.
@@ -307,41 +388,51 @@ def _proxy(upstreams: list[Json], timeout: float, kubernetes: bool = True) -> Js
             "dial_timeout": "2s",
             "response_header_timeout": _duration(timeout),
         },
+        # The model needn't know the key, nor what the two Caddys say to each other.
+        "headers": {
+            "request": {"delete": ["Authorization", _SECOND_TRY], "set": {START_HEADER: ["{time.now.unix_ms}"]}}
+        },
         "handle_response": [
             {
+                "match": {"status_code": [503], "headers": {QUEUE_HEADER: ["*"]}},
+                "routes": [{"handle": [{"handler": "copy_response"}]}],
+            },
+            {
                 "match": {"status_code": failed},
-                "routes": [
-                    {
-                        "handle": [
-                            {
-                                "handler": "headers",
-                                "response": {
-                                    "set": {
-                                        "ms-azureml-model-error-statuscode": ["{http.reverse_proxy.status_code}"],
-                                        "ms-azureml-model-error-reason": ["{http.reverse_proxy.status_text}"],
-                                    }
-                                },
-                            },
-                            {"handler": "copy_response", "status_code": status},
-                        ]
-                    }
-                ],
-            }
+                "routes": [{"handle": [told, logged, {"handler": "copy_response", "status_code": status}]}],
+            },
         ],
     }
 
 
 def _errors() -> list[Json]:
-    """What a client is told when the proxy itself fails: 504 is a time-out, the rest an instance that isn't there."""
+    """What a client is told when the proxy itself fails.
+
+    504 is a time-out, 503 that every instance has as many requests as it may have. The rest is an instance that ended
+    without an answer: the front is told to ask again, unless it has.
+    """
     named = {DEPLOYMENT_HEADER: ["{azureml.deployment}"]}
     late = "The model took longer than the deployment's request_timeout_ms."
+    full = "The deployment has as many requests as it may have: 2 * max_concurrent_requests_per_instance * instances."
     gone = "The deployment has no instance that answers; it may be restarting. Its log tells why."
+    untold = "The token can't be verified at the moment; try again."
     managed: Json = {"vars": {"compute": ["managed"]}}
     timeout: Json = {"expression": "{http.error.status_code} == 504"}
-    failed: Json = {"expression": "{http.error.status_code} in [502, 503]"}
+    limited: Json = {"expression": "{http.error.status_code} == 503"}
+    failed: Json = {"expression": "{http.error.status_code} == 502"}
+    known: Json = {"expression": "{azureml.deployment} != ''"}
+    first: Json = {"not": [{"header": {_SECOND_TRY: ["*/127.*"]}}]}
+    again = {
+        "handler": "static_response",
+        "status_code": ASK_AGAIN,
+        "headers": {_SECOND_TRY: ["{azureml.deployment}/{http.reverse_proxy.upstream.hostport}"]},
+    }
     return [
         {"match": [managed | timeout], "handle": [_error(408, "RequestTimeout", late, named)], "terminal": True},
         {"match": [timeout], "handle": [_error(504, "GatewayTimeout", late, named)], "terminal": True},
+        {"match": [limited], "handle": [_error(429, "TooManyRequests", full)], "terminal": True},
+        {"match": [{"not": [known]}], "handle": [_error(503, "ServiceUnavailable", untold)], "terminal": True},
+        {"match": [failed | first], "handle": [again], "terminal": True},
         {"match": [managed | failed], "handle": [_error(424, "ModelError", gone, named)], "terminal": True},
         {"match": [failed], "handle": [_error(503, "ServiceUnavailable", gone, named)], "terminal": True},
     ]

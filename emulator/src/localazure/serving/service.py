@@ -12,7 +12,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -37,7 +37,7 @@ from localazure.serving.routing import (
     scoring_path,
     swagger_path,
 )
-from localazure.serving.servers import Instance, Servers, Spec, StartFailed
+from localazure.serving.servers import Fleet, Instance, Servers, Spec, StartFailed
 
 log = logging.getLogger(__name__)
 
@@ -57,23 +57,6 @@ _MOST_LOG_LINES = 5000
 _PAGE_LOG_LINES = 2000
 
 
-@dataclass
-class Running:
-    """What a deployment runs now."""
-
-    spec: Spec
-    instances: list[Instance]
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        return tuple(instance.address for instance in self.instances)
-
-    @property
-    def given_up(self) -> bool:
-        """Whether an instance ended so often that it isn't started again."""
-        return any(instance.given_up for instance in self.instances)
-
-
 class ServingService:
     """See the module. State that survives is in the store; `_running` is what is alive."""
 
@@ -85,7 +68,7 @@ class ServingService:
         self._router = Router(context.settings)
         self._servers = Servers(context.settings)
         self._collector = DataCollector(context.settings, context.blobs, context.require("ml.assets"))
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, Fleet] = {}
         self._draining: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._bringing: dict[str, asyncio.Task[None]] = {}
@@ -318,7 +301,7 @@ class ServingService:
         Without an operation (at the start) a deployment whose last update failed runs what it ran before.
         """
         key = f"{endpoint}/{name}"
-        before = None
+        before: list[Instance] = []
         try:
             async with self._starts:
                 document = self._store.get(_DEPLOYMENT, key)
@@ -328,11 +311,7 @@ class ServingService:
                 if failed_update:
                     document = self._store.get(_LIVE, key) or document
                 spec = await asyncio.to_thread(self._prepare, endpoint, document)
-                current = self._running.get(key)
-                if current is None or current.spec != spec or current.given_up:
-                    self._running[key] = Running(spec, await self._servers.start(spec))
-                    before = current
-                    self._draining |= set(before.addresses) if before else set()
+                before = await self._run(key, spec)
             await self._route()
         except (AzureError, StartFailed, RouterError, OSError) as error:
             failure = _failure(name, error)
@@ -351,11 +330,22 @@ class ServingService:
             self._long_running.succeed(operation)
         log.info("%s runs on %s", key, ", ".join(self._running[key].addresses))
         if before:
-            await self._drain(before)
+            await self._drain(key, before)
         # The files of a failed update stay, with its log, until the next one.
         wanted = self._store.get(_DEPLOYMENT, key) or document
         keep = {spec.folder, files.folder_of(self._settings, endpoint, name) / files.digest(wanted)}
         await asyncio.to_thread(files.forget_versions, self._settings, endpoint, name, keep)
+
+    async def _run(self, key: str, spec: Spec) -> list[Instance]:
+        """Make a deployment run `spec`; the instances that are no longer wanted, to be drained. Raises StartFailed."""
+        current = self._running.get(key)
+        if current and not current.given_up and replace(current.spec, instances=spec.instances) == spec:
+            released = await self._servers.scale(current, spec.instances)
+        else:
+            self._running[key] = await self._servers.start(spec, self._reroute)
+            released = current.release(0) if current else []
+        self._draining |= {instance.address for instance in released}
+        return released
 
     def _prepare(self, endpoint: str, document: Document) -> Spec:
         """The deployment's files in place, and what tells its scoring script where collected data goes. Blocks."""
@@ -373,35 +363,42 @@ class ServingService:
         self._store.delete(_DEPLOYMENT, key)
         self._store.delete(_LIVE, key)
         if running := self._running.pop(key, None):
-            self._draining |= set(running.addresses)
+            released = running.release(0)
+            self._draining |= {instance.address for instance in released}
             try:
                 await self._route()
             except RouterError as error:
                 log.warning("%s is deleted; %s", key, error)
-            await self._drain(running)
+            await self._drain(key, released)
         self._collector.forget(key)
         await asyncio.to_thread(files.forget_versions, self._settings, endpoint, name, set())
 
-    async def _drain(self, running: Running) -> None:
+    async def _drain(self, key: str, instances: list[Instance]) -> None:
         """End servers that get no new requests, when the last one is answered (or has taken too long)."""
-        addresses = set(running.addresses)
+        addresses = {instance.address for instance in instances}
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._longest_request(running)
+        document = self._store.get(_DEPLOYMENT, key)
+        end = loop.time() + (_timeout(document) if document else 30.0) + 1
         try:
             # A request may have been assigned and not be counted yet.
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
             while loop.time() < end and await self._router.open_requests(addresses):
                 await asyncio.sleep(_DRAIN_POLL_SECONDS)
         except RouterError as error:
-            log.warning("%s is ended without waiting for its requests: %s", running.spec.label, error)
+            log.warning("%s is ended without waiting for its requests: %s", key, error)
         finally:
-            await self._servers.stop(running.instances)
+            await self._servers.stop(instances)
             self._draining -= addresses
 
-    def _longest_request(self, running: Running) -> float:
-        endpoint, _, name = running.spec.label.partition("/")
-        document = self._store.get(_DEPLOYMENT, f"{endpoint}/{name}")
-        return (_timeout(document) if document else 30.0) + 1
+    def _reroute(self) -> None:
+        """An instance came or went: tell the router at once."""
+        self._spawn(self._try_to_route())
+
+    async def _try_to_route(self) -> None:
+        try:
+            await self._route()
+        except RouterError as error:
+            log.warning("%s", error)
 
     async def _route(self) -> None:
         """Tell the router what is there now. Raises RouterError."""
@@ -417,7 +414,8 @@ class ServingService:
                 running = self._running.get(f"{name}/{each['name']}")
                 addresses = running.addresses if running else ()
                 state = each["properties"]["provisioningState"]
-                deployments.append(DeploymentRoute(each["name"], addresses, state, _timeout(each)))
+                limit = resources.request_limit(each)
+                deployments.append(DeploymentRoute(each["name"], addresses, state, _timeout(each), limit))
             keys = tuple((self._store.get(_KEYS, name) or {}).values())
             kubernetes = bool(document["properties"].get("compute"))
             traffic = document["properties"]["traffic"]
