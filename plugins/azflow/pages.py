@@ -58,6 +58,9 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 .badge.warn { background: var(--warn-soft); color: var(--warn); }
 .badge.accent { background: var(--accent-soft); color: var(--accent); }
 svg { display: block; max-width: 100%; height: auto; margin-top: 10px; }
+.wide svg { min-width: 760px; } .nowrap { white-space: nowrap; }
+.says { font-size: 18px; line-height: 1.4; margin: 18px 0 2px; }
+.good-ink { color: var(--good); } .bad-ink { color: var(--bad); } .warn-ink { color: var(--warn); }
 svg text { fill: var(--ink); font: 12.5px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 svg .soft { fill: var(--soft); } svg .grid { stroke: var(--line); } svg .axis { stroke: var(--muted); }
 svg .bar { fill: var(--accent); } svg .bar.soft { fill: var(--muted); } svg .good { fill: var(--good); }

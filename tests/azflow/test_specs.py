@@ -31,6 +31,7 @@ def include(tmp_path: Path) -> Path:
         "sql/decisions/model_decisions.sql",
         "sql/export/schedule.sql",
         "sql/export/flight_delay.sql",
+        "sql/export/flight_delay_range.sql",
         "sql/features/flight_features.sql",
         "sql/writeback/flight_predictions.sql",
         "expectations/flight_features.json",

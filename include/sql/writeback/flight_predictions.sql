@@ -1,10 +1,9 @@
--- ml.flight_predictions, the night's day replaced: the scored rows join the month's other days beside the table and are
--- switched in. A re-run never doubles them.
+-- ml.flight_predictions, the scored days replaced: a night's one, or the range of days that are scored again. The rows join
+-- the months' other days beside the table and are switched in. A re-run never doubles them.
 {%- from "macros/lake.jinja" import copy_parquet with context %}
 {%- from "macros/months.jinja" import by_month, refuse_other_months, statistics, switch_in %}
 {%- set columns = ["flight_id", "flight_date", "probability", "late", "model_name", "model_version", "run_id", "deployment",
                    "scored_at"] %}
-{%- set month = night.months[-1] %}
 {%- set scored = "scored/flight_delay/" ~ night.partition ~ "/" ~ night.key %}
 IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'stg') EXEC('CREATE SCHEMA stg');
 IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'ml') EXEC('CREATE SCHEMA ml');
@@ -25,7 +24,7 @@ IF OBJECT_ID('ml.flight_predictions') IS NULL
     )
     {{ by_month("flight_date") | indent }};
 
-{{ refuse_other_months("ml.flight_predictions", [month]) }}
+{{ refuse_other_months("ml.flight_predictions", night.months) }}
 
 IF OBJECT_ID('stg.flight_predictions') IS NOT NULL DROP TABLE stg.flight_predictions;
 CREATE TABLE stg.flight_predictions
@@ -44,10 +43,13 @@ WITH (DISTRIBUTION = ROUND_ROBIN, HEAP);
 
 {{ copy_parquet("stg.flight_predictions", scored) }}
 
--- The scored rows replace the day's: they have to be that day's, each flight once.
+-- The scored rows replace those of their days: they have to be of the days asked for, each flight once.
 IF NOT EXISTS (SELECT flight_id FROM stg.flight_predictions)
     THROW 100002, '{{ scored }}/ holds no predictions', 1;
-IF EXISTS (SELECT flight_id FROM stg.flight_predictions WHERE flight_date IS NULL OR flight_date <> '{{ night.partition }}')
+IF EXISTS (
+    SELECT flight_id FROM stg.flight_predictions
+    WHERE flight_date IS NULL OR flight_date < '{{ night.first_day }}' OR flight_date > '{{ night.partition }}'
+)
     THROW 100003, '{{ scored }}/ holds predictions of other days', 1;
 IF EXISTS (SELECT flight_id FROM stg.flight_predictions GROUP BY flight_id HAVING COUNT(*) > 1)
     THROW 100004, '{{ scored }}/ holds a flight more than once', 1;
@@ -60,9 +62,9 @@ CREATE TABLE ml.flight_predictions_new
 AS
 SELECT [{{ columns | join("], [") }}]
 FROM ml.flight_predictions
-WHERE flight_date >= '{{ month }}'
-    AND flight_date < DATEADD(MONTH, 1, CAST('{{ month }}' AS date))
-    AND flight_date <> '{{ night.partition }}'
+WHERE flight_date >= '{{ night.months[0] }}'
+    AND flight_date < DATEADD(MONTH, 1, CAST('{{ night.months[-1] }}' AS date))
+    AND flight_date NOT IN (SELECT flight_date FROM stg.flight_predictions)
 UNION ALL
 SELECT
     flight_id,
@@ -77,8 +79,7 @@ SELECT
 FROM stg.flight_predictions;
 GO
 
-{{ switch_in("ml.flight_predictions", [month]) }}
-DROP TABLE stg.flight_predictions;
+{{ switch_in("ml.flight_predictions", night.months) }}
 GO
 
 {{ statistics("ml.flight_predictions", ["flight_id", "flight_date", "model_version"]) }}
@@ -107,5 +108,8 @@ IF OBJECT_ID('reporting.v_flight_predictions') IS NULL
 -- The night's report shows how much was written, and by which model.
 SELECT COUNT(*) AS [rows], model_name, model_version
 FROM ml.flight_predictions
-WHERE flight_date = '{{ night.partition }}'
+WHERE flight_date IN (SELECT flight_date FROM stg.flight_predictions)
 GROUP BY model_name, model_version;
+GO
+
+DROP TABLE stg.flight_predictions;

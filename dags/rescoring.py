@@ -1,0 +1,126 @@
+"""Scores a range of days again: one DAG for every model whose model.yml says how (`rescore`), started with a form.
+
+The rows of the days are exported with what was known before, scored with the version asked for, and replace the days'
+predictions. A second version is scored on the same rows and compared where the outcome is known; what it predicts
+isn't kept.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+from airflow.sdk.definitions.param import ParamsDict
+
+from azflow.errors import SpecError
+from azflow.ml import AzureMLJobOperator
+from azflow.monitoring import TrainingDataOperator
+from azflow.rescoring import RescoredVersionsOperator, VersionComparisonOperator
+from azflow.specs import ModelSpec, Rescore, find_specs
+from azflow.synapse import SynapseSqlOperator
+
+
+def form() -> ParamsDict:
+    """Which days, which versions."""
+    day: dict[str, Any] = {"type": ["null", "string"], "format": "date"}
+    return ParamsDict(
+        {
+            "backfill_from": Param(None, title="First day", description="Empty: the last day alone.", **day),
+            "partition": Param(None, title="Last day", description="Empty: yesterday.", **day),
+            "version": Param("", type="string", title="Model version", description="That scores. Empty: who serves."),
+            "against": Param(
+                "", type="string", title="Compare with version", description="On the same rows. Empty: with none."
+            ),
+            "write": Param(
+                True, type="boolean", title="Write back", description="Replace the days' predictions in the SQL pool."
+            ),
+        }
+    )
+
+
+def rescoring(spec: ModelSpec, rescore: Rescore) -> DAG:
+    """Export, score, replace; beside it, compare."""
+    common: dict[str, Any] = {"conn_id": spec.connection, "model": spec.name}
+    back, gate = spec.write_back, spec.evaluate.gate
+    with DAG(
+        f"rescoring_{spec.name}",
+        description=f"Score a range of days of {spec.name} again, with any version.",
+        schedule=None,
+        max_active_runs=1,
+        tags={"azflow", "rescoring", spec.name},
+        default_args={"owner": spec.owner, "retries": 1, "retry_delay": timedelta(seconds=30)},
+        doc_md=__doc__,
+    ) as dag:
+        rows = SynapseSqlOperator(task_id="rows", sql=rescore.sql, timeout_minutes=rescore.timeout_minutes, **common)
+        versions = RescoredVersionsOperator(
+            task_id="versions",
+            registered_model=spec.register_as.model,
+            endpoint_name=spec.deploy.endpoint_name if spec.deploy is not None else "",
+            version="{{ params.version }}",
+            against="{{ params.against }}",
+            **common,
+        )
+
+        @task.short_circuit
+        def is_written(params: dict[str, Any] | None = None) -> bool:
+            return bool((params or {})["write"])
+
+        @task.short_circuit
+        def is_compared(params: dict[str, Any] | None = None) -> bool:
+            return bool((params or {})["against"])
+
+        score = AzureMLJobOperator(
+            task_id="score",
+            job=back.job,
+            inputs={
+                "model": "{{ ti.xcom_pull(task_ids='versions')['path'] }}",
+                "model_name": "{{ ti.xcom_pull(task_ids='versions')['name'] }}",
+                "model_version": "{{ ti.xcom_pull(task_ids='versions')['version'] }}",
+                "deployment": "{{ ti.xcom_pull(task_ids='versions')['deployment'] }}",
+                "run_id": "{{ run_id }}",
+                **back.inputs,
+            },
+            outputs=dict(back.outputs),
+            timeout_minutes=back.timeout_minutes,
+            **common,
+        )
+        table = SynapseSqlOperator(
+            task_id="table",
+            sql=back.sql,
+            parameters=dict(back.parameters),
+            timeout_minutes=back.timeout_minutes,
+            **common,
+        )
+        learned_from = TrainingDataOperator(task_id="learned_from", champion="versions", **common)
+        compare = AzureMLJobOperator(
+            task_id="compare",
+            job=spec.evaluate.job,
+            inputs={
+                "challenger": "{{ ti.xcom_pull(task_ids='versions')['path'] }}",
+                "champion": "{{ ti.xcom_pull(task_ids='versions')['against_path'] }}",
+                "champion_version": "{{ ti.xcom_pull(task_ids='versions')['against'] }}",
+                "history": "{{ ti.xcom_pull(task_ids='learned_from')['train'] }}",
+                "metric": gate.metric,
+                **spec.evaluate.inputs,
+            },
+            outputs=dict(spec.evaluate.outputs),
+            timeout_minutes=spec.evaluate.timeout_minutes,
+            **common,
+        )
+        comparison = VersionComparisonOperator(task_id="comparison", **common)
+
+        [rows, versions] >> is_written() >> score >> table
+        [rows, versions] >> is_compared() >> learned_from >> compare >> comparison
+    dag.params = form()
+    return dag
+
+
+for path in find_specs():
+    try:
+        spec = ModelSpec.load(path)
+    except SpecError:
+        continue  # shown by model_specs.py
+    if spec.rescore is not None:
+        dag = rescoring(spec, spec.rescore)
+        globals()[dag.dag_id] = dag
