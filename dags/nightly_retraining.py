@@ -6,7 +6,7 @@ names file and key, and leaves the other models' DAGs alone.
 
 from __future__ import annotations
 
-from airflow.sdk import DAG, chain
+from airflow.sdk import DAG, BaseOperator, TaskGroup, chain
 
 from azflow import lifecycle
 from azflow.errors import SpecError
@@ -18,16 +18,20 @@ def nightly_retraining(spec: ModelSpec) -> DAG:
     plan = lifecycle.plan(spec)
     with DAG(**lifecycle.dag_arguments(plan)) as dag:
         stages = {stage: lifecycle.build(plan, stage, dag) for stage in plan.stages()}
+
+        def if_any(stage: str) -> list[TaskGroup | BaseOperator]:
+            return [stages[stage]] if stage in stages else []
+
         chain(
             stages["arrival"],  # the partition is complete, in the lake or in the pool
-            stages["prepare"],  # Synapse: T-SQL and notebooks build features and export the sets
-            *([stages["quality"]] if "quality" in stages else []),  # expectations, pushed down to the pool
-            stages["data"],  # data assets that point at the exported sets
+            *if_any("prepare"),  # Synapse: T-SQL and Spark build the features
+            *if_any("quality"),  # expectations, pushed down to the pool
+            stages["data"],  # what has passed is exported, and data assets point at it
             stages["train"],  # an Azure ML job yields the challenger
             stages["evaluate"],  # champion against challenger, and the verdict
             stages["approve"],  # the gate alone, or a person; a no skips the next two
             stages["register"],  # the challenger becomes a version of the registered model
-            *([stages["roll_out"]] if "roll_out" in stages else []),  # canary, then traffic stage by stage
+            *if_any("roll_out"),  # canary, then traffic stage by stage
             # What was decided is written down, whatever it was; whoever is champion now scores the partition.
             [stages["record"], stages["write_back"]],
             stages["report"],  # always

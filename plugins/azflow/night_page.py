@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from azflow import charts, pages
+from azflow import charts, pages, quality_page
 from azflow.comparison import known_metrics
 from azflow.metrics import LOWER_IS_BETTER, shown
 from azflow.pages import Html, badge, code, join, link, section, table, text
@@ -160,7 +160,7 @@ def _verdict(report: Mapping[str, Any]) -> Html:
         for one in verdict.get("baselines") or ()
         if isinstance(one.get("value"), int | float)
     ]
-    parts: list[str] = [f"<p>{word}</p>", reasons]
+    parts: list[str] = [f"<p>{word}{_approved(report)}</p>", reasons]
     if bars:
         parts.append(charts.intervals(bars, label=f"{metric} with its interval"))
     difference = verdict.get("difference") or {}
@@ -193,6 +193,17 @@ def _verdict(report: Mapping[str, Any]) -> Html:
     unit = f", in {verdict['unit']}" if verdict.get("unit") else ""
     intro = f"{metric}{unit}, on {counted}, with {share}bootstrap intervals{lower}."
     return section("Champion against challenger", intro, *parts)
+
+
+def _approved(report: Mapping[str, Any]) -> Html:
+    """Who let the challenger pass, or didn't, beyond the gate."""
+    answer = _left(report, "approve")
+    if not answer or answer.get("by") in (None, "gate"):
+        return Html("")
+    when = f" ({str(answer['at'])[:16].replace('T', ' ')} UTC)" if answer.get("at") else ""
+    word = badge("approved", "good") if answer.get("approved") else badge("not approved", "warn")
+    who = "nobody answered in time" if answer["by"] == "timeout" else f"by {answer['by']}"
+    return join([Html(" "), word, text(f" {who}{when}")])
 
 
 def _interval(found: Mapping[str, Any], *, signed: bool = False) -> str:
@@ -352,6 +363,8 @@ def _quality(report: Mapping[str, Any]) -> Html:
         passing = [result for result in summary["results"] if result["success"]]
         verdict = badge("passed", "good") if summary["success"] else badge("stopped the run", "bad")
         counted = f"{summary['failed']} failed, {summary['warned']} warned"
+        if summary.get("quarantined"):
+            counted += f", {summary['quarantined']:,} rows moved to {summary['quarantine_table']}"
         head = f"{summary['checked']} expectations on {summary['table']}: {counted}"
         parts.append(f"<p>{verdict} {text(head)}</p>")
         if failing:
@@ -366,7 +379,7 @@ def _expectations(results: Iterable[Mapping[str, Any]]) -> Html:
     def outcome(result: Mapping[str, Any]) -> Html:
         if result["success"]:
             return badge("ok", "good")
-        return badge("failed", "bad") if result["severity"] == "block" else badge("warning", "warn")
+        return badge(*quality_page.BADGES[result["severity"]])
 
     rows = [
         (outcome(result), code(result["column"]) if result["column"] else "", result["says"], result.get("found"))
@@ -387,16 +400,17 @@ def _rollout(report: Mapping[str, Any]) -> Html:
         pieces = [(str(n), float(share), "accent" if n == new else "bar soft") for n, share in shares.items() if share]
         seen = stage.get("share")
         note = f"seen {seen:.0%}" if isinstance(seen, int | float) else ""
-        name = f"{stage['percent']} %" if stage.get("percent") else "before traffic"
+        name = f"{stage['percent']} %" if stage.get("percent") else f"{_stage_name(stage)}, before traffic"
         bars.append((name, sorted(pieces, key=lambda piece: piece[2] != "accent"), note))
     rows = [
         (
-            f"{stage['percent']} %" if stage.get("percent") else "probe",
+            _stage_name(stage),
             badge(stage.get("decision"), "good" if stage.get("decision") == "advance" else "bad"),
             stage.get("requests"),
             stage.get("errors"),
             f"{stage['p95_ms']:.0f} ms" if isinstance(stage.get("p95_ms"), int | float) else None,
             f"{stage['agreement']:.1%}" if isinstance(stage.get("agreement"), int | float) else None,
+            _observed(stage.get("observed")),
             f"{stage['seconds']:.0f} s" if isinstance(stage.get("seconds"), int | float) else None,
         )
         for stage in stages
@@ -408,9 +422,24 @@ def _rollout(report: Mapping[str, Any]) -> Html:
             link("The endpoint", str(rollout.get("url") or "")),
         ]
     )
-    headers = ["Stage", "", "Requests", "Errors", "p95", "Agrees with champion", "Took"]
-    seen_by = table(headers, rows, numbers=(2, 3, 4, 5, 6))
-    return section("Roll-out", intro, charts.shares(bars, label="traffic by stage"), seen_by)
+    headers = ["Stage", "", "Requests", "Errors", "p95", "Agrees with champion", "The endpoint counted", "Took"]
+    seen_by = table(headers, rows, numbers=(2, 3, 4, 5, 7))
+    why, lines = str(rollout.get("problem") or ""), [str(line) for line in rollout.get("log") or ()]
+    taken_back = f"<p>{badge('taken back', 'bad')} {text(why)}</p>" if why else ""
+    log = pages.fold(f"The end of {new}'s log", f"<pre>{text(chr(10).join(lines))}</pre>") if lines else ""
+    return section("Roll-out", intro, taken_back, charts.shares(bars, label="traffic by stage"), seen_by, log)
+
+
+def _stage_name(stage: Mapping[str, Any]) -> str:
+    return str(stage.get("name") or (f"{stage['percent']} %" if stage.get("percent") else "probe"))
+
+
+def _observed(found: object) -> str | None:
+    """What the endpoint's own metrics said of a stage."""
+    if not isinstance(found, Mapping):
+        return None
+    slow = f", p95 {found['p95_ms']:.0f} ms" if isinstance(found.get("p95_ms"), int | float) else ""
+    return f"{found.get('requests'):,} requests, {found.get('failed')} failed{slow}"
 
 
 def _written(report: Mapping[str, Any]) -> Html:

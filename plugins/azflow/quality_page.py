@@ -175,7 +175,8 @@ def blocking(summary: Mapping[str, Any]) -> list[str]:
 
 # the page
 
-_BADGES: dict[str, tuple[str, pages.Tone]] = {
+#: How a failure is shown, by its severity.
+BADGES: dict[str, tuple[str, pages.Tone]] = {
     "block": ("failed", "bad"),
     "quarantine": ("quarantined", "warn"),
     "warn": ("warning", "warn"),
@@ -189,10 +190,10 @@ def results_table(summary: Mapping[str, Any]) -> pages.Html:
     def outcome(result: Mapping[str, Any]) -> pages.Html:
         if result["success"]:
             return pages.badge("ok", "good")
-        return pages.badge(*_BADGES[result["severity"]])
+        return pages.badge(*BADGES[result["severity"]])
 
     ordered = sorted(
-        summary["results"], key=lambda result: (result["success"], list(_BADGES).index(result["severity"]))
+        summary["results"], key=lambda result: (result["success"], list(BADGES).index(result["severity"]))
     )
     return pages.table(
         ["", "Column", "Expectation", "Found", "Rows that break it", "A failure"],

@@ -13,7 +13,7 @@ STEPS = [
     ("prepare.export_schedule", 7.4, 1.2, "SynapseSqlOperator"),
     ("prepare.airport_congestion", 9.9, 31.6, "SynapseNotebookOperator"),
     ("prepare.build_features", 43.2, 3.9, "SynapseSqlOperator"),
-    ("prepare.export_sets", 48.1, 2.2, "SynapseSqlOperator"),
+    ("data.export", 48.1, 2.2, "SynapseSqlOperator"),
     ("quality.flight_features", 51.9, 7.3, "ExpectationsOperator"),
     ("data.train", 60.8, 2.4, "DataAssetOperator"),
     ("data.holdout", 60.9, 2.5, "DataAssetOperator"),

@@ -17,8 +17,8 @@ from azflow.specs import Approve, ModelSpec, Person, Spend, find_specs
 CHAIN = [
     "arrival.wait_for_data",
     "prepare.stage_flights",
-    "prepare.export_sets",
     "quality.flight_features",
+    "data.export",
     "data.train",
     "train.job",
     "evaluate.champion",
@@ -86,7 +86,7 @@ def test_a_sql_step_says_its_workload_and_whether_its_tables_are_checked(spec: M
     found = {task.id: task.arguments for task in tasks}
     stage = found["prepare.stage_flights"]
     assert (stage["workload_context"], stage["check_tables"]) == ("nightly", True)
-    assert "workload_context" not in found["prepare.export_sets"]
+    assert "workload_context" not in found["data.export"]
 
 
 def test_a_sql_step_may_run_on_the_serverless_pool(spec: ModelSpec) -> None:
@@ -96,7 +96,7 @@ def test_a_sql_step_may_run_on_the_serverless_pool(spec: ModelSpec) -> None:
     found = {task.id: task.arguments for task in tasks}
     stage = found["prepare.stage_flights"]
     assert (stage["sql_pool"], stage["database"], stage["max_data_processed_mb"]) == ("serverless", "lake", 500.0)
-    assert "sql_pool" not in found["prepare.export_sets"]
+    assert "sql_pool" not in found["data.export"]
 
 
 def test_a_model_without_suites_has_no_quality_stage(spec: ModelSpec) -> None:
