@@ -117,7 +117,8 @@ class MonitoringOperator(AzflowOperator):
         counts = ", ".join(f"{count} {level}" for level, count in found["counts"].items())
         self.log.info("%s on %d rows: %s", found["level"], found["rows"], counts)
         for finding in found["findings"]:
-            self.log.warning("%-6s %s: %s", finding["level"], finding["signal"], finding["says"])
+            whose = " of captured requests" if finding["data"] == "captured" else ""
+            self.log.warning("%-6s %s%s: %s", finding["level"], finding["signal"], whose, finding["says"])
         for reason in found["unknown"]:
             self.log.warning("undefined: %s", reason)
         self.log.info("Page: %s", self.run_url)
@@ -153,11 +154,14 @@ class DriftAlarmOperator(AzflowOperator):
         night: Night = context["night"]  # type: ignore[typeddict-item]
         alarms = [finding for finding in found.get("findings", []) if finding["level"] == "alarm"]
         if not alarms:
-            raise AirflowSkipException(f"No alarm ({found.get('level', 'no readings')}): nothing is retrained.")
+            reason = f"No alarm ({found.get('level', 'no readings')}): nothing is retrained."
+            self.log.info(reason)  # Airflow's own line about a skipped task doesn't say it
+            raise AirflowSkipException(reason)
         with airflow_edge(self.conn_id):
             memory = AlarmMemory(AzureConnection.load(self.conn_id), self.model or night.dag_id)
             before = memory.read()
             if before and (reason := cooling(before, night.partition, night.key, self.cool_down_days)):
+                self.log.info(reason)
                 raise AirflowSkipException(reason)
             memory.write({"partition": str(night.partition), "run": night.key, "at": _now(), "alarms": len(alarms)})
         said = [str(alarm["says"]) for alarm in alarms]

@@ -147,11 +147,8 @@ def test_what_cant_be_scheduled_is_refused_at_once_and_what_fails_later_is_remem
 ) -> None:
     async def test(client: Any) -> None:
         for action, status, message in (
-            (
-                {"actionType": "CreateMonitor", "monitorDefinition": {}},
-                501,
-                "Schedules_CreateOrUpdate with actionType CreateMonitor",
-            ),
+            ({"actionType": "CreateMonitor", "monitorDefinition": {}}, 400, "runs on serverless Spark"),
+            ({"actionType": "CreateMonitor"}, 400, "A monitor needs a definition"),
             ({"actionType": "ImportData"}, 501, "actionType ImportData"),
             ({"actionType": "Nap"}, 400, "not 'Nap'"),
             ({"actionType": "CreateJob"}, 400, "job definition"),

@@ -14,6 +14,7 @@ from localazure.core.service import Service, ServiceContext
 from localazure.executors.automl import AutoMLRunner
 from localazure.executors.command import CommandRunner
 from localazure.executors.job import JobRunner
+from localazure.executors.monitor import MonitorRunner, PipelineOrMonitor
 from localazure.executors.pipeline import PipelineRunner
 from localazure.executors.spark import SparkRunner
 from localazure.executors.sweep import SweepRunner
@@ -82,7 +83,8 @@ def _workspace(context: ServiceContext, settings: Settings, *, first: bool) -> _
         faults=Faults(settings.faults),
     )
     # A pipeline's steps are checked as any submission is: the runners know the submission, and it them.
-    runners["Pipeline"] = PipelineRunner(settings, assets, store, blobs, queue.submission.validate)
+    pipeline = PipelineRunner(settings, assets, store, blobs, queue.submission.validate)
+    runners["Pipeline"] = PipelineOrMonitor(pipeline, MonitorRunner(settings, assets))
     jobs = JobsService(
         settings=settings,
         store=store,

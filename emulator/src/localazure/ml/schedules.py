@@ -26,6 +26,7 @@ from localazure.core.clock import TimeSource, seconds_until
 from localazure.core.errors import AzureError, BadRequest, NotFound, NotImplementedOperation
 from localazure.core.registry import Answer, Operation
 from localazure.core.store import Store
+from localazure.executors import monitor
 from localazure.ml import triggers
 from localazure.ml.assets import JOBS
 from localazure.ml.resources import WORKSPACE, body, in_workspace, page, resource, touched
@@ -167,14 +168,20 @@ class SchedulesService:
         except ValueError as error:
             raise BadRequest(f"scheduleTime '{text}' is no time.", "scheduleTime", "UserError") from error
         job = self._fire(known, time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
-        return {"submissionId": job, "scheduleActionType": "CreateJob"}
+        return {"submissionId": job, "scheduleActionType": known["resource"]["properties"]["action"]["actionType"]}
 
     def _action(self, schedule: str, action: dict[str, Any], now: datetime) -> dict[str, Any]:
-        """The action with a job definition that can be submitted as it stands."""
+        """The action with a definition that can be submitted as it stands."""
         kind = action.get("actionType")
         if kind not in _ACTIONS:
             known = ", ".join(_ACTIONS)
             raise BadRequest(f"actionType must be one of {known}, not '{kind}'.", "action.actionType", "UserError")
+        if kind == "CreateMonitor":
+            definition = action.get("monitorDefinition")
+            if not isinstance(definition, dict):
+                raise BadRequest("A monitor needs a definition.", "action.monitorDefinition", "UserError")
+            self._submission.validate(monitor.run_of(definition, now, {}))
+            return dict(action)
         if kind != "CreateJob":
             raise NotImplementedOperation(f"Schedules_CreateOrUpdate with actionType {kind}")
         given = action.get("jobDefinition")
@@ -245,9 +252,14 @@ class SchedulesService:
         document = known["resource"]
         schedule = document["name"]
         job = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{document['id']}@{time.isoformat()}"))
-        definition = deepcopy(document["properties"]["action"]["jobDefinition"])
-        asked = {key: value for key, value in definition.items() if key not in _SERVER_SIDE and value is not None}
-        asked = _resolved(asked, job, time)
+        action = document["properties"]["action"]
+        if action["actionType"] == "CreateMonitor":
+            tags = document["properties"]["tags"]
+            asked = {**monitor.run_of(deepcopy(action["monitorDefinition"]), time, tags), "experimentName": schedule}
+        else:
+            definition = deepcopy(action["jobDefinition"])
+            asked = {key: value for key, value in definition.items() if key not in _SERVER_SIDE and value is not None}
+            asked = _resolved(asked, job, time)
         asked["displayName"] = f"{schedule}-{time:%Y%m%dT%H%M%SZ}"
         asked["properties"] = {**(asked.get("properties") or {}), SCHEDULE_PROPERTY: schedule}
         entry: dict[str, Any] = {"time": time.isoformat(), "job": job}
