@@ -27,8 +27,11 @@ class Cause:
     source: Literal["User", "System", "Unknown"]
 
 
-def cause(lines: Sequence[str], exit_code: int, file: str) -> Cause:
-    """What ended the driver of `file`; `lines` are its output's last ones, `exit_code` isn't 0."""
+def cause(lines: Sequence[str], exit_code: int, file: str, *, is_script: bool = True) -> Cause:
+    """What ended the driver of `file`; `lines` are its output's last ones, `exit_code` isn't 0.
+
+    An interpreter of statements (not `is_script`) outlives tracebacks: one in its log isn't the cause.
+    """
     text = "\n".join(lines)
     if memory := _OUT_OF_MEMORY.search(text):
         name = "java.lang.OutOfMemoryError" if memory[0].startswith("java") else "MemoryError"
@@ -38,10 +41,10 @@ def cause(lines: Sequence[str], exit_code: int, file: str) -> Cause:
     if killed == signal.SIGKILL:
         message = f"The driver of {file} was ended by SIGKILL, as the system does when memory runs out."
         return Cause("SIGKILL", "\n".join([message, *lines[-_LINES:]]), "System")
-    if traceback := _traceback(lines):
+    if is_script and (traceback := _traceback(lines)):
         name = _name(traceback)
         return Cause(name, "\n".join([f"{file}: {_summary(traceback)}", *traceback]), "User")
-    if java := _java(lines):
+    if is_script and (java := _java(lines)):
         match = _JAVA_ERROR.match(java[0])
         assert match is not None
         return Cause(match[1], "\n".join([f"{file}: {match[1]}: {match[2] or ''}".rstrip(": "), *java]), "User")

@@ -1,4 +1,4 @@
-"""A notebook run for people: what Synapse Studio would show, as one page without scripts. Pure.
+"""A notebook run, and a Livy batch, for people: what Synapse Studio would show, as one page without scripts. Pure.
 
 Outputs are shown as text and images; HTML from a notebook is never passed on.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -19,6 +19,8 @@ pre.out{background:#fff;border-left-color:#9c9}pre.error{background:#fff4f4;bord
 .tag{color:#667;font-size:.8rem}.Succeeded{color:#1a7f37}.Failed,.Cancelled{color:#b3261e}img{max-width:100%}
 """
 _ACTIVE = frozenset({"Starting", "Running"})
+#: Nothing of a page may load or run anything.
+HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
 
 
 def run_page(document: Mapping[str, Any], snapshot: Mapping[str, Any]) -> str:
@@ -36,11 +38,40 @@ def run_page(document: Mapping[str, Any], snapshot: Mapping[str, Any]) -> str:
     }
     table = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>" for k, v in rows.items() if v is not None)
     cells = "".join(_cell(cell) for cell in snapshot["notebookContent"]["properties"]["cells"])
+    return _page(document["notebook"], status, refresh, f"<table>{table}</table>{_error(document.get('error'))}{cells}")
+
+
+def batch_page(document: Mapping[str, Any], lines: Sequence[str]) -> str:
+    """The page of a Livy batch with its driver's last lines; one that is still active reloads itself."""
+    times, options = document["schedulerInfo"], document["livyInfo"]["jobCreationRequest"]
+    is_active = document["result"] == "Uncertain"
+    refresh = '<meta http-equiv="refresh" content="3">' if is_active else ""
+    rows = {
+        "Batch": document["id"],
+        "Spark pool, application": f"{document['sparkPoolName']}, {document['appId'] or 'none yet'}",
+        "File": options.get("file"),
+        "Arguments": " ".join(options.get("args") or ()) or None,
+        "Submitted": times["submittedAt"],
+        "Scheduled": times.get("scheduledAt"),
+        "Ended": times.get("endedAt"),
+        **{f"Tag {name}": value for name, value in document["tags"].items()},
+    }
+    table = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>" for k, v in rows.items() if v is not None)
+    errors = "".join(f'<pre class="error">{escape(each["message"])}</pre>' for each in document["errorInfo"])
+    output = "\n".join(lines)
+    return _page(
+        document["name"],
+        document["state"] if is_active else document["result"],
+        refresh,
+        f'<table>{table}</table>{errors}<pre class="out">{escape(output)}</pre>',
+    )
+
+
+def _page(title: str, status: str, head: str, body: str) -> str:
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(document["notebook"])}</title>'
-        f"{refresh}<style>{_STYLE}</style></head><body><h1>{escape(document['notebook'])}: "
-        f'<span class="{escape(status)}">{escape(status)}</span></h1><table>{table}</table>'
-        f"{_error(document.get('error'))}{cells}</body></html>"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"{head}<style>{_STYLE}</style></head><body><h1>{escape(title)}: "
+        f'<span class="{escape(status)}">{escape(status)}</span></h1>{body}</body></html>'
     )
 
 

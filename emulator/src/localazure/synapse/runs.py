@@ -46,9 +46,6 @@ _START_SECONDS = 180.0
 _LOG_LINES = 20
 _REQUEST_KEYS = frozenset({"notebook", "sparkPool", "sessionOptions", "honorSessionTimeToLive", "parameters"})
 
-# Nothing of a page may load or run anything.
-_PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
-
 Document = dict[str, Any]
 
 
@@ -155,7 +152,7 @@ class Runs:
 
     async def _page(self, request: Request, identity: Identity) -> Answer:
         document = self._run(request.path_params["run"])
-        return HTMLResponse(pages.run_page(document, await _snapshot_of(document)), headers=_PAGE_HEADERS)
+        return HTMLResponse(pages.run_page(document, await _snapshot_of(document)), headers=pages.HEADERS)
 
     def _document(self, run: str, body: Any, identity: Identity) -> Document:
         """A new run's document. Raises BadRequest and NotFound, naming what is wrong."""

@@ -14,7 +14,9 @@ from localazure.settings import Settings
 from localazure.storage.blobs import BlobStore
 from localazure.synapse.batches import Batches
 from localazure.synapse.capacity import Capacity
+from localazure.synapse.drivers import Drivers
 from localazure.synapse.identities import SparkIdentities
+from localazure.synapse.livy_sessions import LivySessions
 from localazure.synapse.notebooks import Notebooks
 from localazure.synapse.pools import Pools
 from localazure.synapse.runs import Runs
@@ -43,8 +45,10 @@ class Synapse:
         self._pools = Pools(settings, store)
         self._capacity = Capacity(self._pools.extent)
         self._pools.watch(lambda _pool: self._capacity.serve())
-        self._batches = Batches(settings, store, blobs or BlobStore(settings), self._pools, self._capacity)
-        self._pools.is_used = self._batches.is_active
+        drivers = Drivers(settings, blobs or BlobStore(settings))
+        self._batches = Batches(settings, store, drivers, self._pools, self._capacity)
+        self._livy_sessions = LivySessions(settings, store, drivers, self._pools, self._capacity)
+        self._pools.is_used = lambda pool: self._batches.is_active(pool) or self._livy_sessions.is_active(pool)
         self._definitions = SparkJobDefinitions(settings, store, self._pools, self._batches)
         self._sql_pools = sql_pools
         self._identities = SparkIdentities(Tokens(settings))
@@ -55,8 +59,8 @@ class Synapse:
         found = [*self._notebooks.operations(), *self._runs.operations()]
         woken = [replace(each, handler=self._waking(each.handler)) if each.audience else each for each in found]
         more = self._sql_pools.operations() if self._sql_pools else []
-        own = [*self._pools.operations(), *self._batches.operations(), *self._identities.operations()]
-        return [*woken, *own, *more]
+        livy = [*self._batches.operations(), *self._livy_sessions.operations(), *self._definitions.operations()]
+        return [*woken, *self._pools.operations(), *livy, *self._identities.operations(), *more]
 
     def _waking(self, handler: Handler) -> Handler:
         """Whoever talks to the endpoint is likely to run a notebook: the session that stands by is brought up."""
@@ -73,6 +77,8 @@ class Synapse:
             log.warning("%d notebook run(s) were active when localazure ended; they are Failed now", lost)
         if lost := self._batches.recover():
             log.warning("%d Livy batch(es) were active when localazure ended; they are dead now", lost)
+        if lost := self._livy_sessions.recover():
+            log.warning("%d Livy session(s) were active when localazure ended; they are dead now", lost)
         self._notebooks.forget_operations()
         if self._sql_pools is not None:
             self._sql_pools.recover()
@@ -85,4 +91,5 @@ class Synapse:
         self._sessions.start_no_more()
         await self._runs.stop()
         await self._batches.stop()
+        await self._livy_sessions.stop()
         await self._sessions.stop()
