@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ FIRST_DAY, FIRST_PARTITION, LAST_PARTITION = (
 )
 PROGRESS = ROOT / "var" / "demo.json"
 REPORTS = ROOT / "var" / "reports"
+YEAR = ROOT / "var" / "year"
 FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
 MARKS = {
     "success": "ok",
@@ -281,7 +282,14 @@ def _measured(found: dict[str, Any] | None) -> str:
 def fetch_report(path: str) -> Path:
     """Copies a night's page from the lake to `var/reports`, where a browser can open it; answers where."""
     target = REPORTS / Path(path).name
-    REPORTS.mkdir(parents=True, exist_ok=True)
+    fetch({path: target})
+    return target
+
+
+def fetch(files: Mapping[str, Path]) -> None:
+    """Copies files of the lake's container: path -> where to."""
+    for target in files.values():
+        target.parent.mkdir(parents=True, exist_ok=True)
     code = (
         "import json, sys\n"
         "from azure.identity import ClientSecretCredential as C\n"
@@ -289,18 +297,24 @@ def fetch_report(path: str) -> Path:
         "c = json.load(open(sys.argv[1]))\n"
         "i = C(c['tenant_id'], c['client_id'], c['client_secret'], "
         "authority=c['api_url'], disable_instance_discovery=True)\n"
-        "b = B(c['storage_account_url'], credential=i).get_blob_client(c['container'], sys.argv[2])\n"
-        "open(sys.argv[3], 'wb').write(b.download_blob().readall())"
+        "b = B(c['storage_account_url'], credential=i).get_container_client(c['container'])\n"
+        "for path, target in zip(sys.argv[2::2], sys.argv[3::2]):\n"
+        "    open(target, 'wb').write(b.download_blob(path).readall())"
     )
     connection = local_azure.HOME / "connection.json"
     trusted = local_azure.connection()["ca_bundle"]
     subprocess.run(
-        [str(AIRFLOW.python), "-c", code, str(connection), path, str(target)],
+        [
+            str(AIRFLOW.python),
+            "-c",
+            code,
+            str(connection),
+            *(part for pair in files.items() for part in map(str, pair)),
+        ],
         check=True,
         cwd=ROOT,
         env=local_azure.environment() | {"REQUESTS_CA_BUNDLE": trusted, "SSL_CERT_FILE": trusted},
     )
-    return target
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -315,6 +329,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"whose night (default: %(default)s; the others run after {FIRST_MODEL}'s, on its features)",
     )
     which.add_argument("--all", action="store_true", help="every model's night, one after the other")
+    which.add_argument(
+        "--year",
+        action="store_true",
+        help=f"{FIRST_MODEL}'s year: a night every so many days from 2013-03-08 on, monitors, drift, versions, and a "
+        "page that shows whether retraining paid; goes on where an interrupted year stopped",
+    )
+    parser.add_argument("--every", type=int, metavar="DAYS", help="with --year: from night to night (default: 28)")
+    parser.add_argument("--trials", type=int, metavar="N", help="with --year: AutoML's trials a night (default: 4)")
     parser.add_argument("--keep", action="store_true", help="leave localazure and Airflow running afterwards")
     parser.add_argument(
         "--partition", type=datetime.date.fromisoformat, help="the day to run (default: the next one, from 2013-03-08)"
@@ -323,7 +345,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--airflow-port", type=int, default=8080)
     parser.add_argument("--up", action="store_true", help="start everything, run nothing, keep it running (bin/up)")
     parser.add_argument("--down", action="store_true", help="end what --keep or bin/up left running (bin/down)")
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    if not found.year and (found.every or found.trials):
+        parser.error("--every and --trials belong to --year")
+    if any(number is not None and number < 1 for number in (found.every, found.trials)):
+        parser.error("--every and --trials are at least 1")
+    if found.year and found.partition:
+        parser.error("--year chooses its nights itself: --every says how far apart; --partition doesn't go with it")
+    return found
 
 
 def main() -> int:
@@ -338,13 +367,25 @@ def main() -> int:
             shutil.rmtree(local_azure.HOME, ignore_errors=True)
             shutil.rmtree(ROOT / "var" / "airflow", ignore_errors=True)
             PROGRESS.unlink(missing_ok=True)
+            shutil.rmtree(YEAR, ignore_errors=True)
         # What bin/up started before goes on running afterwards.
         earlier = AirflowComponents(AirflowHome(ROOT / "var" / "airflow", arguments.airflow_port, {}, Path()))
         keep = keep or bool(earlier.running())
+        if arguments.year:
+            import year
+
+            record = year.open_record(arguments.every, arguments.trials)
+            clock.say(year.announcement(record))
+            if year.is_over(record):
+                return 0
         home, components = start_everything(clock, arguments.airflow_port)
         if arguments.up:
             components.wait_until_healthy()
             print(f"\nAirflow  {home.url}  (user {USER}, password {home.password})\nEnd it with bin/down.")
+            return 0
+        if arguments.year:
+            components.wait_until_healthy()
+            year.Year(record, AirflowApi(home), clock).go_on()
             return 0
         for model, partition in nights(arguments):
             green = one_night(model, partition, clock, home, components)
