@@ -193,6 +193,8 @@ def test_what_is_asked_and_answered_is_collected(
         collections={
             "model_inputs": DeploymentCollection(enabled="true"),
             "model_outputs": DeploymentCollection(enabled="true"),
+            "request": DeploymentCollection(enabled="true"),
+            "response": DeploymentCollection(enabled="true"),
         }
     )
     made = deployment(name, "blue", model, data_collector=collector)
@@ -205,13 +207,18 @@ def test_what_is_asked_and_answered_is_collected(
         localazure["storage_account_url"], "azureml", localazure.credential(), connection_verify=localazure["ca_bundle"]
     )
     end = time.monotonic() + 15
-    while len(found := sorted(container.list_blob_names(name_starts_with=f"modelDataCollector/{name}/"))) < 2:
+    while len(found := sorted(container.list_blob_names(name_starts_with=f"modelDataCollector/{name}/"))) < 4:
         assert time.monotonic() < end, found
         time.sleep(0.2)
-    inputs, outputs = (json.loads(container.download_blob(blob).readall()) for blob in found)
+    inputs, outputs, request, response = (json.loads(container.download_blob(blob).readall()) for blob in found)
     assert inputs["data"] == [{**ROWS[0]}, {**ROWS[1], "unknown": None}]
     assert outputs["data"] == answer.json()["predictions"]
     assert inputs["correlationid"] == outputs["correlationid"]
+    assert (request["type"], request["method"]) == ("azureml.inference.request", "POST")
+    assert request["data"] == {"data": ROWS}
+    assert (response["type"], response["data"]) == ("azureml.inference.response", answer.json())
+    assert request["xrequestid"] == response["xrequestid"] == answer.headers["x-request-id"]
+    assert client.data.get(f"{name}-blue-request", "1").path.endswith(f"/modelDataCollector/{name}/blue/request")
 
 
 def test_a_broken_container_shows_its_log(

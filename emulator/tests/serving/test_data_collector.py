@@ -57,6 +57,9 @@ class Appended:
         key = f"{container}/{name}"
         self.blobs[key] = self.blobs.get(key, b"") + data
 
+    def write(self, container: str, name: str, data: bytes, content_type: str = "") -> None:
+        self.blobs[f"{container}/{name}"] = data
+
     def lines(self) -> dict[str, list[dict[str, Any]]]:
         return {name: [json.loads(line) for line in data.splitlines()] for name, data in self.blobs.items()}
 
@@ -145,6 +148,47 @@ async def test_only_a_deployments_own_password_writes(
 
 
 @pytest.mark.asyncio
+async def test_whole_requests_and_responses_are_lines_or_files(
+    collector: tuple[DataCollector, Appended], tmp_path: Path
+) -> None:
+    service, storage = collector
+    asked = Collected.parse(
+        {"collections": {name: {"dataCollectionMode": "enabled", "samplingRate": 0.5} for name in ("request", "other")}}
+    )
+    (tmp_path / "v1").mkdir()
+    environment = service.environment(DEPLOYMENT, "/deployments/blue", asked, tmp_path / "v1")
+    assert json.loads(environment["LOCALAZURE_PAYLOAD"]) == {"collections": {"request": 50}}
+    assert list(json.loads(Path(environment["AZUREML_MDC_CONFIG_PATH"]).read_text())["collections"]) == ["other"]
+    told = {"ce_type": "azureml.inference.request", "ce_path": "/score", "ce_method": "POST", "ce_x_request_id": "me"}
+    assert await post(environment, b'{"data":[1]}', content_type="application/json", **told) == 202
+    assert await post(environment, b"\xff\xd8 a picture", content_type="image/jpeg", trace_id="p", **told) == 202
+    large = b"[" + b"1," * 3_000_000 + b"1]"
+    assert await post(environment, large, content_type="application/json", trace_id="l", **told) == 202
+    await service.flush()
+    folder = "azureml/modelDataCollector/flights/blue/request/2023/11/14/22"
+    assert set(storage.blobs) == {f"{folder}/{name}" for name in ("v1.jsonl", "p", "l")}
+    assert storage.blobs[f"{folder}/p"] == b"\xff\xd8 a picture"
+    small, picture, big = (json.loads(line) for line in storage.blobs[f"{folder}/v1.jsonl"].splitlines())
+    assert small == {
+        "specversion": "1.0",
+        "id": small["id"],
+        "source": "/deployments/blue",
+        "type": "azureml.inference.request",
+        "datacontenttype": "application/json",
+        "time": "2023-11-14T22:13:20Z",
+        "data": {"data": [1]},
+        "path": "/score",
+        "method": "POST",
+        "contentrange": "bytes 0-11/12",
+        "correlationid": "me",
+        "xrequestid": "me",
+    }
+    assert (picture["datainblob"], picture["datacontenttype"]) == ("true", "image/jpeg")
+    assert big["data"].endswith(f"/{folder}/l")
+    assert sum(service.counted.values()) == 3
+
+
+@pytest.mark.asyncio
 async def test_events_outlive_storage_that_is_away(collector: tuple[DataCollector, Appended], tmp_path: Path) -> None:
     service, storage = collector
     environment = enabled(service, tmp_path / "v1")
@@ -177,7 +221,7 @@ def test_the_configuration_tells_the_package_what_to_collect(certified: Settings
     [
         ({"collections": {"a": {"dataCollectionMode": "Enabled", "samplingRate": 2}}}, BadRequest),
         ({"collections": {"a": {"dataCollectionMode": "Enabled"}}, "rollingRate": "week"}, BadRequest),
-        ({"collections": {"request": {"dataCollectionMode": "Enabled"}}}, NotImplementedOperation),
+        ({"collections": {}, "requestLogging": {"captureHeaders": ["x"]}}, NotImplementedOperation),
     ],
 )
 def test_what_cant_be_collected_is_refused(given: dict[str, Any], error: type[Exception]) -> None:

@@ -1,7 +1,9 @@
-"""The model data collector: what a scoring script collects becomes JSON lines in the workspace's storage.
+"""The model data collector: what is asked, answered and collected becomes JSON lines in the workspace's storage.
 
-On Azure a sidecar beside the container takes the events of Microsoft's package `azureml-ai-monitoring` over HTTP,
-`POST /modeldata/log` with a `ce-` header for every attribute, and writes them as CloudEvents:
+A scoring script collects what it wants (custom logging); whole requests and responses are collected without it (payload
+logging: the collections `request` and `response`), by `localazure_compute.inference_requests`. On Azure a sidecar
+beside the container takes the events of Microsoft's package `azureml-ai-monitoring` over HTTP, `POST /modeldata/log`
+with a `ce-` header for every attribute, and writes them as CloudEvents:
 https://learn.microsoft.com/azure/machine-learning/how-to-collect-production-data#collected-data. Here one listener on
 the loopback interface serves all deployments. Each has a password of its own, which stands in the host that the
 package is told (`AZUREML_MDC_HOST`), so that nobody else can write into a deployment's data.
@@ -18,6 +20,7 @@ import json
 import logging
 import secrets
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,13 +50,16 @@ _ROLLING = {
     "hour": "%Y/%m/%d/%H",
     "minute": "%Y/%m/%d/%H/%M",
 }
-#: Collections of whole requests and responses, which Azure's proxy collects, not the scoring script.
+#: Collections of whole requests and responses, which aren't the scoring script's.
 PAYLOAD = frozenset({"request", "response"})
 _WHOLE = 100  # percent
+# A payload above this, or one that isn't JSON, becomes a file of its own that the line names.
 _MOST_EVENT_BYTES = 4 * 1024 * 1024
+_MOST_PAYLOAD_BYTES = 48 * 1024 * 1024
 # Events that can't be written for so long that they reach this are dropped, and counted in the log.
 _MOST_WAITING_BYTES = 64 * 1024 * 1024
 _FLUSH_SECONDS = 1.0
+_MOST_COUNTED = 20_000
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,11 @@ class DataCollector:
         self._places = places
         self._sources: dict[str, _Source] = {}
         self._waiting: dict[Location, list[bytes]] = {}
+        self._files: dict[Location, tuple[bytes, str]] = {}
         self._waiting_bytes = 0
         self._dropped = 0
+        #: How many events there were: (minutes since 1970, endpoint/deployment, collection, whether dropped) -> number.
+        self.counted: Counter[tuple[int, str, str, bool]] = Counter()
         self._server: _Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -146,19 +155,23 @@ class DataCollector:
             rolling=collected.rolling,
             folders={each.name: self._folder(deployment, each) for each in collected.collections},
         )
+        payload = {each.name: each.percent for each in collected.collections if each.name in PAYLOAD}
         configuration = {
             "runMode": "cloud",
             "collections": {
-                each.name: {"enabled": True, "sampleRatePercentage": each.percent} for each in collected.collections
+                each.name: {"enabled": True, "sampleRatePercentage": each.percent}
+                for each in collected.collections
+                if each.name not in PAYLOAD
             },
         }
         file = folder / "mdc-config.json"
         file.write_text(json.dumps(configuration))
-        return {
+        variables = {
             "AZUREML_MDC_CONFIG_PATH": str(file),
             "AZUREML_MDC_HOST": f"{deployment.replace('/', '.')}:{source.password}@127.0.0.1",
             "AZUREML_MDC_PORT": str(self._settings.data_collector_port),
         }
+        return variables | ({"LOCALAZURE_PAYLOAD": json.dumps({"collections": payload})} if payload else {})
 
     def forget(self, deployment: str) -> None:
         """A deployment is deleted: what it sends is refused from now on."""
@@ -194,7 +207,16 @@ class DataCollector:
     async def flush(self) -> None:
         """Write what is held. What can't be written is held on to."""
         waiting, self._waiting = self._waiting, {}
+        whole, self._files = self._files, {}
         self._waiting_bytes = 0
+        # Files first: a line never names one that isn't there yet.
+        for place, (content, kind) in whole.items():
+            try:
+                await asyncio.to_thread(self._blobs.write, place.container, place.path, content, kind)
+            except (AzureError, OSError) as error:
+                log.warning("a collected payload can't be written to %s: %s", place, error)
+                self._files[place] = (content, kind)
+                self._waiting_bytes += len(content)
         for place, lines in waiting.items():
             try:
                 await asyncio.to_thread(self._blobs.append, place.container, place.path, b"".join(lines))
@@ -222,18 +244,48 @@ class DataCollector:
         if folder is None:
             known = ", ".join(source.folders)
             return PlainTextResponse(f"'{collection}' is no collection; there are {known}", HTTPStatus.BAD_REQUEST)
-        body = b""
+        most = _MOST_PAYLOAD_BYTES if collection in PAYLOAD else _MOST_EVENT_BYTES
+        body = bytearray()
         async for part in request.stream():
             body += part
-            if len(body) > _MOST_EVENT_BYTES:
-                return PlainTextResponse("the event is larger than 4 MB", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            if len(body) > most:
+                self._count(source, collection, dropped=True)
+                message = f"the event is larger than {most // (1024 * 1024)} MB"
+                return PlainTextResponse(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         try:
-            line, time = event(request.headers, body, source.id)
+            time = _time(request.headers)
+            window = folder.join(time.strftime(source.rolling))
+            if collection in PAYLOAD:
+                line = self._payload(request.headers, bytes(body), source.id, window)
+            else:
+                line, _ = event(request.headers, bytes(body), source.id)
         except ValueError as error:
+            self._count(source, collection, dropped=True)
             return PlainTextResponse(f"the event can't be read: {error}", HTTPStatus.BAD_REQUEST)
-        place = folder.join(f"{time.strftime(source.rolling)}/{source.instance}.jsonl")
-        self._hold(place, [line])
+        self._count(source, collection)
+        self._hold(window.join(f"{source.instance}.jsonl"), [line])
         return PlainTextResponse("accepted", HTTPStatus.ACCEPTED)
+
+    def _payload(self, headers: Mapping[str, str], body: bytes, source: str, window: Location) -> bytes:
+        """A request or response as a line. One that is large or no JSON is held as a file, which the line names."""
+        line = payload(headers, body, source)
+        if line is None:
+            identifier = headers.get("trace-id") or str(uuid.uuid4())
+            place = window.join(identifier)
+            url = f"{self._settings.blob_url}/{place.container}/{place.path}"
+            line = payload({**headers, "trace-id": identifier}, body, source, url)
+            assert line is not None
+            if self._waiting_bytes + len(body) <= _MOST_WAITING_BYTES:
+                self._files[place] = (body, headers.get("content-type", "application/octet-stream"))
+                self._waiting_bytes += len(body)
+            else:
+                self._dropped += 1
+        return line
+
+    def _count(self, source: _Source, collection: str, *, dropped: bool = False) -> None:
+        self.counted[(int(datetime.now(UTC).timestamp()) // 60, source.deployment, collection, dropped)] += 1
+        while len(self.counted) > _MOST_COUNTED:
+            del self.counted[next(iter(self.counted))]
 
     def _authorised(self, request: Request) -> _Source | None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -260,8 +312,7 @@ def event(headers: Mapping[str, str], body: bytes, source: str) -> tuple[bytes, 
     https://learn.microsoft.com/azure/machine-learning/how-to-collect-production-data#collected-data. Raises ValueError
     if the body is no JSON or the time no number.
     """
-    seconds = headers.get("ce-time")
-    time = datetime.fromtimestamp(float(seconds), UTC) if seconds else datetime.now(UTC)
+    time = _time(headers)
     identifier = headers.get("ce-x-request-id") or headers.get("trace-id") or str(uuid.uuid4())
     written = {
         "specversion": "1.0",
@@ -279,6 +330,43 @@ def event(headers: Mapping[str, str], body: bytes, source: str) -> tuple[bytes, 
         "contentrange": f"bytes 0-{max(len(body) - 1, 0)}/{len(body)}",
     }
     return json.dumps(written, separators=(",", ":")).encode() + b"\n", time
+
+
+def payload(headers: Mapping[str, str], body: bytes, source: str, url: str = "") -> bytes | None:
+    """A whole request or response as a line of its file; None if it is too large for one or no JSON, and has no `url`.
+
+    https://learn.microsoft.com/azure/machine-learning/how-to-collect-production-data#perform-payload-logging
+    """
+    data: Any = url
+    if not url:
+        if len(body) > _MOST_EVENT_BYTES:
+            return None
+        try:
+            data = json.loads(body)
+        except ValueError:
+            return None
+    identifier = headers.get("ce-x-request-id") or str(uuid.uuid4())
+    written = {
+        "specversion": "1.0",
+        "id": headers.get("trace-id") or str(uuid.uuid4()),
+        "source": source,
+        "type": headers.get("ce-type", ""),
+        "datacontenttype": headers.get("content-type", "application/json"),
+        "time": _time(headers).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "data": data,
+        **{name: headers[f"ce-{name}"] for name in ("path", "method") if headers.get(f"ce-{name}")},
+        "contentrange": f"bytes 0-{max(len(body) - 1, 0)}/{len(body)}",
+        "correlationid": identifier,
+        "xrequestid": identifier,
+        **({"datainblob": "true"} if url else {}),
+    }
+    return json.dumps(written, separators=(",", ":")).encode() + b"\n"
+
+
+def _time(headers: Mapping[str, str]) -> datetime:
+    """When an event was collected. Raises ValueError."""
+    seconds = headers.get("ce-time")
+    return datetime.fromtimestamp(float(seconds), UTC) if seconds else datetime.now(UTC)
 
 
 class _Server(uvicorn.Server):

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from localazure.core.errors import BadRequest, NotImplementedOperation
-from localazure.serving.data_collector import PAYLOAD, Collected
+from localazure.serving.data_collector import Collected
 
 Document = dict[str, Any]
 
@@ -157,12 +157,9 @@ def deployment_document(
 def data_collector(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a deployment collects, in Azure's spelling. Raises BadRequest, NotImplementedOperation."""
     collected = Collected.parse(given)
-    for collection in collected.collections if collected else ():
-        if collection.name in PAYLOAD:
-            raise NotImplementedOperation(
-                f"OnlineDeployments_CreateOrUpdate with the payload collection '{collection.name}' (what a scoring "
-                "script collects itself, model_inputs and model_outputs, is there)"
-            )
+    if (given.get("requestLogging") or {}).get("captureHeaders"):
+        # Where headers stand in a collected line isn't in Microsoft's documentation.
+        raise NotImplementedOperation("OnlineDeployments_CreateOrUpdate with dataCollector.requestLogging")
     names = {collection.name for collection in collected.collections} if collected else set()
     collections = {
         name: {**entry, "dataCollectionMode": "Enabled" if name.lower() in names else "Disabled"}
