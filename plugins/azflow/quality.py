@@ -31,6 +31,22 @@ if TYPE_CHECKING:
 
 #: XCom with the summary, pushed before a failure is raised: the run's report shows it then, too.
 QUALITY_XCOM = "quality"
+_LIKE = "expect_column_values_to_match_like_pattern, or unexpected_rows_expectation with a query"
+_QUERY = "unexpected_rows_expectation with a query"
+#: Great Expectations has no SQL for these on this dialect: what to use instead.
+NOT_IN_SQL = {
+    "expect_column_values_to_match_regex": _LIKE,
+    "expect_column_values_to_match_regex_list": _LIKE,
+    "expect_column_values_to_not_match_regex": _LIKE,
+    "expect_column_values_to_not_match_regex_list": _LIKE,
+    "expect_column_values_to_match_strftime_format": f"{_QUERY} (TRY_CONVERT)",
+    "expect_column_values_to_be_dateutil_parseable": f"{_QUERY} (TRY_CONVERT)",
+    "expect_column_values_to_be_json_parseable": f"{_QUERY} (ISJSON)",
+    "expect_column_values_to_match_json_schema": f"{_QUERY} (ISJSON, JSON_VALUE)",
+    "expect_column_values_to_be_increasing": f"{_QUERY} (LAG)",
+    "expect_column_values_to_be_decreasing": f"{_QUERY} (LAG)",
+    "expect_multicolumn_values_to_be_unique": "expect_select_column_values_to_be_unique_within_record",
+}
 _SEVERITIES = ("block", "quarantine", "warn")
 _WORDS = {"block": "FAILED", "quarantine": "bad rows", "warn": "warning"}
 
@@ -211,6 +227,8 @@ def read_suite(root: Path, name: str) -> dict[str, Any]:
             raise SpecError(shown, key, "must be an object with a type")
         if not isinstance(expectation.get("kwargs", {}), dict) or not isinstance(expectation.get("meta") or {}, dict):
             raise SpecError(shown, key, "kwargs and meta must be objects")
+        if instead := NOT_IN_SQL.get(expectation["type"]):
+            raise SpecError(shown, f"{key}.type", f"{expectation['type']} can't be asked in SQL; use {instead}")
         if severity(expectation) not in _SEVERITIES:
             words = "'block', 'quarantine' or 'warn'"
             raise SpecError(shown, f"{key}.meta.severity", f"is {severity(expectation)!r}; use {words}")

@@ -171,6 +171,10 @@ def test_great_expectations_own_severity_counts_where_meta_says_nothing(pool: Po
         ('{"expectations": []}', r"s\.json: expectations: must be a list"),
         ('{"expectations": [{"kwargs": {}}]}', r"s\.json: expectations\.0: must be an object with a type"),
         (
+            '{"expectations": [{"type": "expect_column_values_to_match_regex"}]}',
+            r"expectations\.0\.type: expect_column_values_to_match_regex can't be asked in SQL; use expect_column_val",
+        ),
+        (
             '{"expectations": [{"type": "expect_column_to_exist", "meta": {"severity": "fatal"}}]}',
             r"expectations\.0\.meta\.severity: is 'fatal'",
         ),
