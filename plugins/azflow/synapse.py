@@ -105,7 +105,7 @@ class SynapseSqlOperator(AzflowOperator):
     """Runs a T-SQL file on a SQL pool.
 
     A CETAS on a dedicated pool adds its files to what lies at its LOCATION, so an export that is tried again would
-    double its rows: the folder is emptied before, if it lies in the lake.
+    double its rows; a serverless pool refuses it. The folder is emptied before, if it lies in the lake.
 
     XCom: ``{"file", "label", "seconds", "rows_affected", "batches": [{"line", "seconds", "counts"}], "columns",
     "rows", "row"}``; the last three are of the last result set (its first rows; ``row`` is the first as a mapping). Of
@@ -246,9 +246,10 @@ class SynapseSqlOperator(AzflowOperator):
         return prepared
 
     def _exports(self, connection: AzureConnection) -> dict[int, list[str]]:
-        """The folders of the lake that CETAS statements write to, by the line where their batch begins."""
-        if self.sql_pool != "dedicated":
-            return {}  # a serverless pool refuses a LOCATION that isn't empty
+        """The folders of the lake that CETAS statements write to, by the line where their batch begins.
+
+        A dedicated pool would add to what lies there, a serverless one refuses: a try after a failed one needs both empty.
+        """
         sources = exports.data_sources(self.script)
         found: dict[int, list[str]] = {}
         for batch in tsql.batches(self.script):

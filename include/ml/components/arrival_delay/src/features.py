@@ -28,6 +28,7 @@ NUMBERS = [
         "visib",
     ),
     *("origin_departures_1h", "origin_departures_3h", "dest_arrivals_1h"),
+    *("route_flights_28d", "route_delay_28d"),
 ]
 #: Rounds of boosting after which a validation error that hasn't fallen ends them.
 PATIENCE = 20
