@@ -7,7 +7,7 @@ the roll-out) is skipped, the rest of the night goes on with the champion.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -15,6 +15,7 @@ from airflow.sdk.bases.skipmixin import SkipMixin
 
 from azflow.errors import ConfigurationError
 from azflow.runs import AzflowOperator, airflow_edge
+from azflow.verdicts import verdict_lines, verdict_markdown
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -29,12 +30,6 @@ def read_verdict(context: Context, task_id: str) -> Mapping[str, Any]:
     if not isinstance(verdict, Mapping) or not isinstance(verdict.get("promote"), bool):
         raise ConfigurationError(f"The task {task_id} left no verdict; clear it and what follows.")
     return verdict
-
-
-def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
-    """The verdict for a log or a page: promoted or not, and each reason."""
-    head = "The challenger may replace the champion." if verdict["promote"] else "The challenger isn't promoted."
-    return [head, *(f"- {reason}" for reason in verdict.get("reasons") or ())]
 
 
 class AutomaticApproval(AzflowOperator, SkipMixin):
@@ -64,7 +59,11 @@ class AutomaticApproval(AzflowOperator, SkipMixin):
 class PersonalApproval(ApprovalOperator):
     """Asks a person, who sees the verdict; asks nobody about a challenger that the gate turned down.
 
+    XCom: ``{"approved", "by", "at"}``: ``by`` is the person's name, ``timeout`` if nobody answered in time, ``gate`` if
+    nobody was asked; ``at`` the answer's instant, ISO.
+
     :param verdict: task id of the gate.
+    :param training: task id of the training job, whose pages are linked; likewise `evaluation`.
     :param timeout_minutes: how long to wait for the answer.
     :param on_timeout: what silence means.
     :param assigned: names of those who may answer; empty: everybody who may act on the DAG.
@@ -76,6 +75,8 @@ class PersonalApproval(ApprovalOperator):
         self,
         *,
         verdict: str,
+        training: str = "train.job",
+        evaluation: str = "evaluate.job",
         timeout_minutes: float,
         on_timeout: Literal["reject", "approve"],
         assigned: tuple[str, ...] = (),
@@ -91,23 +92,47 @@ class PersonalApproval(ApprovalOperator):
             **kwargs,
         )
         self.verdict = verdict
+        self.training = training
+        self.evaluation = evaluation
 
     def execute(self, context: Context) -> Any:
         """Shows the verdict and waits; or skips at once."""
         with airflow_edge():
             verdict = read_verdict(context, self.verdict)
+        for line in verdict_lines(verdict):
+            self.log.info("%s", line)
         if not verdict["promote"]:
             answer = {"approved": False, "by": "gate"}
             _reject(self, context, answer)
             return answer
-        self.body = verdict_table(verdict)
+        self.body = "\n\n".join([verdict_markdown(verdict), *self._around(context)])
         return super().execute(context)
+
+    def _around(self, context: Context) -> list[str]:
+        """What else whoever answers wants to know: where to look, and what silence means."""
+        links = []
+        for name, task_id in (("Training", self.training), ("Evaluation", self.evaluation)):
+            job = context["ti"].xcom_pull(task_ids=task_id)
+            if isinstance(job, Mapping) and job.get("url"):
+                links.append(f"[{name}: {job.get('name') or task_id}]({job['url']})")
+        assert self.response_timeout is not None and self.defaults is not None
+        until = datetime.now(UTC) + self.response_timeout
+        silence = "the champion stays" if self.defaults == [self.REJECT] else "the challenger is promoted"
+        said = f"Without an answer by {until:%Y-%m-%d %H:%M} UTC {silence}."
+        return [" · ".join(links), said] if links else [said]
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """As the base class; the XCom tells who decided."""
         approved = event.get("chosen_options") == [self.APPROVE]
         user = event.get("responded_by_user") or {}
-        answer = {"approved": approved, "by": user.get("name") or user.get("id") or "timeout"}
+        at = event.get("responded_at")
+        answer = {
+            "approved": approved,
+            "by": user.get("name") or user.get("id") or "timeout",
+            "at": at.isoformat() if isinstance(at, datetime) else str(at or ""),
+        }
+        who = "Nobody answered in time" if answer["by"] == "timeout" else f"Answered by {answer['by']}"
+        self.log.info("%s: %s.", who, "approved" if approved else "not approved, the champion stays")
         if not approved and "error" not in event:
             context["ti"].xcom_push("return_value", answer)
         super().execute_complete(context, event)
@@ -121,25 +146,3 @@ def _reject(operator: SkipMixin, context: Context, answer: dict[str, Any]) -> No
     ti.xcom_push("return_value", answer)
     followers = [task for task in context["task"].get_direct_relatives(upstream=False) if not task.is_teardown]
     operator.skip(ti, followers)
-
-
-def verdict_table(verdict: Mapping[str, Any]) -> str:
-    """The verdict as Markdown: champion against challenger, and the reasons."""
-
-    def shown(measured: object) -> str:
-        if not isinstance(measured, Mapping) or measured.get("value") is None:
-            return "-"
-        low, high = measured.get("low"), measured.get("high")
-        interval = f" [{low:.4f}, {high:.4f}]" if low is not None and high is not None else ""
-        return f"{measured['value']:.4f}{interval}"
-
-    version = verdict.get("champion_version") or "none"
-    rows = [
-        f"| | {verdict.get('metric', 'metric')} |",
-        "|---|---|",
-        f"| challenger | {shown(verdict.get('challenger'))} |",
-        f"| champion (version {version}) | {shown(verdict.get('champion'))} |",
-        f"| difference | {shown(verdict.get('difference'))} |",
-        f"| hold-out rows | {verdict.get('rows', '-')} |",
-    ]
-    return "\n".join([*rows, "", *verdict_lines(verdict)])

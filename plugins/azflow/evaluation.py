@@ -1,4 +1,4 @@
-"""Champion against challenger: who is champion, and the verdict in words.
+"""Champion against challenger: who is champion.
 
 With an online endpoint the champion is whoever serves: the model of the deployment with the most traffic. A tag could
 disagree with what users get. A model without an endpoint has the tag alone: its champion is the registered version
@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 from azflow.connection import AzureConnection
 from azflow.edge import AzflowOperator, airflow_edge
 from azflow.errors import ConfigurationError, first_line
-from azflow.guardrails import Verdict
-from azflow.metrics import shown
 from azflow.online_endpoint import OnlineEndpoint, traffic_of
 
 if TYPE_CHECKING:
@@ -139,21 +137,3 @@ class PromoteOperator(AzflowOperator):
         retired = before.version if before is not None and before.version != promoted.version else ""
         self.log.info("%s is champion%s", promoted.id, f"; version {retired} is retired" if retired else "")
         return {**promoted.as_dict(), "before": retired}
-
-
-def verdict_text(verdict: Verdict) -> list[str]:
-    """The verdict for a log: a table, then the reasons."""
-    champion = f"version {verdict.champion_version}" if verdict.champion_version else "none"
-    head = "PROMOTE" + (" (forced)" if verdict.forced else "") if verdict.promote else "REJECT"
-    return [
-        f"verdict     {head}, on {verdict.rows} hold-out rows",
-        f"challenger  {verdict.metric} {verdict.challenger}",
-        f"champion    {verdict.metric} {verdict.champion or '-'} ({champion})",
-        f"difference  {verdict.difference or '-'}",
-        *(
-            [f"baseline    {verdict.metric} {shown(verdict.baseline.value)} ({verdict.baseline.name})"]
-            if verdict.baseline
-            else []
-        ),
-        *(f"because     {reason}" for reason in verdict.reasons),
-    ]

@@ -19,7 +19,6 @@ from azflow import exports
 from azflow.comparison import known_metrics
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, first_line
-from azflow.evaluation import verdict_text
 from azflow.guardrails import PromotionRules, judge_challenger
 from azflow.job_files import content_digest, keep_expressions, origin, override, read_job, tag, truth
 from azflow.lake_tables import LakeTable, inspect_table, write_table_pointer
@@ -39,6 +38,7 @@ from azflow.runs import (
 )
 from azflow.specs import INCLUDE
 from azflow.spend import SpendLimits, allow, declared, hours, measured
+from azflow.verdicts import verdict_lines
 
 if TYPE_CHECKING:
     import jinja2
@@ -406,7 +406,7 @@ class EvaluationGate(AzflowOperator):
                 raise ConfigurationError(f"The evidence at {uri} can't be judged: {problem!r}.") from problem
             answer = {**asdict(verdict), "reasons": list(verdict.reasons), "evidence": uri, **_shown(evidence)}
             folder.write_json("verdict.json", answer)
-        for line in verdict_text(verdict):
+        for line in verdict_lines(answer):
             self.log.info("%s", line)
         return answer
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: XCom of a quality task, also there if it failed.
 _QUALITY_XCOM = "quality"
+#: The roll-out, and where it leaves what it saw, also if it failed.
+_ROLLOUT, _EVIDENCE_XCOM = "roll_out.traffic", "evidence"
 
 
 class RunReportOperator(AzflowOperator):
@@ -79,6 +81,9 @@ def collect(context: Mapping[str, Any], model: str) -> dict[str, Any]:
     tasks = [task for task in context["dag"].topological_sort() if task.task_id != ti.task_id]
     steps, measured = _steps(ti, tasks, getattr(context["dag_run"], "logical_date", None))
     left = {task.task_id: ti.xcom_pull(task_ids=task.task_id) for task in tasks}
+    if left.get(_ROLLOUT) is None and _ROLLOUT in left:
+        # A roll-out that was taken back: what it saw is what people look for.
+        left[_ROLLOUT] = ti.xcom_pull(task_ids=_ROLLOUT, key=_EVIDENCE_XCOM)
     quality = [
         found
         for task in tasks

@@ -225,10 +225,10 @@ class Rollout:
             observed = observe(self.endpoint, self.deployment, self._served_since, datetime.now(UTC))
         except Exception as error:
             self._has_metrics = False
-            self.log.info("The endpoint's own metrics can't be read (%s): our requests decide.", first_line(error))
+            self.log.info("The endpoint's own metrics can't be read, our requests decide: %s", first_line(error))
             return judgement
         if observed is None:
-            self.log.info("The endpoint's own metrics tell nothing of %s yet: our requests decide.", self.deployment)
+            self.log.info("The endpoint's own metrics tell nothing of %s yet, our requests decide.", self.deployment)
             return judgement
         return with_observed(judgement, observed, self.deployment, self.rules)
 

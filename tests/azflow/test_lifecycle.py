@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from airflow.sdk import DAG, BaseOperator, chain
 from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped, TaskAwaitingInput
 
 from azflow import lifecycle
-from azflow.approval import AutomaticApproval, PersonalApproval, verdict_table
+from azflow.approval import AutomaticApproval, PersonalApproval
 from azflow.specs import Approve, ModelSpec, Person, Spend, find_specs
 
 CHAIN = [
@@ -200,7 +201,8 @@ class TaskInstance(SimpleNamespace):
         self.xcoms[key] = value
 
     def xcom_pull(self, task_ids: str) -> Any:
-        return self.verdict
+        jobs = {"train.job": {"name": "train-1", "url": "https://ml.example/runs/train-1"}}
+        return self.verdict if task_ids == "evaluate.verdict" else jobs.get(task_ids)
 
 
 def context_of(operator: Any, verdict: Any) -> dict[str, Any]:
@@ -254,7 +256,10 @@ def test_a_person_is_asked_with_the_verdict_in_sight(monkeypatch: pytest.MonkeyP
     with pytest.raises(TaskAwaitingInput):
         operator.execute(context_of(operator, YES))
     assert asked["options"] == ["Approve", "Reject"] and asked["defaults"] == ["Reject"]
-    assert "0.7100 [0.6900, 0.7300]" in asked["body"] and "better on the same rows" in asked["body"]
+    assert "| challenger | new | 0.7100 | 0.6900 to 0.7300 |" in asked["body"]
+    assert "- better on the same rows" in asked["body"]
+    assert "[Training: train-1](https://ml.example/runs/train-1)" in asked["body"]
+    assert re.search(r"Without an answer by \d{4}-\d\d-\d\d \d\d:\d\d UTC the champion stays\.$", asked["body"])
 
 
 def test_nobody_is_asked_about_a_challenger_that_failed_the_gate() -> None:
@@ -277,12 +282,31 @@ def answer(option: str) -> dict[str, Any]:
 def test_a_persons_yes_and_no() -> None:
     operator = personal()
     operator.downstream_task_ids = {"register"}
-    assert operator.execute_complete(context_of(operator, YES), answer("Approve")) == {"approved": True, "by": "kim"}
+    at = "2013-03-09T00:00:00+00:00"
+    approved = operator.execute_complete(context_of(operator, YES), answer("Approve"))
+    assert approved == {"approved": True, "by": "kim", "at": at}
     context = context_of(operator, YES)
     with pytest.raises(DownstreamTasksSkipped) as skipped:
         operator.execute_complete(context, answer("Reject"))
     assert skipped.value.tasks == ["register"]
-    assert context["ti"].xcoms["return_value"] == {"approved": False, "by": "kim"}
+    assert context["ti"].xcoms["return_value"] == {"approved": False, "by": "kim", "at": at}
+
+
+@pytest.mark.parametrize(("on_timeout", "option"), [("reject", "Reject"), ("approve", "Approve")])
+def test_silence_means_what_the_spec_says(on_timeout: str, option: str) -> None:
+    """As Airflow's scheduler resumes the task: the defaults are the answer, and nobody gave it."""
+    operator = personal(on_timeout)
+    operator.downstream_task_ids = {"register"}
+    assert operator.defaults == [option]
+    context, event = context_of(operator, YES), answer(option) | {"responded_by_user": None, "timedout": True}
+    if on_timeout == "approve":
+        assert operator.execute_complete(context, event)["by"] == "timeout"
+        return
+    with pytest.raises(DownstreamTasksSkipped) as skipped:
+        operator.execute_complete(context, event)
+    assert skipped.value.tasks == ["register"]
+    left = context["ti"].xcoms["return_value"]
+    assert (left["approved"], left["by"]) == (False, "timeout")
 
 
 def test_a_persons_approval_is_planned(spec: ModelSpec) -> None:
@@ -292,8 +316,3 @@ def test_a_persons_approval_is_planned(spec: ModelSpec) -> None:
     with DAG("d"):
         operator = lifecycle.build(planned, "approve", DAG("d2"))
     assert isinstance(operator, PersonalApproval)
-
-
-def test_a_first_model_has_no_champion_to_show() -> None:
-    table = verdict_table(YES | {"champion": None, "difference": None, "champion_version": None})
-    assert "| champion (version none) | - |" in table

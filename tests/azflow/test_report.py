@@ -196,6 +196,27 @@ def test_a_first_night_has_no_champion_to_show() -> None:
     assert "nobody served before" in shown
 
 
+def test_a_roll_out_that_was_taken_back_shows_why_and_the_log() -> None:
+    report = night()
+    done = report["left"]["roll_out.traffic"]
+    done |= {"problem": "at 10 %, 5 of 80 requests failed <b>", "log": ["loaded", "KeyError: 'temp' <b>"]}
+    done["stages"].insert(1, done["stages"][0] | {"name": "shadow", "requests": 200})
+    done["stages"][2] |= {"decision": "roll_back", "observed": {"requests": 1301, "failed": 60, "p95_ms": 44.0}}
+    page = night_page.render(report)
+    assert "taken back" in page and "at 10 %, 5 of 80 requests failed &lt;b&gt;" in page
+    assert "KeyError: 'temp' &lt;b&gt;" in page.replace("&#x27;", "'")
+    assert "1,301 requests, 60 failed, p95 44 ms" in page and "shadow, before traffic" in page
+
+
+def test_who_approved_is_shown() -> None:
+    report = night()
+    assert "approved</" not in night_page.render(report)  # the gate alone
+    report["left"]["approve"] = {"approved": True, "by": "kim <x>", "at": "2013-03-10T08:30:00+00:00"}
+    assert "by kim &lt;x&gt; (2013-03-10 08:30 UTC)" in night_page.render(report)
+    report["left"]["approve"] = {"approved": False, "by": "timeout", "at": ""}
+    assert "nobody answered in time" in night_page.render(report)
+
+
 def test_a_person_may_say_no() -> None:
     report = night()
     report["left"]["approve"] = {"approved": False, "by": "ann"}
@@ -377,6 +398,10 @@ def context(logical_date: datetime | None = None) -> dict[str, Any]:
 
 
 def test_what_the_tasks_left_is_collected() -> None:
+    asked = context()
+    asked["dag"].topological_sort().append(SimpleNamespace(task_id="roll_out.traffic", upstream_task_ids=set()))
+    asked["ti"].xcoms[("roll_out.traffic", "evidence")] = {"problem": "at 10 %"}
+    assert collect(asked, "flight_delay")["left"]["roll_out.traffic"] == {"problem": "at 10 %"}
     report = collect(context(), "flight_delay")
     assert [(step["task"], step["state"], step["start"], step["seconds"]) for step in report["steps"]] == [
         ("prepare.a", "success", 0.0, 2.5),

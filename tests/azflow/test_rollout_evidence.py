@@ -68,11 +68,14 @@ def test_what_only_others_saw_restores_the_traffic(two: FakeEndpoint, metrics: A
 @pytest.mark.parametrize(
     ("metrics", "says"),
     [
-        (None, "can't be read (ResourceNotFound: no metrics here): our requests decide"),
-        (lambda name, wanted: (501, {"error": {"code": "NotImplementedOperation"}}), "can't be read (NotImplemented"),
-        (lambda name, wanted: (200, {"value": []}), "tell nothing of new yet: our requests decide"),
-        (lambda name, wanted: (200, b"<html>"), "tell nothing of new yet: our requests decide"),
-        (counted(0), "tell nothing of new yet: our requests decide"),
+        (None, "can't be read, our requests decide: (ResourceNotFound) no metrics here"),
+        (
+            lambda name, wanted: (501, {"error": {"code": "NotImplementedOperation"}}),
+            "can't be read, our requests decide: NotImpl",
+        ),
+        (lambda name, wanted: (200, {"value": []}), "tell nothing of new yet, our requests decide"),
+        (lambda name, wanted: (200, b"<html>"), "tell nothing of new yet, our requests decide"),
+        (counted(0), "tell nothing of new yet, our requests decide"),
         (counted(1, 1), "100 %: advance"),
         (counted(90, 10, "400"), "by the endpoint's own metrics 100 requests, 0 failed"),
     ],
