@@ -40,6 +40,7 @@ _DECISIONS: Mapping[str, tuple[str, Tone]] = {
     "not approved": ("cross", "bad"),
     "rolled back": ("back", "warn"),
 }
+_SIGN_COLOURS = {"back": "amber"}
 _LEVELS: Mapping[str, Tone] = {"alarm": "bad", "warn": "warn", "ok": "good", "undefined": "plain"}
 _SHOWN_READINGS = 10
 _LEAST = 2  # periods that an interval needs
@@ -364,10 +365,10 @@ def _marks(periods: Sequence[Mapping[str, Any]], begin: date) -> Iterator[timeli
         for night in _nights(period):
             sign, css = _DECISIONS[night["decision"]]
             why = f": {night['reasons'][0]}" if night["reasons"] else ""
-            yield timeline.Mark(day, sign, css, f"{day}: {night['decision']}{why}")
+            yield timeline.Mark(day, sign, _SIGN_COLOURS.get(sign, css), f"{day}: {night['decision']}{why}")
         if (period.get("monitor") or {}).get("level") == "alarm":
             said = "; ".join(str(one["says"]) for one in period["monitor"]["findings"] if one["level"] == "alarm")
-            yield timeline.Mark(day - timedelta(days=4), "dot", "warn", f"{day}: drift alarm: {said}")
+            yield timeline.Mark(day - timedelta(days=4), "dot", "amber", f"{day}: drift alarm: {said}")
 
 
 def _drift(periods: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[timeline.Cell]]]:
@@ -384,21 +385,23 @@ def _drift(periods: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[timelin
         cells = []
         for period in periods:
             found = next(
-                (one for one in _readings(period) if (one["signal"], one["feature"], one["metric"]) == key), None
+                (one for one in _readings(period) if (one["signal"], one["feature"], one["metric"]) == key),
+                None,
             )
             first, last = date.fromisoformat(period["first_day"]), date.fromisoformat(period["partition"])
             if found is None:
                 cells.append(timeline.Cell(first, last, None, note=f"{_days(period)}: not read"))
                 continue
-            css = {"alarm": "bad", "warn": "warn"}.get(found["level"], "accent")
+            css = {"alarm": "bad", "warn": "amber"}.get(found["level"], "accent")
             cells.append(timeline.Cell(first, last, _share(found), css, f"{_days(period)}: {found['says']}"))
         rows.append((_name(key), cells))
     return rows
 
 
-def _readings(period: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = (period.get("monitor") or {}).get("readings") or ()
-    return found
+def _readings(period: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Of the scored flights; what callers sent to the endpoint is of the same columns, and another matter."""
+    found = (period.get("monitor") or {}).get("readings") or ()
+    return [reading for reading in found if reading.get("data", "scored") == "scored"]
 
 
 def _share(reading: Mapping[str, Any]) -> float | None:

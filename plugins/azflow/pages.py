@@ -60,12 +60,12 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 svg { display: block; max-width: 100%; height: auto; margin-top: 10px; }
 .wide svg { min-width: 760px; } .nowrap { white-space: nowrap; }
 .says { font-size: 18px; line-height: 1.4; margin: 18px 0 2px; }
-.good-ink { color: var(--good); } .bad-ink { color: var(--bad); } .warn-ink { color: var(--warn); }
+.good-ink { color: var(--good); } .bad-ink { color: var(--bad); } .warn-ink { color: #dba617; }
 svg text { fill: var(--ink); font: 12.5px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 svg .soft { fill: var(--soft); } svg .grid { stroke: var(--line); } svg .axis { stroke: var(--muted); }
 svg .bar { fill: var(--accent); } svg .bar.soft { fill: var(--muted); } svg .good { fill: var(--good); }
 svg .bad { fill: var(--bad); } svg .warn { fill: var(--warn); } svg .accent { fill: var(--accent); }
-svg .wait { fill: var(--accent-soft); }
+svg .wait { fill: var(--accent-soft); } svg .amber { fill: #dba617; }
 details { margin-top: 10px; } summary { cursor: pointer; color: var(--accent); font-size: 14px; }
 footer { color: var(--soft); font-size: 13px; margin-top: 28px; }
 """
