@@ -126,16 +126,21 @@ class Rollout:
     def delete_older(self) -> None:
         """Delete azflow's deployments that are older than the new one, except for the one that served before it.
 
-        Does nothing if this roll-out had nothing to do: who served before isn't known then.
+        A try that found nothing left to do comes after one that died here: who served before is then the newest of the
+        older ones that the traffic map still names. Where it names none, nothing is deleted.
         """
-        if not self.passed:
-            return
         found = self.endpoint.deployments()
         born = {name: str((each.get("systemData") or {}).get("createdAt", "")) for name, each in found.items()}
+        before = self.champion
+        if not self.passed:
+            named = [name for name in self._traffic if name in found and born[name] < born.get(self.deployment, "")]
+            before = max(named, key=lambda name: born[name], default=None)
+            if before is None:
+                return
         for name, resource in found.items():
             mine = ATTEMPT_TAG in (resource.get("tags") or {})
             older = born[name] < born.get(self.deployment, "")
-            if not mine or not older or name == self.champion or self._traffic.get(name):
+            if not mine or not older or name == before or self._traffic.get(name):
                 continue
             try:
                 self.endpoint.delete_deployment(name)
