@@ -32,6 +32,8 @@ import requests
 API_VERSION = "2021-12-02"
 PARALLEL = 8
 HTTP_NOT_FOUND = 404
+HTTP_CONFLICT = 409
+HTTP_PRECONDITION_FAILED = 412
 _ABFSS = re.compile(
     r"^(?:abfss?|wasbs?)://(?P<container>[^@/]+)@(?P<account>[^./]+)\.(?P<host>[^/]+)(?:/(?P<path>.*))?$", re.IGNORECASE
 )
@@ -40,6 +42,8 @@ _DATASTORE = re.compile(
     re.IGNORECASE,
 )
 _SCHEMES = ("abfss://", "abfs://", "wasbs://", "wasb://", "azureml://")
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+_HOME = "/user/trusted-service-user"
 _WILDCARD = re.compile(r"[*?\[{]")
 
 
@@ -86,6 +90,23 @@ class Entry:
 def is_lake(path: object) -> bool:
     """Whether a value is a path of the lake (what isn't stays Spark's own business)."""
     return isinstance(path, str) and path.lower().startswith(_SCHEMES)
+
+
+def address(path: object) -> str | None:
+    """A path as one of the lake, None if it is another file system's (`file:`).
+
+    Without a scheme it is the default file system's: the workspace's container, in which a relative path begins at the
+    user's folder. https://learn.microsoft.com/azure/synapse-analytics/spark/apache-spark-azure-create-spark-configuration
+    """
+    if not isinstance(path, str) or not path:
+        return None
+    if is_lake(path):
+        return path
+    container, account = os.environ.get("LOCALAZURE_LAKE_CONTAINER", ""), _account()
+    if _SCHEME.match(path) or not container or not account:
+        return None
+    inner = path if path.startswith("/") else f"{_HOME}/{path}"
+    return f"abfss://{container}@{account}.dfs.core.windows.net{inner}"
 
 
 def parse(path: str) -> LakePath:
@@ -173,6 +194,11 @@ class Lake:
             headers["x-ms-meta-hdi_isfolder"] = "true"
         self._request("PUT", path, headers=headers, data=content)
 
+    def create(self, path: LakePath, content: bytes) -> bool:
+        """Create a blob unless it is there; whether it was made. Of several that try, one succeeds."""
+        headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/octet-stream", "If-None-Match": "*"}
+        return self._request("PUT", path, headers=headers, data=content, taken_ok=True) is not None
+
     def delete(self, path: LakePath) -> bool:
         """Delete a blob; whether there was one."""
         return self._request("DELETE", path, missing_ok=True) is not None
@@ -244,6 +270,7 @@ class Lake:
         headers: Mapping[str, str] | None = None,
         data: bytes | None = None,
         missing_ok: bool = False,
+        taken_ok: bool = False,
     ) -> requests.Response | None:
         if path.account != self.account:
             raise LakeError(f"{path}: storage account {path.account!r} isn't this workspace's ({self.account!r})")
@@ -267,6 +294,8 @@ class Lake:
             if missing_ok:
                 return None
             raise FileNotFoundError(f"{path} doesn't exist")
+        if taken_ok and response.status_code in (HTTP_CONFLICT, HTTP_PRECONDITION_FAILED):
+            return None
         if not response.ok:
             code = response.headers.get("x-ms-error-code", "")
             raise LakeError(f"{method} {path}: storage answered {response.status_code} {code}".rstrip())

@@ -7,8 +7,9 @@ A local Spark has no ABFS driver. `install()` changes PySpark's DataFrameReader 
 * a write lands in a staging folder first and is then published as blobs, `_SUCCESS` last; the modes `append`,
   `overwrite` (static and dynamic), `errorifexists` and `ignore` mean what they mean to Spark.
 
-What would not outlive the session or needs a connector that isn't there is refused by name: catalogue tables, Delta,
-synapsesql. Reference: https://spark.apache.org/docs/3.5.9/sql-data-sources-load-save-functions.html
+A path without a scheme is one of the default file system, the workspace's own container; `file:` is the local disk.
+What would not outlive the session or needs a connector that isn't there is refused by name.
+Reference: https://spark.apache.org/docs/3.5.9/sql-data-sources-load-save-functions.html
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -31,6 +33,7 @@ from pyspark.sql.readwriter import DataFrameReader, DataFrameWriter
 from localazure_compute import lake
 from localazure_compute.lake import Lake, LakePath
 
+_connectors: dict[str, Connector] = {}
 READERS = ("load", "parquet", "csv", "json", "text", "orc")
 WRITERS = ("save", "parquet", "csv", "json", "text", "orc")
 FORMATS = frozenset({"parquet", "csv", "json", "text", "orc", "binaryfile", "noop", "console", "memory", "rate"})
@@ -91,6 +94,22 @@ class Mirror:
             raise path_not_found(text)
         return str(local)
 
+    def fetch_files(self, folder: LakePath, names: list[str]) -> None:
+        """Bring files below a folder that never change to the mirror. Raises FileNotFoundError."""
+        missing = [name for name in names if not self.local(folder.child(name)).exists()]
+        self._lake.each(self._lake.download, [(folder.child(n), self.local(folder.child(n))) for n in missing])
+
+    def adopt(self, folder: LakePath) -> None:
+        """What lies below the folder in the mirror was just published: it needn't be fetched."""
+        for entry in self._lake.entries(folder):
+            local = self.local(folder.at(entry.path))
+            if local.is_file() and local.stat().st_size == entry.size:
+                self._etags[local] = entry.etag
+
+    def forget(self, file: Path) -> None:
+        """The next read of a mirrored file fetches it again."""
+        self._etags.pop(file, None)
+
     def staging(self) -> Path:
         """A fresh folder name for a write; the folder doesn't exist yet."""
         folder = self._folder / ".staging"
@@ -138,9 +157,20 @@ def _as_glob(path: str) -> str:
     return re.sub(r"\{[^}]*\}", "*", path)
 
 
-def install(folder: Path) -> Mirror:
-    """Change PySpark's classes for this process. `folder` holds mirror and staging."""
+@dataclass(frozen=True)
+class Connector:
+    """A data source that isn't Spark's own: how `load` and `save` work on a path of the lake. `write`'s mode is lower
+    case. Options are in `_lake_options` of reader and writer, partition columns in the writer's `_lake_partitions`.
+    """
+
+    read: Callable[[DataFrameReader, str], DataFrame]
+    write: Callable[[DataFrameWriter, str, str], None]
+
+
+def install(folder: Path, connectors: Callable[[Mirror], Mapping[str, Connector]] = lambda mirror: {}) -> Mirror:
+    """Change PySpark's classes for this process. `folder` holds mirror and staging; `connectors` by their format."""
     mirror = Mirror(Lake.from_environment(), folder)
+    _connectors.update(connectors(mirror))
     for name in READERS:
         setattr(DataFrameReader, name, _reading(getattr(DataFrameReader, name), mirror))
     for name in WRITERS:
@@ -149,8 +179,8 @@ def install(folder: Path) -> Mirror:
         cls.format = _checked_format(cls.format)
         cls.option = _mapped_option(cls.option, mirror)
         cls.options = _mapped_options
-        cls.synapsesql = _refused("synapsesql", "export with CETAS to Parquet and read that")
     DataFrameWriter.mode = _recorded_mode(DataFrameWriter.mode)
+    DataFrameWriter.partitionBy = _recorded_partitions(DataFrameWriter.partitionBy)
     for name in ("saveAsTable", "insertInto"):
         setattr(DataFrameWriter, name, _refused(f"DataFrameWriter.{name}", "write to an abfss path"))
     DataFrame.writeTo = _refused("DataFrame.writeTo", "write to an abfss path")
@@ -164,6 +194,14 @@ def _reading(original: Callable[..., DataFrame], mirror: Mirror) -> Callable[...
         option = getattr(self, "_lake_path", None)
         if option is not None and not paths and not {"path", "paths"} & named.keys():
             paths = (option,)
+        if original.__name__ == "load" and (
+            connector := _connector(self, named.get("format", (*paths, None, None)[1]))
+        ):
+            self.options(**{key: each for key, each in named.items() if key not in ("path", "format", "schema")})
+            path = named.get("path", paths[0] if paths else None)
+            if not isinstance(path, str) or (text := lake.address(path)) is None:
+                raise AnalysisException(f"load() needs one path of the lake, not {path!r}.")
+            return connector.read(self, text)
         if "format" in named or (original.__name__ == "load" and len(paths) > 1):
             _check_format(named.get("format", paths[1] if len(paths) > 1 else None))
         for key in ("path", "paths"):
@@ -179,7 +217,8 @@ def _reading(original: Callable[..., DataFrame], mirror: Mirror) -> Callable[...
 def _fetched(path: Any, mirror: Mirror) -> Any:
     if isinstance(path, list | tuple):
         return [_fetched(item, mirror) for item in path]
-    return mirror.fetch(path) if lake.is_lake(path) else path
+    text = lake.address(path)
+    return path if text is None else mirror.fetch(text)
 
 
 def _writing(original: Callable[..., None], mirror: Mirror) -> Callable[..., None]:
@@ -188,13 +227,22 @@ def _writing(original: Callable[..., None], mirror: Mirror) -> Callable[..., Non
     @functools.wraps(original)
     def write(self: DataFrameWriter, *args: Any, **named: Any) -> None:
         call = signature.bind(self, *args, **named)
-        _check_format(call.arguments.get("format"))
-        text = call.arguments.get("path") or getattr(self, "_lake_path", None)
-        if not lake.is_lake(text):
+        chosen = call.arguments.get("format")
+        connector = _connector(self, chosen) if original.__name__ == "save" else None
+        _check_format(chosen)
+        text = lake.address(call.arguments.get("path") or getattr(self, "_lake_path", None))
+        mode = (call.arguments.get("mode") or getattr(self, "_lake_mode", None) or "errorifexists").lower()
+        if connector is not None:
+            if text is None:
+                raise AnalysisException("save() needs a path of the lake.")
+            self.partitionBy(*_flat(call.arguments.get("partitionBy") or ()))
+            self.options(**call.arguments.get("options", {}))
+            connector.write(self, text, mode)
+            return
+        if text is None:
             original(self, *args, **named)
             return
         target = lake.parse(text)
-        mode = (call.arguments.get("mode") or getattr(self, "_lake_mode", None) or "errorifexists").lower()
         if mode in ("error", "errorifexists", "ignore") and mirror.lake.exists(target):
             if mode == "ignore":
                 return
@@ -202,7 +250,7 @@ def _writing(original: Callable[..., None], mirror: Mirror) -> Callable[..., Non
         overwrite = mode == "overwrite"
         if overwrite:
             root = mirror.local(target).as_posix()
-            if any(_local_file(file).startswith(root + "/") for file in self._df.inputFiles()):
+            if any(file.startswith(root + "/") for file in _input_files(self._df)):
                 raise AnalysisException(f"Cannot overwrite a path that is also being read from: {text}.")
         staged = mirror.staging()
         call.arguments["path"] = str(staged)
@@ -213,6 +261,29 @@ def _writing(original: Callable[..., None], mirror: Mirror) -> Callable[..., Non
             shutil.rmtree(staged, ignore_errors=True)
 
     return write
+
+
+def _connector(source: DataFrameReader | DataFrameWriter, format: Any) -> Connector | None:
+    """The connector that a call's format, or the one chosen before, asks for."""
+    name = format if isinstance(format, str) else getattr(source, "_lake_format", "")
+    return _connectors.get(name.lower())
+
+
+def _flat(names: Any) -> list[str]:
+    """Column names, given singly or as lists."""
+    names = [names] if isinstance(names, str) else names
+    return [name for item in names for name in ([item] if isinstance(item, str) else item)]
+
+
+def _input_files(frame: DataFrame) -> list[str]:
+    """The files that a frame reads. Not by `inputFiles`, which plans the query: a connector would unload for it."""
+    leaves = frame._jdf.queryExecution().analyzed().collectLeaves().iterator()
+    found: list[str] = []
+    while leaves.hasNext():
+        leaf = leaves.next()
+        if leaf.getClass().getSimpleName() == "LogicalRelation" and hasattr(leaf.relation(), "inputFiles"):
+            found += [_local_file(file) for file in leaf.relation().inputFiles()]
+    return found
 
 
 def _local_file(url: str) -> str:
@@ -227,15 +298,16 @@ def _is_dynamic(writer: DataFrameWriter) -> bool:
 
 
 def _check_format(name: Any) -> None:
-    if isinstance(name, str) and name.lower() not in FORMATS:
-        raise refuse(f"the data source {name!r}", "parquet, csv, json, text and orc are")
+    if isinstance(name, str) and name.lower() not in FORMATS | _connectors.keys():
+        raise refuse(f"the data source {name!r}", "parquet, csv, json, text, orc and delta are")
 
 
 def _checked_format(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def format(self: Any, source: str) -> Any:
         _check_format(source)
-        return original(self, source)
+        self._lake_format = source
+        return self if source.lower() in _connectors else original(self, source)
 
     return format
 
@@ -244,11 +316,13 @@ def _mapped_option(original: Callable[..., Any], mirror: Mirror) -> Callable[...
     @functools.wraps(original)
     def option(self: Any, key: str, value: Any) -> Any:
         lowered = key.lower()
-        if lowered == "path" and lake.is_lake(value):
+        self._lake_options = {**getattr(self, "_lake_options", {}), key: value}
+        text = lake.address(value) if lowered in ("path", "basepath") else None
+        if lowered == "path" and text is not None:
             self._lake_path = value
             return self
-        if lowered == "basepath" and lake.is_lake(value):
-            value = str(mirror.local(lake.parse(value)))
+        if lowered == "basepath" and text is not None:
+            value = str(mirror.local(lake.parse(text)))
         if lowered == "partitionoverwritemode":
             # Spark is given an empty folder and has nothing to overwrite; publishing is what heeds it.
             self._lake_partition_mode = value
@@ -271,6 +345,17 @@ def _recorded_mode(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, saveMode)
 
     return mode
+
+
+def _recorded_partitions(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def partitionBy(self: DataFrameWriter, *cols: Any) -> DataFrameWriter:
+        if not _flat(cols):
+            return self
+        self._lake_partitions = _flat(cols)
+        return original(self, *cols)
+
+    return partitionBy
 
 
 def _refused(what: str, instead: str) -> Callable[..., Any]:

@@ -39,7 +39,7 @@ def start(conf: Mapping[str, str]) -> None:
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     from pyspark.sql import SparkSession
 
-    from localazure_compute import spark_lake
+    from localazure_compute import spark_runtime
 
     builder = SparkSession.builder.appName("synapse")
     for key, value in conf.items():
@@ -47,7 +47,7 @@ def start(conf: Mapping[str, str]) -> None:
     spark = builder.getOrCreate()
     # Classes load and the code generator warms up now, while nobody waits: it saves seconds of the first query.
     spark.range(1000).selectExpr("id % 7 AS k").groupBy("k").count().orderBy("k").collect()
-    spark_lake.install(spark_lake.mirror_folder())
+    spark_runtime.install()
     shell = _shell()
     shell.user_ns.update(_names())
     shell.register_magic_function(_sql_magic, "cell", "sql")
