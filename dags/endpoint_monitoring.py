@@ -13,6 +13,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, CronPartitionTimetable
 
 from azflow import lifecycle
+from azflow.azure_monitor import MonitorScheduleOperator
 from azflow.captured import CapturedDataOperator
 from azflow.errors import SpecError
 from azflow.evaluation import ChampionOperator
@@ -85,6 +86,17 @@ def endpoint_monitoring(spec: ModelSpec, watch: Watch) -> DAG:
         alarm = DriftAlarmOperator(task_id="alarm", verdict="verdict", cool_down_days=watch.cool_down_days, **common)
 
         champion >> baseline
+        if watch.azure_monitor is not None and spec.deploy is not None:
+            own = MonitorScheduleOperator(
+                task_id="azure_monitor",
+                signals=watch.signals_json(),
+                endpoint_name=spec.deploy.endpoint_name,
+                schedule=watch.schedule,
+                days=watch.captured.days,
+                **watch.azure_monitor.model_dump(),
+                **common,
+            )
+            baseline >> own
         before >> monitor >> [readings, verdict] >> alarm
     dag.params = lifecycle.partition_form()
     return dag

@@ -53,6 +53,12 @@ MEANING = {
     "Watch.signals": "what is watched, at least one",
     "Watch.captured": "which captured requests the signals with `data: captured` are about",
     "Watch.outcomes": "when outcomes are due; without it nobody is told that they don't come",
+    "Watch.azure_monitor": "Azure ML's own monitor beside this one, of the signals with `data: captured`",
+    "AzureMonitor.runtime_version": "of serverless Spark",
+    "AzureMonitor.instance_type": "of serverless Spark",
+    "AzureMonitor.time_zone": "of `watch.schedule` there; a Windows name",
+    "AzureMonitor.emails": "who is told of a run",
+    "AzureMonitor.task": "what the model does",
     "Captured.days": "so many days of them; Azure ML files them by the clock, not by partition",
     "Captured.until": "the last day; a template",
     "Outcomes.day": "the window's column with the day a row is of",
@@ -84,6 +90,7 @@ MEANING = {
     "SqlStep.database": "empty: the connection's for that pool",
     "SqlStep.max_data_processed_mb": "serverless: what the file may process; a query that will read more isn't run",
     "SqlStep.workload_context": "the session's `wlm_context`, by which a workload classifier gives it resources",
+    "SqlStep.deferrable": "a triggerer holds the connection while the file runs, and no worker: for long files",
     "SqlStep.check_tables": "look at row groups and statistics of the loaded tables; what is wrong is a warning",
     "NotebookStep.name": "the task's id",
     "NotebookStep.after": "steps it waits for; empty: the one before it in the file",
@@ -187,6 +194,7 @@ _SECTIONS = {
     "watch.signals": "Signal",
     "watch.captured": "Captured",
     "watch.outcomes": "Outcomes",
+    "watch.azure_monitor": "AzureMonitor",
 }
 
 

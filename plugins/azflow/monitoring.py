@@ -37,8 +37,9 @@ def drift_asset(model: str) -> Asset:
 class TrainingDataOperator(AzflowOperator):
     """Answers what a registered version was trained and judged on.
 
-    XCom: ``{"name", "version", "path", "train", "holdout"}``; the last two are the addresses of Parquet folders, from
-    the data asset that the version's lineage names (tag ``data``) and its sister ``<model>_holdout``.
+    XCom: ``{"name", "version", "path", "data", "train", "holdout"}``; the last two are the addresses of Parquet
+    folders, from the data asset ``data`` that the version's lineage names (its tag) and that one's sister
+    ``<model>_holdout``.
 
     :param champion: task id of the `ChampionOperator`.
     """
@@ -68,7 +69,8 @@ class TrainingDataOperator(AzflowOperator):
                 train = _pointed_at(workspace, *parts)
                 holdout = _pointed_at(workspace, f"{parts[0].removesuffix('_train')}_holdout", parts[1])
         self.log.info("Version %s of %s was trained on %s", version, name, data)
-        return {"name": name, "version": version, "path": str(found["path"]), "train": train, "holdout": holdout}
+        about = {"name": name, "version": version, "path": str(found["path"]), "data": data}
+        return {**about, "train": train, "holdout": holdout}
 
 
 def _pointed_at(workspace: Workspace, name: str, version: str) -> str:

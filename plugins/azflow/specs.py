@@ -31,7 +31,7 @@ from azflow.errors import ConfigurationError, SpecError
 from azflow.metrics import check_bounds
 from azflow.prepare_steps import Step
 from azflow.spec_parts import Column, Minutes, Name, ParameterValue, Part, TableName, Text, as_tuple, below_include
-from azflow.watch_parts import Captured, Outcomes, Signal
+from azflow.watch_parts import AzureMonitor, Captured, Outcomes, Signal
 
 #: The folder of the user's assets: next to ``plugins``.
 INCLUDE = Path(__file__).resolve().parents[2] / "include"
@@ -302,6 +302,7 @@ class Watch(Job):
     :ivar min_rows: fewer rows in the window tell nothing: readings are then undefined.
     :ivar captured: which captured requests the signals with ``data: captured`` are about.
     :ivar outcomes: when outcomes are due; None: nobody is told that they don't come.
+    :ivar azure_monitor: a monitor of Azure ML's own beside this one; None: there is none.
     :ivar cool_down_days: days of data after an alarm in which no other starts a retraining.
     """
 
@@ -314,6 +315,7 @@ class Watch(Job):
     signals: tuple[Signal, ...] = Field(min_length=1)
     captured: Captured = Captured()
     outcomes: Outcomes | None = None
+    azure_monitor: AzureMonitor | None = None
 
     _signals = field_validator("signals", mode="before")(as_tuple)
     _files = field_validator("window", "table")(below_include("sql", ".sql"))
@@ -322,6 +324,20 @@ class Watch(Job):
     @classmethod
     def _cron(cls, value: str) -> str:
         return _cron_expression(value)
+
+    @model_validator(mode="after")
+    def _azure_monitors_can_say_it(self) -> Self:
+        if self.azure_monitor is None:
+            return self
+        if not self.looks_at_captured:
+            raise ValueError("azure_monitor is about captured requests: no signal has data: captured")
+        if self.schedule.split()[2:4] != ["*", "*"]:
+            raise ValueError("azure_monitor: Azure ML's cron schedules know neither days nor months: both must be *")
+        for signal in self.signals:
+            several = [kind for kind in ("numerical", "categorical") if len(getattr(signal, kind)) > 1]
+            if signal.data == "captured" and several:
+                raise ValueError(f"azure_monitor: Azure ML takes one {several[0]} metric a signal of {signal.type}")
+        return self
 
     def signals_json(self) -> str:
         """The signals as the monitoring job takes them."""

@@ -85,6 +85,27 @@ class Captured(Part):
     until: Text = "{{ dag_run.run_after.date() }}"
 
 
+class AzureMonitor(Part):
+    """Azure ML's own monitor beside azflow's, from the signals about captured requests (`azflow.azure_monitor`).
+
+    :ivar runtime_version: of serverless Spark.
+    :ivar instance_type: of serverless Spark.
+    :ivar time_zone: of the schedule, a Windows name as Azure ML wants it.
+    :ivar emails: who is told of a run.
+    :ivar task: what the model does.
+    """
+
+    runtime_version: Literal["3.4", "3.5"] = "3.4"
+    instance_type: Literal[
+        "standard_e4s_v3", "standard_e8s_v3", "standard_e16s_v3", "standard_e32s_v3", "standard_e64s_v3"
+    ] = "standard_e4s_v3"
+    time_zone: Text = "UTC"
+    emails: tuple[Text, ...] = ()
+    task: Literal["classification", "regression"] = "classification"
+
+    _lists = field_validator("emails", mode="before")(as_tuple)
+
+
 class Outcomes(Part):
     """When outcomes are due, and how many may be missing then. More are a warning, never an alarm: a retraining
     wouldn't have them either.

@@ -177,6 +177,7 @@ def test_the_baseline_is_what_the_champion_learned_from(edge: Edge) -> None:
         "name": "flight_delay",
         "version": "3",
         "path": "azureml:flight_delay:3",
+        "data": "azureml:flights_train:n1",
         "train": "azureml://x/train/",
         "holdout": "azureml://x/holdout/",
     }

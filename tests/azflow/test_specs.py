@@ -27,9 +27,8 @@ def include(tmp_path: Path) -> Path:
     spec.parent.mkdir(parents=True)
     shutil.copy(SHIPPED, spec)
     for name in [
-        *(f"sql/staging/{table}.sql" for table in ("flights", "weather", "planes", "airports", "congestion")),
+        *(f"sql/staging/{table}.sql" for table in ("flights", "weather", "planes", "airports")),
         "sql/decisions/model_decisions.sql",
-        "sql/export/schedule.sql",
         "sql/export/flight_delay.sql",
         "sql/export/flight_delay_range.sql",
         "sql/features/flight_features.sql",
@@ -123,6 +122,12 @@ WRONG = [
         "prepare.2",
         "are for a dedicated pool",
     ),
+    (
+        "sql: staging/planes.sql",
+        "sql: staging/planes.sql, deferrable: true, check_tables: true",
+        "prepare.2",
+        "deferrable is for a dedicated pool",
+    ),
     ("deploy:\n", "monitoring: {}\n\ndeploy:\n", "monitoring", "extra inputs are not permitted"),
 ]
 
@@ -163,6 +168,7 @@ def test_a_partition_may_arrive_in_a_table_and_a_model_do_without_an_endpoint(in
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(SpecError, match=r"watch.signals: without an endpoint \(deploy\) nothing is captured"):
         ModelSpec.load(path)
+    del content["watch"]["azure_monitor"]
     signals = content["watch"]["signals"]
     content["watch"]["signals"] = [each for each in signals if each.get("data") != "captured"]
     path.write_text(yaml.safe_dump(content))

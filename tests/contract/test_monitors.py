@@ -278,6 +278,49 @@ def test_a_monitor_computes_what_azure_ml_documents(
     remove(client, schedule.name)
 
 
+def test_azflows_monitor_is_accepted_read_by_the_sdk_and_runs(client: Any, localazure: Any, world: Any) -> None:
+    from azflow.azure_monitor import API_VERSION, definition
+    from azflow.watch_parts import Signal
+
+    signals = [
+        Signal(type="data_drift", data="captured", numerical={"normalized_wasserstein_distance": 0.4}),
+        Signal(type="data_quality", data="captured", thresholds={"null_value_rate": 0.5}),
+    ]
+    ids = {name: client.data.get(f"watched-{ONCE}-v1-{name}", "1").id for name in ("model_inputs", "model_outputs")}
+    monitor = definition(
+        signals,
+        days=7,
+        collections=ids,
+        training={"id": client.data.get(f"watched_{ONCE}_training", "1").id, "type": "mltable"},
+        compute={"runtime_version": "3.4", "instance_type": "standard_e4s_v3"},
+        emails=[],
+        target=ids["model_inputs"],
+        task="classification",
+    )
+    name = f"azflow-{ONCE}"
+    properties = {
+        "action": {"actionType": "CreateMonitor", "monitorDefinition": monitor},
+        "trigger": {"triggerType": "Cron", "expression": "0 6 * * *", "timeZone": "UTC"},
+    }
+    token = localazure.credential().get_token(f"{localazure['api_url']}/.default").token
+    workspace = client.workspaces.get(client.workspace_name).id
+    url = f"{localazure['api_url']}{workspace}/schedules/{name}?api-version={API_VERSION}"
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = requests.put(url, json={"properties": properties}, headers=headers, timeout=30)
+    assert answer.status_code == 201, answer.text
+    shown = client.schedules.get(name).create_monitor.monitoring_signals
+    assert shown["data_drift"].metric_thresholds.numerical.normalized_wasserstein_distance == 0.4
+    assert shown["data_quality"].metric_thresholds.categorical.null_value_rate == 0.5
+    job = ended(client, client.schedules.trigger(name, schedule_time=NOW.isoformat()).job_name)
+    assert job.status == "Completed"
+    metrics = logged(client, localazure, job.name)
+    assert metrics["data_drift/NormalizedWassersteinDistance/distance"] > 0.4
+    assert metrics["data_quality/NullValueRate/distance"] == 0.05
+    # The SDK would look for the deployment.
+    requests.put(url, json={"properties": {**properties, "isEnabled": False}}, headers=headers, timeout=30)
+    assert requests.delete(url, headers=headers, timeout=30).status_code == 200
+
+
 def test_a_window_without_data_fails_its_signal_and_says_so(client: Any, world: Any) -> None:
     from azure.ai.ml.entities import DataDriftMetricThreshold, DataDriftSignal, NumericalDriftMetrics
     from azure.ai.ml.exceptions import JobException
