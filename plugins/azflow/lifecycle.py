@@ -181,6 +181,8 @@ def _step(step: Step) -> tuple[str, dict[str, Any]]:
         more["sql_pool"] = step.sql_pool
     if step.database is not None:
         more["database"] = step.database
+    if step.deferrable:
+        more["deferrable"] = True
     if step.max_data_processed_mb is not None:
         more["max_data_processed_mb"] = step.max_data_processed_mb
     return "azflow.synapse.SynapseSqlOperator", {

@@ -35,6 +35,7 @@ class SqlStep(_PrepareStep):
     :ivar sql_pool: ``serverless`` has its own address and rules, and is paid by what its queries process.
     :ivar database: None: the connection's for that pool.
     :ivar max_data_processed_mb: what the file's queries may process on a serverless pool.
+    :ivar deferrable: a triggerer holds the connection while the file runs, and no worker.
     """
 
     sql: Text
@@ -44,6 +45,7 @@ class SqlStep(_PrepareStep):
     max_data_processed_mb: Annotated[float, Field(gt=0)] | None = None
     workload_context: Text | None = None
     check_tables: bool = False
+    deferrable: bool = False
 
     _sql = field_validator("sql")(below_include("sql", ".sql"))
 
@@ -52,6 +54,8 @@ class SqlStep(_PrepareStep):
         """What only the other kind of pool has is a mistake, not something to ignore."""
         if self.sql_pool == "dedicated" and self.max_data_processed_mb is not None:
             raise ValueError("max_data_processed_mb is for sql_pool: serverless; a dedicated pool isn't paid by query")
+        if self.deferrable and (self.sql_pool == "serverless" or self.check_tables):
+            raise ValueError("deferrable is for a dedicated pool, and without check_tables")
         if self.sql_pool == "serverless" and (self.workload_context is not None or self.check_tables):
             raise ValueError("workload_context and check_tables are for a dedicated pool; a serverless one has neither")
         return self

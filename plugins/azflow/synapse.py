@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
@@ -101,6 +103,18 @@ def connect(connection: AzureConnection, log: Any = None, *, pool: Pool = "dedic
     raise AssertionError("unreachable")
 
 
+#: The batches of a file, each with its text as sent and its bound values.
+Script = list[tuple[tsql.Batch, str, tuple[object, ...]]]
+
+
+@dataclass
+class Done:
+    """What a script has done so far; `last` is the last result set."""
+
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    last: sql_execution.BatchResult = field(default_factory=sql_execution.BatchResult)
+
+
 class SynapseSqlOperator(AzflowOperator):
     """Runs a T-SQL file on a SQL pool.
 
@@ -126,6 +140,8 @@ class SynapseSqlOperator(AzflowOperator):
         https://learn.microsoft.com/azure/synapse-analytics/sql-data-warehouse/sql-data-warehouse-workload-classification
     :param timeout_minutes: for the file as a whole; the running statement is then cancelled.
     :param keep_rows: how many rows of the last result set go to XCom.
+    :param deferrable: of a dedicated pool: a triggerer holds the connection while the file runs, and no worker; for
+        files that run long (a deferral costs about 3 s). A batch isn't tried again by itself then; the task is.
     """
 
     template_fields = ("sql", "parameters", "script")
@@ -144,9 +160,11 @@ class SynapseSqlOperator(AzflowOperator):
         workload_context: str = "",
         timeout_minutes: float = 120,
         keep_rows: int = 20,
+        deferrable: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.deferrable = deferrable
         self.sql = sql
         self.parameters = dict(parameters or {})
         self.sql_pool = sql_pool
@@ -184,6 +202,8 @@ class SynapseSqlOperator(AzflowOperator):
             script = self._prepared(request_label(context))
             connection = AzureConnection.load(self.conn_id)
             folders = self._exports(connection)
+            if self.deferrable:
+                self._defer(context, script, folders)
             host = connection.sql_server if self.sql_pool == "dedicated" else connection.sql_host("serverless")
             _, _, port = host.partition(",")
             self._runner = sql_execution.Runner(lambda: self._connect(connection), int(port or 1433), self.sql_pool)
@@ -191,6 +211,55 @@ class SynapseSqlOperator(AzflowOperator):
                 return self._run(script, request_label(context), folders, connection)
             finally:
                 self._runner.close()
+
+    def _defer(self, context: Context, script: Script, folders: Mapping[int, list[str]]) -> NoReturn:
+        from azflow.script_trigger import ScriptTrigger, Step
+
+        steps = [
+            Step(text=text, values=list(values), folders=folders.get(batch.line, []))
+            for batch, text, values in script
+            for _ in range(batch.times)
+        ]
+        self.log.info("%s runs in the triggerer: %s batches.", self.sql, len(steps))
+        self.defer(
+            trigger=ScriptTrigger(
+                conn_id=self.conn_id,
+                database=self.database,
+                before=[_SET_WORKLOAD_CONTEXT, self.workload_context] if self.workload_context else [],
+                steps=steps,
+                marker=f"azflow-deferred-{uuid.uuid4().hex}",
+                deadline=time.time() + self.timeout_minutes * 60,
+                keep_rows=self.keep_rows,
+            ),
+            method_name="resume",
+            kwargs={"began": time.time()},
+        )
+
+    def resume(self, context: Context, event: Mapping[str, Any], began: float) -> dict[str, Any]:
+        """Called in a worker when the script has ended in the triggerer."""
+        with airflow_edge(self.conn_id):
+            from azflow.script_trigger import failure_of
+
+            label = request_label(context)
+            batches = [batch for batch, _, _ in self._prepared(label) for _ in range(batch.times)]
+            done = Done()
+            for batch, result in zip(batches, event.get("results") or (), strict=False):
+                if count := result.pop("emptied"):
+                    self.log.info("emptied %s blobs of the lake", count)
+                self._note(done, batch, sql_execution.BatchResult(**result))
+            if event["outcome"] == "done":
+                return self._finished(done, label, time.time() - began, {})
+            if event["outcome"] == "failed":
+                raise self._explained(batches[event["step"]], failure_of(event["failure"]))
+            if event["outcome"] == "cancelled":
+                stopped = sql_execution.Cancelled(event["how"], deadline=bool(event["deadline"]))
+                raise self._cancelled(batches[event["step"]], stopped)
+            if event["outcome"] == "lost":
+                raise AzflowError(
+                    f"The triggerer that ran {self.sql} was lost; its session has ended. The file begins again.",
+                    retry_helps=True,
+                )
+            raise AzflowError(f"{self.sql}: {event['problem']}", retry_helps=bool(event["retry_helps"]))
 
     def on_kill(self) -> None:
         """SIGTERM: only ask; the waiting main thread then cancels the statement on the server."""
@@ -203,8 +272,10 @@ class SynapseSqlOperator(AzflowOperator):
             sql_execution.run_batch(opened, _SET_WORKLOAD_CONTEXT, (self.workload_context,))
         return opened
 
-    def _prepared(self, label: str) -> list[tuple[tsql.Batch, str, tuple[object, ...]]]:
+    def _prepared(self, label: str) -> Script:
         """Each batch with its text as sent and its values; raises before anything is run."""
+        if self.deferrable and (self.sql_pool != "dedicated" or self.check_tables):
+            raise ConfigurationError(f"{self.sql}: deferrable is for a dedicated pool, and without check_tables.")
         if self.max_data_processed_mb is not None and self.sql_pool != "serverless":
             raise ConfigurationError(f"{self.sql}: max_data_processed_mb is for sql_pool='serverless'.")
         if self.workload_context and self.sql_pool != "dedicated":
@@ -248,7 +319,7 @@ class SynapseSqlOperator(AzflowOperator):
     def _exports(self, connection: AzureConnection) -> dict[int, list[str]]:
         """The folders of the lake that CETAS statements write to, by the line where their batch begins.
 
-        A dedicated pool would add to what lies there, a serverless one refuses: a try after a failed one needs both empty.
+        A dedicated pool would add to what lies there, a serverless one refuses: a try after a failed one needs it empty.
         """
         sources = exports.data_sources(self.script)
         found: dict[int, list[str]] = {}
@@ -278,15 +349,14 @@ class SynapseSqlOperator(AzflowOperator):
 
     def _run(
         self,
-        script: list[tuple[tsql.Batch, str, tuple[object, ...]]],
+        script: Script,
         label: str,
         folders: Mapping[int, list[str]],
         connection: AzureConnection,
     ) -> dict[str, Any]:
         started = time.monotonic()
         deadline = started + self.timeout_minutes * 60
-        done: list[dict[str, Any]] = []
-        last = sql_execution.BatchResult()
+        done = Done()
         budget = scans.Budget(self.max_data_processed_mb)
         for batch, text, values in script:
             for _ in range(batch.times):
@@ -295,13 +365,7 @@ class SynapseSqlOperator(AzflowOperator):
                     if count := exports.empty(connection, folder):
                         self.log.info("emptied %s blobs below %s/%s", count, connection.container, folder)
                 result = self._run_batch(batch, text, values, deadline)
-                line = self._line(batch.line + tsql.statements(batch.text)[0].line - 1)
-                done.append({"line": line, "seconds": result.seconds, "counts": result.counts})
-                for message in result.messages:
-                    self.log.info("The pool says: %s", message)
-                self.log.info("%s, line %s: %s in %.1f s", self.sql, line, _counted(result.counts), result.seconds)
-                if result.columns:
-                    last = result
+                self._note(done, batch, result)
                 if over := budget.after(result.messages):
                     raise self._failed(batch.line + tsql.statements(batch.text)[0].line - 1, over, exact=False)
         more: dict[str, Any] = {}
@@ -309,13 +373,27 @@ class SynapseSqlOperator(AzflowOperator):
             more["data_processed"] = budget.spent.view()
         elif self.check_tables:
             more["tables"] = self._tables(deadline)
+        return self._finished(done, label, time.monotonic() - started, more)
+
+    def _note(self, done: Done, batch: tsql.Batch, result: sql_execution.BatchResult) -> None:
+        """A batch has run: to the log, and to what becomes the XCom."""
+        line = self._line(batch.line + tsql.statements(batch.text)[0].line - 1)
+        done.batches.append({"line": line, "seconds": result.seconds, "counts": result.counts})
+        for message in result.messages:
+            self.log.info("The pool says: %s", message)
+        self.log.info("%s, line %s: %s in %.1f s", self.sql, line, _counted(result.counts), result.seconds)
+        if result.columns:
+            done.last = result
+
+    def _finished(self, done: Done, label: str, seconds: float, more: Mapping[str, Any]) -> dict[str, Any]:
+        last = done.last
         return {
             **more,
             "file": self.sql,
             "label": label,
-            "seconds": round(time.monotonic() - started, 3),
-            "rows_affected": sum(count.get("affected", 0) for batch in done for count in batch["counts"]),
-            "batches": done,
+            "seconds": round(seconds, 3),
+            "rows_affected": sum(count.get("affected", 0) for batch in done.batches for count in batch["counts"]),
+            "batches": done.batches,
             "columns": last.columns,
             "rows": last.rows,
             "row": dict(zip(last.columns, last.rows[0], strict=True)) if last.rows else None,
@@ -375,13 +453,7 @@ class SynapseSqlOperator(AzflowOperator):
             except sql_execution.Cancelled as stopped:
                 raise self._cancelled(batch, stopped) from None
             except sql_execution.StatementFailed as problem:
-                failed = self._failed(
-                    batch.line + problem.line - 1,
-                    scans.explained(problem.message),
-                    number=problem.number,
-                    retry_helps=problem.transient,
-                    exact=problem.exact,
-                )
+                failed = self._explained(batch, problem)
                 safe = only_reads and problem.transient and not (problem.lost and tsql.uses_session(self.script))
                 if not safe or attempt == SELECT_ATTEMPTS:
                     raise failed from problem
@@ -405,6 +477,15 @@ class SynapseSqlOperator(AzflowOperator):
         place = f" In: {text[:200]}" if text and exact else f" In the statement at: {text[:200]}" if text else ""
         return SqlFailed(
             f"{message}{place}", file=self.sql, line=self._line(rendered), number=number, retry_helps=retry_helps
+        )
+
+    def _explained(self, batch: tsql.Batch, problem: sql_execution.StatementFailed) -> SqlFailed:
+        return self._failed(
+            batch.line + problem.line - 1,
+            scans.explained(problem.message),
+            number=problem.number,
+            retry_helps=problem.transient,
+            exact=problem.exact,
         )
 
     def _cancelled(self, batch: tsql.Batch, stopped: sql_execution.Cancelled) -> SqlFailed:

@@ -77,7 +77,9 @@ def test_steps_wait_for_what_they_name(plan: lifecycle.Plan) -> None:
     after = {task.name: task.after for task in plan.stage("prepare")}
     assert after["stage_flights"] == ()
     assert after["stage_weather"] == ("prepare.stage_flights",)
-    assert after["stage_congestion"] == ("prepare.airport_congestion",)
+    assert after["airport_congestion"] == ("prepare.stage_flights",)
+    waited = ("stage_weather", "stage_planes", "stage_airports", "airport_congestion")
+    assert after["build_features"] == tuple(f"prepare.{name}" for name in waited)
 
 
 def test_a_sql_step_says_its_workload_and_whether_its_tables_are_checked(spec: ModelSpec) -> None:
@@ -88,6 +90,15 @@ def test_a_sql_step_says_its_workload_and_whether_its_tables_are_checked(spec: M
     stage = found["prepare.stage_flights"]
     assert (stage["workload_context"], stage["check_tables"]) == ("nightly", True)
     assert "workload_context" not in found["data.export"]
+
+
+def test_a_sql_step_may_run_in_the_triggerer(spec: ModelSpec) -> None:
+    first, *rest = spec.prepare
+    asked = first.model_copy(update={"deferrable": True})
+    tasks = lifecycle.plan(spec.model_copy(update={"prepare": (asked, *rest)})).tasks
+    found = {task.id: task.arguments for task in tasks}
+    assert found["prepare.stage_flights"]["deferrable"] is True
+    assert "deferrable" not in found["prepare.build_features"]
 
 
 def test_a_sql_step_may_run_on_the_serverless_pool(spec: ModelSpec) -> None:

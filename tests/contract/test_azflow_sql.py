@@ -3,8 +3,10 @@ tables looked after, statements ended."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
+import json
 import threading
 import time
 import uuid
@@ -17,13 +19,16 @@ import jinja2
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+from airflow.sdk.serde import deserialize, serialize
 from tds_clients import clients
 
+import azflow.script_trigger
 import azflow.synapse
 from azflow import sql_execution
 from azflow.cloud import Cloud
 from azflow.connection import AzureConnection
+from azflow.script_trigger import ScriptTrigger
 from azflow.sql_pools import SqlPoolChanges, SqlPoolOperator
 from azflow.synapse import SynapseSqlOperator, connect
 
@@ -43,6 +48,11 @@ def connection(localazure: Any, monkeypatch: pytest.MonkeyPatch) -> AzureConnect
         **{name: localazure[name] for name in names},
     )
     monkeypatch.setattr(AzureConnection, "load", lambda conn_id="azure_default": made)
+
+    async def aload(conn_id: str = "azure_default") -> AzureConnection:
+        return made
+
+    monkeypatch.setattr(AzureConnection, "aload", aload)
     return made
 
 
@@ -299,3 +309,80 @@ def test_loaded_tables_are_looked_after_and_the_load_has_its_workload_group(
     said = capsys.readouterr().out
     assert f"{schema}.small: 1 of its 1 rows lie uncompressed" in said
     assert f"{schema}.heap: " not in said
+
+
+def deferred(operator: SynapseSqlOperator, made: dict[str, Any]) -> tuple[ScriptTrigger, dict[str, Any]]:
+    """The trigger that the operator defers to, through Airflow's serialization, and what resume gets."""
+    with pytest.raises(TaskDeferred) as leaving:
+        operator.execute(made)  # type: ignore[arg-type]
+    _, arguments = leaving.value.trigger.serialize()
+    return ScriptTrigger(**deserialize(serialize(arguments))), dict(leaving.value.kwargs or {})
+
+
+async def fired(trigger: ScriptTrigger) -> dict[str, Any]:
+    event: Any = await anext(trigger.run())
+    found: dict[str, Any] = json.loads(json.dumps(event.payload))
+    return found
+
+
+async def test_a_deferred_file_runs_in_the_triggerer(connection: AzureConnection, include: Path, schema: str) -> None:
+    script = f"""
+    CREATE TABLE {schema}.kept (n int) WITH (HEAP);
+    GO
+    INSERT INTO {schema}.kept SELECT 1 UNION ALL SELECT 2;
+    GO
+    SELECT COUNT(*) AS n, @day AS day FROM {schema}.kept;
+    """
+    operator, made = prepared(include, script, "deferred", deferrable=True, parameters={"day": "2013-03-08"})
+    trigger, kwargs = deferred(operator, made)
+    result = operator.resume(made, await fired(trigger), **kwargs)  # type: ignore[arg-type]
+    assert result["row"] == {"n": 2, "day": "2013-03-08"}
+    assert [batch["counts"] for batch in result["batches"]] == [[], [{"affected": 2}], [{"rows": 1}]]
+
+    # Another triggerer takes it over after the first was lost: its session has ended, and nothing runs a second time.
+    again = ScriptTrigger(**trigger.serialize()[1])
+    event = await fired(again)
+    assert event == {"outcome": "lost"}
+    with pytest.raises(AirflowException, match=r"was lost; its session has ended\. The file begins again"):
+        operator.resume(made, event, **kwargs)  # type: ignore[arg-type]
+    assert execute(connection, f"SELECT COUNT(*) FROM {schema}.kept") == [[2]]
+
+
+async def test_a_deferred_file_that_fails_names_its_line(
+    connection: AzureConnection, include: Path, schema: str
+) -> None:
+    script = f"CREATE TABLE {schema}.a (n int) WITH (HEAP);\nGO\n\nINSERT INTO {schema}.a VALUES ('x');"
+    operator, made = prepared(include, script, "deferred", deferrable=True)
+    trigger, kwargs = deferred(operator, made)
+    with pytest.raises(AirflowFailException, match=r"deferred\.sql, line 4.*Conversion failed"):
+        operator.resume(made, await fired(trigger), **kwargs)  # type: ignore[arg-type]
+
+
+async def test_a_triggerer_ends_the_session_of_the_one_before(
+    connection: AzureConnection, include: Path, slow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, made = prepared(include, slow, "moved", deferrable=True)
+    trigger, kwargs = deferred(operator, made)
+    waiting = asyncio.create_task(fired(trigger))
+    await asyncio.to_thread(until, connection, "moved", True)
+    second = ScriptTrigger(**trigger.serialize()[1])
+    assert await fired(second) == {"outcome": "lost"}
+    await asyncio.to_thread(until, connection, "moved", False)
+    with pytest.raises(AirflowException, match="line 1"):  # the first one sees its session gone
+        operator.resume(made, await waiting, **kwargs)  # type: ignore[arg-type]
+
+    # A person stops the task: its statement ends with it; a task that is still deferred is left alone.
+    operator, made = prepared(include, slow, "stopped_while_deferred", deferrable=True)
+    trigger, kwargs = deferred(operator, made)
+    trigger.task_instance = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)  # type: ignore[assignment]
+    waiting = asyncio.create_task(fired(trigger))
+    await asyncio.to_thread(until, connection, "stopped_while_deferred", True)
+    monkeypatch.setattr(azflow.script_trigger, "task_state", lambda *ids: "deferred")
+    await trigger.on_kill()
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    monkeypatch.setattr(azflow.script_trigger, "task_state", lambda *ids: "failed")
+    await trigger.on_kill()
+    with pytest.raises(AirflowException, match="the task was stopped"):
+        operator.resume(made, await waiting, **kwargs)  # type: ignore[arg-type]
+    await asyncio.to_thread(until, connection, "stopped_while_deferred", False)
