@@ -167,7 +167,18 @@ def test_blue_and_green(client: MLClient, endpoint: KubernetesOnlineEndpoint, mo
     assert score(client, name).status_code == 200
 
 
-def test_keys_and_input(client: MLClient, endpoint: KubernetesOnlineEndpoint, model: Model) -> None:
+def metrics(localazure: Any, resource: str, asked: dict[str, str]) -> list[dict[str, Any]]:
+    token = localazure.credential().get_token(f"{localazure['api_url']}/.default").token
+    url = f"{localazure['api_url']}{resource}/providers/microsoft.insights/metrics"
+    answer = requests.get(url, params=asked, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["value"]
+    return found
+
+
+def test_keys_input_and_metrics(
+    localazure: Any, client: MLClient, endpoint: KubernetesOnlineEndpoint, model: Model
+) -> None:
     name = endpoint.name
     client.online_deployments.begin_create_or_update(deployment(name, "blue", model)).result()
     headers = {"azureml_model_deployment": "blue"}
@@ -178,11 +189,33 @@ def test_keys_and_input(client: MLClient, endpoint: KubernetesOnlineEndpoint, mo
     after = client.online_endpoints.get_keys(name)
     assert (after.primary_key != before.primary_key, after.secondary_key) == (True, before.secondary_key)
     assert score(client, name, **headers).status_code == 200
+    before_asked = time.time()
     refused = score(client, name, [{"carrier": "UA"}], **headers)
     assert refused.status_code == 400
     assert "no value for origin, sched_dep_hour, temp" in refused.json()["error"]["message"]
-    # The SDK's own way of asking.
     assert score(client, name, azureml_model_deployment="purple").status_code == 404
+
+    # What Azure Monitor counted of it, asked for as its REST API is.
+    endpoint_id = client.online_endpoints.get(name).id
+    ends = (before_asked - 60, time.time() + 60)
+    span = "/".join(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)) for at in ends)
+    asked = {
+        "api-version": "2023-10-01",
+        "timespan": span,
+        "metricnames": "RequestsPerMinute,RequestLatency_P95",
+        "aggregation": "total,average",
+        "interval": "FULL",
+        "$filter": "deployment eq 'blue'",
+    }
+    counted, slow = metrics(localazure, endpoint_id, asked)
+    assert counted["timeseries"][0]["data"][0]["total"] >= 2
+    assert 0 < slow["timeseries"][0]["data"][0]["average"] < 30_000
+    asked |= {"metricnames": "RequestsPerMinute", "$filter": "deployment eq 'blue' and statusCode eq '400'"}
+    (counted,) = metrics(localazure, endpoint_id, asked)
+    assert [series["data"][0]["total"] for series in counted["timeseries"]] == [1]
+    asked = {"api-version": "2023-10-01", "timespan": span, "metricnames": "DeploymentCapacity", "interval": "FULL"}
+    (capacity,) = metrics(localazure, f"{endpoint_id}/deployments/blue", asked)
+    assert capacity["timeseries"][0]["data"][0]["average"] == 1
 
 
 def test_what_is_asked_and_answered_is_collected(

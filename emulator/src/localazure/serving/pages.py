@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from localazure.serving.routing import ASK_AGAIN
+
 _STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1b1b1b}
 h1{font-size:1.3rem}table{border-collapse:collapse;width:100%;margin:1rem 0}
@@ -35,10 +37,11 @@ def usage(lines: Iterable[str]) -> dict[str, Usage]:
     for line in lines:
         try:
             entry = json.loads(line)
-            failed, milliseconds = int(entry["status"]) >= _FAILED_FROM, float(entry["duration"]) * 1000
+            status, milliseconds = int(entry["status"]), float(entry["duration"]) * 1000
         except (ValueError, KeyError, TypeError):
             continue  # the first line of a tail may be cut
-        seen.setdefault(str(entry.get("deployment") or ""), []).append((failed, milliseconds))
+        if status != ASK_AGAIN:
+            seen.setdefault(str(entry.get("deployment") or ""), []).append((status >= _FAILED_FROM, milliseconds))
     return {name: _of(requests) for name, requests in seen.items()}
 
 

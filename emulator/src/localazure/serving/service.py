@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -25,8 +26,9 @@ from localazure.core.registry import Handler, Operation
 from localazure.core.service import ServiceContext
 from localazure.executors import processes
 from localazure.ml.resources import require_workspace
-from localazure.serving import files, pages, resources
+from localazure.serving import files, pages, resources, traffic
 from localazure.serving.data_collector import Collected, DataCollector
+from localazure.serving.monitor import Monitor
 from localazure.serving.resources import Document
 from localazure.serving.router import Router, RouterError
 from localazure.serving.routing import (
@@ -74,6 +76,7 @@ class ServingService:
         self._bringing: dict[str, asyncio.Task[None]] = {}
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._routing = asyncio.Lock()
+        self._monitor = Monitor(context.settings, self)
 
     def operations(self) -> list[Operation]:
         endpoints = _WORKSPACE + "/onlineEndpoints"
@@ -94,9 +97,14 @@ class ServingService:
             ("OnlineDeployments_Delete", "DELETE", deployment, self._delete_deployment),
             ("OnlineDeployments_GetLogs", "POST", deployment + "/getLogs", self._get_logs),
         ]
+        watched = self._monitor.operations(endpoint, deployment)
         # Where links lead: Azure has Azure ML studio for it. A browser brings no token.
         page = Operation("OnlineEndpoints_Page", "GET", "/endpoints/realtime/{endpoint}/detail", self._page, None)
-        return [*(Operation(name, method, path, handler, "arm") for name, method, path, handler in rows), page]
+        return [
+            *(Operation(name, method, path, handler, "arm") for name, method, path, handler in rows),
+            *watched,
+            page,
+        ]
 
     async def start(self) -> None:
         """Route at once (503 until ready), and start every deployment again in the background."""
@@ -191,6 +199,8 @@ class ServingService:
             await self._route()
         except RouterError as error:
             log.warning("endpoint %s is deleted; %s", name, error)
+        # Another endpoint of this name begins anew.
+        await asyncio.to_thread(traffic.forget, self.log_of(name))
         self._long_running.succeed(operation)
 
     async def _list_keys(self, request: Request, identity: Identity) -> dict[str, Any]:
@@ -288,6 +298,23 @@ class ServingService:
                 lines.append(f"--- {name}")
             lines += processes.tail(folder / name, tail)
         return {"content": "\n".join(lines) + "\n" if lines else ""}
+
+    # What the monitor asks for.
+
+    def endpoint_of(self, request: Request) -> Document:
+        return self._endpoint(request)
+
+    def deployment_of(self, request: Request) -> Document:
+        return self._deployment(request)
+
+    def fleets(self) -> Mapping[str, Fleet]:
+        return self._running
+
+    def log_of(self, endpoint: str) -> Path:
+        return access_log(self._router.site, endpoint)
+
+    def collected(self) -> Mapping[tuple[int, str, str, bool], int]:
+        return self._collector.counted
 
     # What is set in motion.
 
@@ -429,7 +456,8 @@ class ServingService:
                 await self._route()
                 if await self._router.ensure():
                     log.warning("the router was started again; it knows its endpoints again")
-            except RouterError as error:
+                await self._monitor.look()
+            except (RouterError, OSError) as error:
                 log.warning("%s", error)
             await asyncio.sleep(_WATCH_SECONDS)
 
@@ -470,6 +498,7 @@ class ServingService:
     def _forget_endpoint(self, name: str) -> None:
         self._store.delete(_ENDPOINT, name)
         self._store.delete(_KEYS, name)
+        self._monitor.forget(name)
 
     def _set_endpoint_state(self, name: str, state: str) -> None:
         self._set_state(_ENDPOINT, name, state)
