@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from pathlib import Path
 
 import pytest
 from rendering import FIRST_NIGHT, SQL_FILES, render
 
-from azflow import tsql, tsql_lint
-from azflow.prepare_steps import SqlStep
-from azflow.specs import ModelSpec, Night, find_specs
+import lint_sql
+from azflow import tsql
+from azflow.specs import Night
+from lint_sql import findings, pools
 
 LATER_NIGHT = Night.of("nightly_retraining__flight_delay", "second", date(2013, 3, 9))
 NEW_MONTH = Night.of("nightly_retraining__flight_delay", "third", date(2013, 4, 2), date(2013, 3, 30))
@@ -27,18 +29,20 @@ def test_it_renders_without_leftovers(file: str, night: Night) -> None:
     assert not [line for line in text.splitlines() if len(line) > 400]
 
 
-#: Files that a step sends to the serverless pool; all others are a dedicated pool's.
-SERVERLESS = {
-    step.sql
-    for spec in map(ModelSpec.load, find_specs())
-    for step in spec.prepare
-    if isinstance(step, SqlStep) and step.sql_pool == "serverless"
-}
-
-
 @pytest.mark.parametrize("file", SQL_FILES)
 def test_lint_finds_nothing(file: str) -> None:
-    assert list(tsql_lint.lint(render(file), "serverless" if file in SERVERLESS else "dedicated")) == []
+    assert findings(file, pools().get(file, "dedicated")) == []
+
+
+def test_the_lint_names_file_line_and_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.sql").write_text(
+        "{% set day = night.partition %}\nSELECT 1 AS n;\nGO\nSELECT * FROM dbo.t FOR XML PATH;\n"
+    )
+    (tmp_path / "broken.sql").write_text("SELECT {{ nigth.partition }};\n")
+    monkeypatch.setattr(lint_sql, "SQL", tmp_path)
+    (first, *_) = findings("x.sql", "dedicated")
+    assert first.startswith("include/sql/x.sql:4: error refused-construct: a dedicated pool has no FOR XML")
+    assert "include/sql/broken.sql: error template: 'nigth' is undefined" in findings("broken.sql", "dedicated")[0]
 
 
 @pytest.mark.parametrize("file", SQL_FILES)
