@@ -100,7 +100,7 @@ WRONG = [
     ("name: stage_weather", "nme: stage_weather", "prepare.1.name", "prepare.1.nme"),
     ("staging/weather.sql", "staging/wether.sql", "prepare.1.sql", "include/sql/staging/wether.sql doesn't exist"),
     ("staging/weather.sql", "../../secrets.sql", "prepare.1.sql", "relative to include/sql"),
-    ("notebook: airport_congestion.ipynb", "notebok: x", "prepare.5", "notebok"),
+    ("notebook: airport_congestion.ipynb", "notebok: x", "prepare.4", "notebok"),
     ("approve: automatic", "approve: sometimes", "approve", "'automatic'"),
     ("approve: automatic", "approve: {person: {on_timeout: shrug}}", "approve", "approve.person.on_timeout"),
     ("name: flight_delay\n", "name: other\n", "name", "must be the folder's name, 'flight_delay'"),

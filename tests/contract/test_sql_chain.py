@@ -35,7 +35,6 @@ STAGES = (
     "staging/weather.sql",
     "staging/planes.sql",
     "staging/airports.sql",
-    "export/schedule.sql",
 )
 TABLES = (
     *("ml.flight_features", "ml.flight_predictions", "ml.arrival_delay_predictions", "ml.hourly_departures"),
@@ -51,6 +50,7 @@ class Chain:
 
     def __init__(self, localazure: Any, connection: Any, lake: ContainerClient, artifacts: ArtifactsClient) -> None:
         self.pool = localazure["spark_pool"]
+        self.database = localazure["sql_database"]
         self.connection = connection
         self.lake = lake
         self.artifacts = artifacts
@@ -78,11 +78,8 @@ class Chain:
         properties = json.loads((INCLUDE / "spark/notebooks/airport_congestion.ipynb").read_text())
         resource = NotebookResource.deserialize({"name": "chain-congestion", "properties": properties})
         self.artifacts.notebook.begin_create_or_update_notebook("chain-congestion", resource).result()
-        root, where = self.azure["lake_abfss_url"], f"{night.partition}/{night.key}"
-        parameters = {
-            "schedule_path": f"{root}/curated/schedule/{where}",
-            "output_path": f"{root}/curated/congestion/{where}",
-        }
+        tables = {"flights_table": "stg.flights", "congestion_table": "stg.congestion"}
+        parameters = {name: f"{self.database}.{table}" for name, table in tables.items()}
         body = {
             "notebook": "chain-congestion",
             "sparkPool": self.pool,
@@ -108,7 +105,7 @@ class Chain:
         for file in STAGES:
             self.sql(file, night)
         value = self.notebook(night)
-        for file in ("staging/congestion.sql", "features/flight_features.sql", "export/flight_delay.sql"):
+        for file in ("features/flight_features.sql", "export/flight_delay.sql"):
             self.sql(file, night)
         return value
 
@@ -274,8 +271,19 @@ def test_predictions_of_another_day_are_refused_and_nothing_changes(chain: Chain
 
 
 def test_minutes_of_delay_are_exported_and_written_back(chain: Chain, source: pd.DataFrame) -> None:
+    # What the serverless pool makes of Spark's Delta table (test_azflow_spark.py): of one route, here.
+    flights = source[source["flight_date"] == SECOND.partition]
+    route = flights.iloc[0][["flight_date", "carrier", "origin", "dest"]]
+    delays = pd.DataFrame([route]).assign(route_flights_28d=pd.array([9], dtype="int32"), route_delay_28d=1.5)
+    folder = f"curated/route_delays/{SECOND.partition}/{SECOND.key}"
+    chain.lake.upload_blob(f"{folder}/part-0.parquet", delays.to_parquet(index=False), overwrite=True)
+    chain.sql("staging/route_delays.sql", SECOND)
     chain.sql("export/arrival_delay.sql", SECOND)
     holdout, score = (chain.exported(SECOND, name, "arrival_delay") for name in ("holdout", "score"))
+    flown = flights[(flights[["carrier", "origin", "dest"]] == route[["carrier", "origin", "dest"]]).all(axis=1)]
+    known = score.dropna(subset=["route_delay_28d"])
+    assert len(score) == len(flights) and len(known) == len(flown) > 0
+    assert set(known["route_delay_28d"]) == {1.5} and set(known["origin"]) == {route["origin"]}
     arrived = source[source["flight_date"] >= date(2013, 1, 28)]["arr_delay"].dropna()
     assert (len(holdout), int(holdout["arr_delay"].sum())) == (len(arrived), int(arrived.sum()))
     assert not {"late", "arr_delay", "dep_delay"} & set(score.columns), "outcomes aren't known before departure"
@@ -284,7 +292,6 @@ def test_minutes_of_delay_are_exported_and_written_back(chain: Chain, source: pd
         chain.leave(SECOND, "arrival_delay", scored, version)
         chain.sql("writeback/arrival_delay_predictions.sql", SECOND)
     counted = "SELECT model_version, COUNT(*), COUNT(arr_delay), MIN(predicted_delay)"
-    flights = source[source["flight_date"] == SECOND.partition]
     assert chain.rows(f"{counted} FROM reporting.v_arrival_delay_predictions GROUP BY model_version") == [
         ("2", len(flights), int(flights["arr_delay"].notna().sum()), -3.5)
     ]

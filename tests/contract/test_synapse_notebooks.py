@@ -10,7 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -331,49 +331,62 @@ def test_a_notebook_in_another_language_fails_by_name(client: ArtifactsClient, l
 
 
 # The notebook this project ships.
-def test_airport_congestion_counts_what_the_schedule_says(
-    client: ArtifactsClient, localazure: Any, lake: ContainerClient, lake_url: str
-) -> None:
-    import pandas as pd
-
-    def row(number: int, origin: str, dest: str, departure: str, arrival: str) -> tuple[Any, ...]:
-        moments = [datetime.fromisoformat(f"2013-01-01T{moment}:00") for moment in (departure, arrival)]
-        return (number, date(2013, 1, 1), origin, dest, *moments)
-
+def test_airport_congestion_counts_what_the_schedule_says(client: ArtifactsClient, localazure: Any) -> None:
     rows = [
-        row(1, "JFK", "MIA", "06:00", "09:00"),
-        row(2, "JFK", "MIA", "06:59", "09:30"),
-        row(3, "JFK", "BOS", "07:00", "08:00"),
-        row(4, "JFK", "MIA", "09:30", "12:00"),
-        row(5, "EWR", "MIA", "07:00", "10:00"),
-        row(6, "JFK", "BOS", "07:00", "08:00"),
+        (1, "JFK", "MIA", 600, 900),
+        (2, "JFK", "MIA", 659, 930),
+        (3, "JFK", "BOS", 700, 800),
+        (4, "JFK", "MIA", 930, 1200),
+        (5, "EWR", "MIA", 700, 1000),
+        (6, "JFK", "BOS", 700, 800),
+        (7, "EWR", "BOS", 2350, 30),  # arrives the next day
+        (8, "EWR", "BOS", 2355, 100),
     ]
-    frame = pd.DataFrame(rows, columns=["flight_id", "flight_date", "origin", "dest", "sched_dep_at", "sched_arr_at"])
-    folder = f"test/{uuid.uuid4().hex}"
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, coerce_timestamps="us")
-    lake.upload_blob(f"{folder}/schedule/part-0.parquet", buffer.getvalue())
-    publish(client, "airport_congestion", json.loads(SHIPPED.read_text()))
-    run = submit(
-        client,
-        localazure["spark_pool"],
-        "airport_congestion",
-        parameters={
-            "schedule_path": RunNotebookParameter(type="string", value=f"{lake_url}/{folder}/schedule"),
-            "output_path": RunNotebookParameter(type="string", value=f"{lake_url}/{folder}/congestion"),
-        },
+    schema, day = f"t_{uuid.uuid4().hex[:8]}", date(2013, 1, 1)
+    run_sql = sql(localazure)
+    run_sql(f"CREATE SCHEMA {schema}")
+    columns = "flight_id bigint, flight_date date, origin char(3), dest char(3), sched_dep_time int, sched_arr_time int"
+    run_sql(f"CREATE TABLE {schema}.flights ({columns}, tailnum varchar(10)) WITH (HEAP, DISTRIBUTION = ROUND_ROBIN)")
+    values = " UNION ALL SELECT ".join(
+        f"{number}, '{day}', '{origin}', '{dest}', {left}, {due}, 'N1'" for number, origin, dest, left, due in rows
     )
-    result = ended(client, run)
-    assert result.error is None, (result.error.evalue, result.error.traceback)
-    assert json.loads(result.exit_value) == {"rows": 6, "airports": 4}
-    written = [
-        blob.name
-        for blob in lake.list_blobs(name_starts_with=f"{folder}/congestion/")
-        if blob.name.endswith(".parquet")
-    ]
-    assert len(written) == 1
-    counted = pd.read_parquet(io.BytesIO(lake.download_blob(written[0]).readall())).set_index("flight_id").sort_index()
-    assert counted.dtypes[1:].astype(str).tolist() == ["int32"] * 3
-    assert counted["origin_departures_1h"].tolist() == [0, 1, 2, 0, 0, 2]
-    assert counted["origin_departures_3h"].tolist() == [0, 1, 2, 3, 0, 2]
-    assert counted["dest_arrivals_1h"].tolist() == [0, 1, 0, 0, 2, 0]
+    run_sql(f"INSERT INTO {schema}.flights SELECT {values}")
+    publish(client, "airport_congestion", json.loads(SHIPPED.read_text()))
+    database = localazure["sql_database"]
+    tables = {"flights_table": f"{database}.{schema}.flights", "congestion_table": f"{database}.{schema}.congestion"}
+    parameters = {name: RunNotebookParameter(type="string", value=table) for name, table in tables.items()}
+    for _ in range(2):  # a re-run replaces the table
+        run = submit(client, localazure["spark_pool"], "airport_congestion", parameters=parameters)
+        result = ended(client, run)
+        assert result.error is None, (result.error.evalue, result.error.traceback)
+        assert json.loads(result.exit_value) == {"rows": 8, "airports": 4}
+    counted = run_sql(f"SELECT * FROM {schema}.congestion ORDER BY flight_id")
+    assert [row[:2] for row in counted] == [(number, day) for number in range(1, 9)]
+    assert [row[2] for row in counted] == [0, 1, 2, 0, 0, 2, 0, 1]
+    assert [row[3] for row in counted] == [0, 1, 2, 3, 0, 2, 0, 1]
+    assert [row[4] for row in counted] == [0, 1, 0, 0, 2, 0, 0, 1]
+    for table in ("flights", "congestion"):
+        run_sql(f"DROP TABLE {schema}.{table}")
+
+
+def sql(localazure: Any) -> Callable[[str], list[Any]]:
+    """Runs a statement on the dedicated pool by a client of its own; its rows, if it has any."""
+    import pymssql
+
+    server, port = localazure["sql_server"].split(",")
+    connection = pymssql.connect(
+        server=server,
+        port=port,
+        user=localazure["sql_login"],
+        password=localazure["sql_password"],
+        database=localazure["sql_database"],
+        tds_version="7.4",
+        autocommit=True,
+    )
+
+    def run(statement: str) -> list[Any]:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    return run

@@ -48,6 +48,10 @@ IF COL_LENGTH('ml.flight_features', '{{ column }}') IS NULL ALTER TABLE ml.fligh
 
 {{ refuse_other_months("ml.flight_features", night.months) }}
 
+-- Spark has just written the table: the join below is planned by its statistics.
+IF NOT EXISTS (SELECT * FROM sys.stats WHERE name = 'congestion_flight_id' AND object_id = OBJECT_ID('stg.congestion'))
+    CREATE STATISTICS congestion_flight_id ON stg.congestion (flight_id);
+
 IF OBJECT_ID('ml.flight_features_new') IS NOT NULL DROP TABLE ml.flight_features_new;
 GO
 
