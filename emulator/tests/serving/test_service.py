@@ -84,7 +84,7 @@ class Client:
 
     def __init__(self, settings: Settings, store: Store, assets: Folders) -> None:
         self.settings = settings
-        tokens = Tokens(settings)
+        self.tokens = tokens = Tokens(settings)
         context = ServiceContext(settings, store, None, tokens, LongRunning(store, settings))  # type: ignore[arg-type]
         context.provide("ml.assets", assets)
         service = build(context)
@@ -263,7 +263,8 @@ def test_what_is_refused(settings: Settings, assets: Folders) -> None:
             await refused(400, "doesn't exist (there is blue)", traffic={"pink": 100})
             await refused(400, "whole number", traffic={"blue": 100.5})
             await refused(400, "Kubernetes", mirrorTraffic={"blue": 10})
-            await refused(501, "AADToken", authMode="AADToken")
+            await refused(400, "managed online endpoints only", authMode="AADToken")
+            await refused(400, "must be Key", authMode="Password")
             assert (await client.arm.put(f"{client.root}/a", json={"properties": {}})).status_code == 400
             assert (await client.arm.post(f"{client.root}/strict/token")).status_code == 400
             elsewhere = client.root.replace(settings.workspace, "other")
@@ -348,6 +349,49 @@ def test_a_killed_instance_fails_no_request(
                 while not all(instance.up for instance in fleet.instances):
                     await asyncio.sleep(0.05)
             assert sum(instance.restarts for instance in fleet.instances) == 2
+
+    asyncio.run(scenario())
+
+
+def test_tokens_in_place_of_keys(settings: Settings, assets: Folders) -> None:
+    async def scenario() -> None:
+        async with running(settings, assets) as client:
+            own, other, entra = "own-tokens", "other-tokens", "entra-tokens"
+            await client.endpoint(own, authMode="AMLToken")
+            await client.endpoint(other, authMode="AMLToken")
+            await client.endpoint(entra, authMode="AADToken", compute=None)
+            await client.deploy(own, "blue", "vanilla")
+            await client.endpoint(own, {"blue": 100}, authMode="AMLToken")
+            listed = await client.arm.post(f"{client.root}/{own}/listKeys")
+            assert (listed.status_code, "ask for a token" in listed.text) == (400, True)
+            told = (await client.arm.post(f"{client.root}/{own}/token")).json()
+            assert told["refreshAfterTimeUtc"] < told["expiryTimeUtc"]
+            assert told["tokenType"] == "Bearer"
+
+            async def ask(endpoint: str, token: str) -> httpx.Response:
+                uri = (await client.get(endpoint))["properties"]["scoringUri"]
+                headers = {"Authorization": f"Bearer {token}"} if token else {}
+                return await client.edge.post(uri, json={}, headers=headers)
+
+            good = told["accessToken"]
+            for _ in range(2):
+                assert (await ask(own, good)).json()["flavour"] == "vanilla"
+            arm = client.tokens.issue("me", "https://management.azure.com")
+            ml = client.tokens.issue("me", "https://ml.azure.com")
+            late = client.tokens.issue("me", "https://ml.azure.com", lifetime_seconds=-3600)
+            # Good where it belongs, and nowhere else. 404: the endpoint has no traffic, so the token was good.
+            assert (await ask(entra, ml)).status_code == 404
+            for endpoint, token in ((other, good), (own, ""), (own, ml), (own, good[:-8]), (entra, arm), (entra, late)):
+                refused = await ask(endpoint, token)
+                assert (refused.status_code, "error" in refused.json()) == (401, True), (endpoint, refused.text)
+                assert token[20:] not in refused.text or not token
+            # Another endpoint of the same name is another one.
+            await client.ended(await client.arm.delete(f"{client.root}/{own}"))
+            await client.endpoint(own, authMode="AMLToken")
+            assert (await ask(own, good)).status_code == 401
+            # The mode may change.
+            await client.endpoint(own)
+            assert (await client.score(own)).status_code == 404
 
     asyncio.run(scenario())
 

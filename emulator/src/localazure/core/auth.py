@@ -58,6 +58,9 @@ class Tokens:
             "synapse": _with_and_without_slash("https://dev.azuresynapse.net", settings.api_url),
             "sql": _with_and_without_slash("https://database.windows.net"),
             "storage": _with_and_without_slash("https://storage.azure.com"),
+            # Online endpoints take Entra's tokens for Azure ML, or tokens of their own.
+            "scoring": _with_and_without_slash("https://ml.azure.com"),
+            "endpoint": frozenset({"urn:azureml:onlineEndpoint"}),
         }
 
     @property
@@ -99,7 +102,7 @@ class Tokens:
         return jwt.encode(content | claims, self._key, algorithm="RS256", headers={"kid": self._key_id})
 
     def verify(self, token: str, group: str) -> Identity:
-        """The identity behind a token meant for an audience group: "arm", "synapse", "sql" or "storage".
+        """The identity behind a token meant for an audience group: "arm", "synapse", "sql", "storage", ...
 
         Raises Unauthorized if the signature, issuer, audience or time isn't good.
         """

@@ -184,9 +184,9 @@ class DataCollector:
 
     # Life.
 
-    async def start(self) -> None:
-        """Listen. Raises OSError if the port is taken."""
-        application = Starlette(routes=[Route("/modeldata/log", self._take, methods=["POST"])])
+    async def start(self, *more: Route) -> None:
+        """Listen, for `more` than events as well. Raises OSError if the port is taken."""
+        application = Starlette(routes=[Route("/modeldata/log", self._take, methods=["POST"]), *more])
         configuration = uvicorn.Config(
             application, host="127.0.0.1", port=self._settings.data_collector_port, log_config=None, access_log=False,
             lifespan="off", server_header=False,

@@ -50,8 +50,10 @@ def endpoint_document(identifier: str, body: Mapping[str, Any], previous: Docume
     given.pop("keys", None)
     if given.get("authMode") not in {"Key", "AMLToken", "AADToken"}:
         raise BadRequest("properties.authMode must be Key, AMLToken or AADToken.", "properties.authMode")
-    if given["authMode"] != "Key":
-        raise NotImplementedOperation(f"OnlineEndpoints_CreateOrUpdate with authMode {given['authMode']}")
+    if given["authMode"] == "AADToken" and given.get("compute"):
+        # https://learn.microsoft.com/azure/machine-learning/concept-endpoints-online-auth#limitation
+        message = "Microsoft Entra tokens (aad_token) are for managed online endpoints only; use key or aml_token."
+        raise BadRequest(message, "properties.authMode")
     if previous and bool(previous["properties"].get("compute")) != bool(given.get("compute")):
         raise BadRequest("An endpoint can't change between managed and Kubernetes compute; delete it first.", "compute")
     if any((given.get("mirrorTraffic") or {}).values()):
@@ -72,6 +74,18 @@ def keys_of(body: Mapping[str, Any]) -> dict[str, str]:
     for name, value in keys.items():
         check_key(value, f"properties.keys.{name}")
     return keys
+
+
+def require_mode(endpoint: Document, mode: str) -> None:
+    """Raise BadRequest unless callers of the endpoint identify themselves by `mode`."""
+    found = endpoint["properties"]["authMode"]
+    if found != mode:
+        instead = {
+            "Key": "list its keys",
+            "AMLToken": "ask for a token of its own (POST .../token)",
+            "AADToken": "ask Microsoft Entra for a token for https://ml.azure.com",
+        }[found]
+        raise BadRequest(f"Endpoint '{endpoint['name']}' has authMode {found}: {instead}.", "authMode")
 
 
 def check_key(value: str, target: str) -> None:

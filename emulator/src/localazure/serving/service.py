@@ -19,6 +19,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
 
 from localazure.core.auth import Identity
 from localazure.core.errors import AzureError, BadRequest, Conflict, NotFound
@@ -26,7 +27,7 @@ from localazure.core.registry import Handler, Operation
 from localazure.core.service import ServiceContext
 from localazure.executors import processes
 from localazure.ml.resources import require_workspace
-from localazure.serving import files, pages, resources, traffic
+from localazure.serving import files, pages, resources, tokens, traffic
 from localazure.serving.data_collector import Collected, DataCollector
 from localazure.serving.monitor import Monitor
 from localazure.serving.resources import Document
@@ -76,6 +77,7 @@ class ServingService:
         self._bringing: dict[str, asyncio.Task[None]] = {}
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._routing = asyncio.Lock()
+        self._tokens = tokens.EndpointTokens(context.tokens, self._mode_of)
         self._monitor = Monitor(context.settings, self)
 
     def operations(self) -> list[Operation]:
@@ -108,7 +110,7 @@ class ServingService:
 
     async def start(self) -> None:
         """Route at once (503 until ready), and start every deployment again in the background."""
-        await self._collector.start()
+        await self._collector.start(Route(f"/{tokens.PATH}/{{endpoint}}", self._tokens.judge))
         if reaped := await asyncio.to_thread(self._servers.reap):
             log.warning("%d inference servers of an earlier process were ended", reaped)
         for document in self._store.list(_ENDPOINT):
@@ -204,11 +206,15 @@ class ServingService:
         self._long_running.succeed(operation)
 
     async def _list_keys(self, request: Request, identity: Identity) -> dict[str, Any]:
-        name = self._endpoint(request)["name"]
-        return self._store.get(_KEYS, name) or {}
+        document = self._endpoint(request)
+        resources.require_mode(document, "Key")
+        kept = self._store.get(_KEYS, document["name"]) or {}
+        return {name: kept[name] for name in ("primaryKey", "secondaryKey")}
 
     async def _regenerate_keys(self, request: Request, identity: Identity) -> Response:
-        name = self._endpoint(request)["name"]
+        document = self._endpoint(request)
+        resources.require_mode(document, "Key")
+        name = document["name"]
         body = await _body(request)
         field = {"primary": "primaryKey", "secondary": "secondaryKey"}.get(str(body.get("keyType")).lower())
         if field is None:
@@ -223,9 +229,15 @@ class ServingService:
         self._spawn(self._settle_endpoint(name, self._store.get(_ENDPOINT, name), operation))
         return Response(status_code=HTTPStatus.ACCEPTED, headers=self._long_running.headers(operation, kind="result"))
 
-    async def _token(self, request: Request, identity: Identity) -> Response:
+    async def _token(self, request: Request, identity: Identity) -> dict[str, Any]:
         document = self._endpoint(request)
-        raise BadRequest(f"Endpoint '{document['name']}' has authMode Key; list its keys instead.", "authMode")
+        resources.require_mode(document, "AMLToken")
+        return self._tokens.issue(identity.subject, document["name"])
+
+    def _mode_of(self, endpoint: str) -> tuple[str, str] | None:
+        """An endpoint's authMode, and what tells it from an earlier one of the same name."""
+        document = self._store.get(_ENDPOINT, endpoint)
+        return (document["properties"]["authMode"], document["systemData"]["createdAt"]) if document else None
 
     async def _page(self, request: Request, identity: Identity) -> Response:
         name = request.path_params["endpoint"]
@@ -443,10 +455,12 @@ class ServingService:
                 state = each["properties"]["provisioningState"]
                 limit = resources.request_limit(each)
                 deployments.append(DeploymentRoute(each["name"], addresses, state, _timeout(each), limit))
-            keys = tuple((self._store.get(_KEYS, name) or {}).values())
+            keys, verifier = tuple((self._store.get(_KEYS, name) or {}).values()), ""
+            if document["properties"]["authMode"] != "Key":
+                verifier = f"127.0.0.1:{self._settings.data_collector_port}/{tokens.PATH}/{name}"
             kubernetes = bool(document["properties"].get("compute"))
             traffic = document["properties"]["traffic"]
-            routes.append(EndpointRoute(name, keys, kubernetes, traffic, tuple(deployments)))
+            routes.append(EndpointRoute(name, keys, kubernetes, traffic, tuple(deployments), verifier))
         return routes
 
     async def _watch(self) -> None:
