@@ -345,7 +345,8 @@ def is_over(record: Record) -> bool:
 
 def announcement(record: Record) -> str:
     """What is going to happen, and how long it will take."""
-    every, done, left = record.content["every"], len(record.periods), remaining(record)
+    every, left = record.content["every"], remaining(record)
+    done = len(record.periods) - (record.unfinished() is not None)
     if not left:
         return f"the year is over: {done} nights; its page is {FOLDER / 'year.html'} (`--reset` begins again)"
     so_far = f"{done} are there already, " if done else ""

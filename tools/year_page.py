@@ -215,10 +215,8 @@ def _widest(record: Mapping[str, Any]) -> str:
     first = _first(record)
     if first is not None:
         said.append(
-            f"The model that was never retrained saw no day after {_day(first['partition'])}: what it learned fits the "
-            "season it was trained in, and the further from it, the less."
-            if (_difference(best) or 0.0) > 0
-            else f"The model that was never retrained saw no day after {_day(first['partition'])}."
+            f"The model that was never retrained knows {_day(record['periods'][0]['first_day'])} to "
+            f"{_day(first['partition'])} and nothing since; what holds in one season needn't hold in another."
         )
     if (_difference(worst) or 0.0) < 0:
         behind = sum((_difference(period) or 0.0) < 0 for period in compared)
@@ -282,9 +280,8 @@ def _facts(found: Mapping[str, Any]) -> Html:
             (f"{difference['value']:+.3f}", "difference"),
         ]
     shown += [
-        (found["nights"], "nights trained a challenger"),
-        (found["promoted"], "promoted"),
-        (found["rejected"] + found["rolled_back"], "rejected or rolled back"),
+        (found["nights"], "nights, each with a challenger"),
+        (f"{found['promoted']} / {found['rejected'] + found['rolled_back']}", "promoted / turned down"),
         (found["alarms"], "drift alarms"),
     ]
     return pages.facts(shown)
@@ -362,13 +359,16 @@ def _marks(periods: Sequence[Mapping[str, Any]], begin: date) -> Iterator[timeli
         day = date.fromisoformat(period["partition"])
         if day < begin:
             continue
-        for night in _nights(period):
+        decided = [
+            (place, night) for place, night in ((0, period.get("night")), (2, period.get("drift_night"))) if night
+        ]
+        for place, night in decided:
             sign, css = _DECISIONS[night["decision"]]
             why = f": {night['reasons'][0]}" if night["reasons"] else ""
-            yield timeline.Mark(day, sign, _SIGN_COLOURS.get(sign, css), f"{day}: {night['decision']}{why}")
+            yield timeline.Mark(day, sign, _SIGN_COLOURS.get(sign, css), f"{day}: {night['decision']}{why}", place)
         if (period.get("monitor") or {}).get("level") == "alarm":
-            said = "; ".join(str(one["says"]) for one in period["monitor"]["findings"] if one["level"] == "alarm")
-            yield timeline.Mark(day - timedelta(days=4), "dot", "amber", f"{day}: drift alarm: {said}")
+            alarms = "; ".join(str(one["says"]) for one in period["monitor"]["findings"] if one["level"] == "alarm")
+            yield timeline.Mark(day, "dot", "amber", f"{day}: drift alarm: {alarms}", 1)
 
 
 def _drift(periods: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[timeline.Cell]]]:

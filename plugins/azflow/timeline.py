@@ -142,12 +142,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened on a day. `sign`: up, cross, back or dot."""
+    """Something at the end of a day. `sign`: up, cross, back or dot; `place`: the how-manyth of the day, from 0 on."""
 
     day: date
     sign: str
     css: str
     note: str
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Lane:
                 parts.append(_words((left + right) / 2, band + 17.5, piece.words, anchor="middle"))
             parts.append("</g>")
         for mark in self.marks:
-            at = x(mark.day.toordinal() + 1)
+            at = min(x(mark.day.toordinal() + 1) + 12.0 * mark.place, RIGHT + 8)
             parts.append(f"<g><title>{escape(mark.note)}</title>{_sign(mark, at, top + 14)}</g>")
         return "".join(parts)
 
