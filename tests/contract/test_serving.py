@@ -128,7 +128,8 @@ def deployment(endpoint: str, name: str, model: Model, code: Path = SCORING, **m
 
 
 def score(client: MLClient, endpoint: str, rows: Any = ROWS, **headers: str) -> requests.Response:
-    key = client.online_endpoints.get_keys(endpoint).primary_key
+    credentials = client.online_endpoints.get_keys(endpoint)
+    key = getattr(credentials, "primary_key", None) or credentials.access_token
     uri = client.online_endpoints.get(endpoint).scoring_uri
     sent = {"Authorization": f"Bearer {key}"} | {name.replace("_", "-"): value for name, value in headers.items()}
     return requests.post(uri, json={"data": rows}, headers=sent, timeout=30)
@@ -281,7 +282,8 @@ def test_an_environment_that_cant_be_built_is_named(
 
 def test_managed(client: MLClient, model: Model) -> None:
     name = f"t-{uuid.uuid4().hex[:8]}"
-    client.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=name, auth_mode="key")).result()
+    # Entra's tokens in place of keys, which the SDK takes by itself.
+    client.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=name, auth_mode="aad_token")).result()
     try:
         made = ManagedOnlineDeployment(
             name="blue",
@@ -296,6 +298,15 @@ def test_managed(client: MLClient, model: Model) -> None:
         # Managed endpoints answer 424 for whatever the model answers but 200.
         refused = score(client, name, [{}], azureml_model_deployment="blue")
         assert (refused.status_code, refused.headers["ms-azureml-model-error-statuscode"]) == (424, "400")
+        answer = client.online_endpoints.invoke(name, deployment_name="blue", request_file=_request_file(ROWS))
+        assert len(json.loads(answer)["predictions"]) == 2
+        # The endpoint's own tokens.
+        found = client.online_endpoints.get(name)
+        assert found.auth_mode == "aad_token"
+        found.auth_mode = "aml_token"
+        client.online_endpoints.begin_create_or_update(found).result()
+        token = client.online_endpoints.get_keys(name)
+        assert time.time() < token.refresh_after_time_utc < token.expiry_time_utc
         answer = client.online_endpoints.invoke(name, deployment_name="blue", request_file=_request_file(ROWS))
         assert len(json.loads(answer)["predictions"]) == 2
     finally:
