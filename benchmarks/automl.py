@@ -51,7 +51,7 @@ SCHEDULE = ["flight_date", "carrier", "flight", "origin", "dest", "sched_dep_hou
 
 def read(name: str) -> pd.DataFrame:
     """One of the package's tables."""
-    return pd.read_csv(io.BytesIO(b"".join(source_simulator._table(name))))
+    return pd.read_csv(io.BytesIO(b"".join(source_simulator.table(name))))
 
 
 def write(folder: Path) -> None:

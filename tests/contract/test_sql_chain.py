@@ -160,7 +160,7 @@ def chain(localazure: Any) -> Iterator[Chain]:
 
 @pytest.fixture(scope="module")
 def source() -> pd.DataFrame:
-    lines = source_simulator._table("flights")
+    lines = source_simulator.table("flights")
     frame = pd.read_csv(io.BytesIO(b"".join(lines)))
     frame["flight_date"] = pd.to_datetime(frame[["year", "month", "day"]]).dt.date
     return frame[frame["flight_date"].between(date(2013, 1, 25), date(2013, 2, 3))]
@@ -252,6 +252,47 @@ def test_predictions_are_written_once_and_joined_with_outcomes(chain: Chain, sou
     view = "SELECT COUNT(*), COUNT(carrier), COUNT(arrived_late) FROM reporting.v_flight_predictions"
     arrived = int(source[source["flight_date"] >= FIRST.partition]["arr_delay"].notna().sum())
     assert chain.rows(view) == [(sum(scored.values()), sum(scored.values()), arrived)]
+    # The daily figures are those of the rows, by another way than ranks in SQL.
+    rows = chain.rows(
+        "SELECT flight_date, model_version, probability, arrived_late FROM reporting.v_flight_predictions "
+        "WHERE arrived_late IS NOT NULL"
+    )
+    frame = pd.DataFrame(rows, columns=["flight_date", "model_version", "probability", "late"])
+    daily = {
+        (str(day), version): figures
+        for day, version, *figures in chain.rows(
+            "SELECT flight_date, model_version, labelled, roc_auc, brier_score "
+            "FROM reporting.v_flight_performance_daily"
+        )
+    }
+    assert len(daily) == len(scored)
+    for (day, version), group in frame.groupby(["flight_date", "model_version"]):
+        late, early = (group.loc[group["late"] == truth, "probability"].to_numpy() for truth in (True, False))
+        auc = ((late[:, None] > early).mean() + (late[:, None] >= early).mean()) / 2
+        brier = ((group["probability"] - group["late"].astype(float)) ** 2).mean()
+        assert daily[str(day), version] == [len(group), pytest.approx(auc), pytest.approx(brier)]
+
+
+def test_a_range_over_two_months_is_scored_again_and_the_rest_stays(chain: Chain, source: pd.DataFrame) -> None:
+    again = Night.of("chain", f"again-{uuid.uuid4()}", FIRST.partition, date(2013, 1, 30))
+    chain.sql("export/flight_delay_range.sql", again)
+    days = source[source["flight_date"].between(date(2013, 1, 30), again.partition)]
+    score, holdout = (chain.exported(again, name) for name in ("score", "holdout"))
+    assert len(score) == len(holdout) == len(days)
+    assert list(holdout.columns) == [*score.columns, "late"]
+    # Flights that never arrived have no outcome; they are scored all the same.
+    assert int(holdout["late"].isna().sum()) == int(days["arr_delay"].isna().sum()) > 0
+    for _ in range(2):
+        chain.score(again, "7")
+        chain.sql("writeback/flight_predictions.sql", again)
+    found = chain.rows(
+        "SELECT flight_date, model_version, COUNT(*) FROM ml.flight_predictions GROUP BY flight_date, model_version"
+    )
+    counts = days.groupby("flight_date").size()
+    assert {str(day): (version, count) for day, version, count in found} == {
+        **{str(day): ("7", count) for day, count in counts.items()},
+        "2013-02-03": ("1", int((source["flight_date"] == SECOND.partition).sum())),
+    }
 
 
 def test_predictions_of_another_day_are_refused_and_nothing_changes(chain: Chain) -> None:
