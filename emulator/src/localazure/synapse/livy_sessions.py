@@ -20,6 +20,7 @@ import logging
 import os
 import signal
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,7 @@ class _Live:
         self.idle_seconds = idle_seconds
         self.used = time.monotonic()
         self.process: processes.Process | None = None
-        self.waiting: asyncio.Queue[int] = asyncio.Queue()
-        self.running: int | None = None
+        self.waiting: deque[int] = deque()
         self.task: asyncio.Task[None] | None = None
 
     def touch(self) -> None:
@@ -237,7 +237,7 @@ class LivySessions:
         number = len(self._store.list(STATEMENT, prefix))
         statement = {"id": number, "code": code, "kind": kind, "state": "waiting", "output": None, "progress": 0.0}
         self._store.put(STATEMENT, f"{prefix}{number:06d}", statement)
-        live.waiting.put_nowait(number)
+        live.waiting.append(number)
         return statement
 
     async def _statement(self, request: Request, identity: Identity) -> Answer:
@@ -313,10 +313,10 @@ class LivySessions:
         sent = 0
         while not live.is_stale:
             _check_alive(live)
-            try:
-                number = await asyncio.wait_for(live.waiting.get(), _POLL_SECONDS * 4)
-            except TimeoutError:
+            if not live.waiting:
+                await asyncio.sleep(_POLL_SECONDS)
                 continue
+            number = live.waiting.popleft()
             place = f"{key}/{number:06d}"
             statement = self._store.get(STATEMENT, place)
             if statement is None or statement["state"] != "waiting":
