@@ -140,7 +140,7 @@ def test_a_deployment_that_collects_nothing_is_named(edge: Edge) -> None:
 )  # fmt: skip
 def test_what_azure_ml_cannot_say_is_an_error_of_the_spec(tmp_path: Any, changes: dict[str, Any], said: str) -> None:
     content = yaml.safe_load((INCLUDE / "models/flight_delay/model.yml").read_text())
-    content["watch"] |= changes
+    content["watch"] |= {"azure_monitor": {}} | changes
     path = tmp_path / "flight_delay" / "model.yml"
     path.parent.mkdir()
     path.write_text(yaml.safe_dump(content))

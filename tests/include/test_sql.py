@@ -83,3 +83,20 @@ def test_a_month_without_a_partition_is_refused() -> None:
         text = render(file, beyond)
         assert "THROW 100001" in text
         assert "SWITCH PARTITION" not in text
+
+
+@pytest.mark.parametrize(
+    ("file", "view"),
+    [
+        ("writeback/flight_predictions.sql", "v_flight_predictions"),
+        ("writeback/flight_predictions.sql", "v_flight_performance_daily"),
+        ("monitoring/readings.sql", "v_monitoring_readings"),
+        ("decisions/model_decisions.sql", "v_model_decisions"),
+    ],
+)
+def test_who_fills_a_table_keeps_its_views_up_to_date(file: str, view: str) -> None:
+    batches = [batch.text.strip() for batch in tsql.batches(render(file))]
+    altered = next(index for index, text in enumerate(batches) if text.startswith(f"ALTER VIEW reporting.{view} AS"))
+    # The only statement of its batch, as T-SQL wants it, after the one that makes sure that there is a view to alter.
+    assert len(tsql.statements(batches[altered])) == 1
+    assert f"EXEC('CREATE VIEW reporting.{view} AS SELECT 1" in batches[altered - 1]

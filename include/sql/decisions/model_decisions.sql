@@ -33,6 +33,8 @@ SELECT
 COMMIT TRANSACTION;
 GO
 
+{% include "reporting/v_model_decisions.sql" %}
+
 -- The task shows the model's last nights.
 SELECT TOP 10 night, decision, decided_by, outcome, metric, challenger, champion, difference, champion_version, model_version
 FROM ml.model_decisions

@@ -42,6 +42,9 @@ FROM {{ staged }};
 
 DROP TABLE {{ staged }};
 UPDATE STATISTICS ml.monitoring_readings;
+GO
+
+{% include "reporting/v_monitoring_readings.sql" %}
 
 SELECT COUNT(*) AS [rows], SUM(CASE WHEN level = 'alarm' THEN 1 ELSE 0 END) AS alarms
 FROM ml.monitoring_readings

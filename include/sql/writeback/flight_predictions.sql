@@ -7,7 +7,6 @@
 {%- set scored = "scored/flight_delay/" ~ night.partition ~ "/" ~ night.key %}
 IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'stg') EXEC('CREATE SCHEMA stg');
 IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'ml') EXEC('CREATE SCHEMA ml');
-IF NOT EXISTS (SELECT * FROM sys.schemas WHERE name = 'reporting') EXEC('CREATE SCHEMA reporting');
 
 IF OBJECT_ID('ml.flight_predictions') IS NULL
     CREATE TABLE ml.flight_predictions
@@ -84,26 +83,10 @@ GO
 
 {{ statistics("ml.flight_predictions", ["flight_id", "flight_date", "model_version"]) }}
 
--- What people and reports read: each prediction with its flight and, once known, the outcome.
-IF OBJECT_ID('reporting.v_flight_predictions') IS NULL
-    EXEC('CREATE VIEW reporting.v_flight_predictions AS
-    SELECT
-        p.flight_id,
-        p.flight_date,
-        f.carrier,
-        f.flight,
-        f.origin,
-        f.dest,
-        p.probability,
-        p.late AS predicted_late,
-        f.late AS arrived_late,
-        p.model_name,
-        p.model_version,
-        p.run_id,
-        p.deployment,
-        p.scored_at
-    FROM ml.flight_predictions AS p
-    LEFT JOIN ml.flight_features AS f ON f.flight_id = p.flight_id');
+-- What people and reports read.
+{% include "reporting/v_flight_predictions.sql" %}
+
+{% include "reporting/v_flight_performance_daily.sql" %}
 
 -- The night's report shows how much was written, and by which model.
 SELECT COUNT(*) AS [rows], model_name, model_version
