@@ -26,6 +26,7 @@ _SIGNALS = {
 #: Whose rows a reading is of; readings of before there was a choice don't say.
 _DATA = {"scored": "", "captured": ", captured requests"}
 _PLOTS = 8
+_FEW = 8  # readings within their limits that are shown without being asked for
 
 
 def render(result: Mapping[str, Any], *, model: str, retraining: str = "", run_url: str = "") -> str:
@@ -50,7 +51,6 @@ def render(result: Mapping[str, Any], *, model: str, retraining: str = "", run_u
                 (f"version {result['model_version']}", "the champion"),
                 (counts["alarm"], "alarms"),
                 (counts["warn"], "warnings"),
-                (counts["undefined"], "undefined"),
             ]
         ),
         _findings(found, retraining),
@@ -160,19 +160,32 @@ def _signal(name: str, data: str, readings: Sequence[Mapping[str, Any]]) -> Html
     if not own:
         return Html("")
     title, intro = _SIGNALS[name]
-    rows = [
-        (
-            pages.badge(reading["level"], _TONES[reading["level"]]),
-            reading["feature"],
-            reading["metric"].replace("_", " "),
-            reading["value"],
-            reading["reference"],
-            None if reading["threshold"] is None or math.isnan(reading["threshold"]) else float(reading["threshold"]),
-            reading["rows"],
-            reading["says"] if reading["level"] == "undefined" else "",
-        )
-        for reading in own
-    ]
     reference = "Noise" if name.endswith("drift") else "At training"
     headers = ("", "Feature", "Metric", "Value", reference, "Limit", "Rows", "")
-    return pages.section(f"{title}{_DATA[data]}", intro, pages.table(headers, rows, numbers=(3, 4, 5, 6)))
+
+    def table(readings: Sequence[Mapping[str, Any]]) -> Html:
+        return pages.table(headers, [_row(reading) for reading in readings], numbers=(3, 4, 5, 6))
+
+    # What is as it was is most of it: there for who looks for it.
+    within = [reading for reading in own if reading["level"] == "ok"]
+    others = [reading for reading in own if reading["level"] != "ok"]
+    parts = [table(others)] if others else []
+    if len(within) <= _FEW:
+        parts = [table(own)]
+    else:
+        parts.append(pages.fold(f"{len(within)} readings within their limits", table(within)))
+    return pages.section(f"{title}{_DATA[data]}", intro, *parts)
+
+
+def _row(reading: Mapping[str, Any]) -> tuple[object, ...]:
+    threshold = reading["threshold"]
+    return (
+        pages.badge(reading["level"], _TONES[reading["level"]]),
+        reading["feature"],
+        reading["metric"].replace("_", " "),
+        reading["value"],
+        reading["reference"],
+        None if threshold is None or math.isnan(threshold) else float(threshold),
+        reading["rows"],
+        reading["says"] if reading["level"] == "undefined" else "",
+    )
