@@ -313,6 +313,24 @@ def test_the_night_that_an_alarm_starts_is_waited_for_and_decides(world: dict[st
     assert "night after the alarm: promoted v2" in clock.lines[1]
 
 
+def test_a_night_after_an_alarm_that_failed_is_tried_anew(world: dict[str, Any], monkeypatch: Any) -> None:
+    airflow = Airflow()
+    airflow.drift = True
+    night = airflow._night
+
+    def failing(run_id: str, before: str, serving: str) -> None:
+        night(run_id, before, serving)
+        if run_id == "drift__2013-08-05":
+            airflow.states[year.NIGHT, run_id] = "failed"
+
+    monkeypatch.setattr(airflow, "_night", failing)
+    opened, _ = play(airflow)
+    assert [period["drift_night"]["run_id"] for period in opened.periods[1:]] == [
+        "drift__2013-08-05__2",
+        "drift__2013-12-31",
+    ]
+
+
 def test_a_night_that_was_rolled_back_has_decided(world: dict[str, Any]) -> None:
     airflow = Airflow()
     play(airflow)
