@@ -105,10 +105,11 @@ class PersonalApproval(ApprovalOperator):
             answer = {"approved": False, "by": "gate"}
             _reject(self, context, answer)
             return answer
-        self.body = "\n\n".join([verdict_markdown(verdict), *self._around(context)])
+        kept = "the champion stays" if verdict.get("champion") else "it isn't shipped"
+        self.body = "\n\n".join([verdict_markdown(verdict), *self._around(context, kept)])
         return super().execute(context)
 
-    def _around(self, context: Context) -> list[str]:
+    def _around(self, context: Context, kept: str) -> list[str]:
         """What else whoever answers wants to know: where to look, and what silence means."""
         links = []
         for name, task_id in (("Training", self.training), ("Evaluation", self.evaluation)):
@@ -117,7 +118,7 @@ class PersonalApproval(ApprovalOperator):
                 links.append(f"[{name}: {job.get('name') or task_id}]({job['url']})")
         assert self.response_timeout is not None and self.defaults is not None
         until = datetime.now(UTC) + self.response_timeout
-        silence = "the champion stays" if self.defaults == [self.REJECT] else "the challenger is promoted"
+        silence = kept if self.defaults == [self.REJECT] else "the challenger is promoted"
         said = f"Without an answer by {until:%Y-%m-%d %H:%M} UTC {silence}."
         return [" · ".join(links), said] if links else [said]
 
@@ -132,7 +133,7 @@ class PersonalApproval(ApprovalOperator):
             "at": at.isoformat() if isinstance(at, datetime) else str(at or ""),
         }
         who = "Nobody answered in time" if answer["by"] == "timeout" else f"Answered by {answer['by']}"
-        self.log.info("%s: %s.", who, "approved" if approved else "not approved, the champion stays")
+        self.log.info("%s: %s.", who, "approved" if approved else "not approved")
         if not approved and "error" not in event:
             context["ti"].xcom_push("return_value", answer)
         super().execute_complete(context, event)

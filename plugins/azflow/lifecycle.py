@@ -290,7 +290,7 @@ def _approve(spec: ModelSpec, common: Mapping[str, Any]) -> PlannedTask:
         person = spec.approve.person
         arguments = {
             "verdict": "evaluate.verdict",
-            "subject": f"May the challenger replace the champion of {spec.name}?",
+            "subject": f"May the challenger of {spec.name} be shipped?",
             "timeout_minutes": person.timeout_minutes,
             "on_timeout": person.on_timeout,
             "assigned": person.assigned,

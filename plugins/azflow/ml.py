@@ -19,7 +19,7 @@ from azflow import exports
 from azflow.comparison import known_metrics
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, first_line
-from azflow.guardrails import PromotionRules, judge_challenger
+from azflow.guardrails import PromotionRules, calibration_error, judge_challenger
 from azflow.job_files import content_digest, keep_expressions, origin, override, read_job, tag, truth
 from azflow.lake_tables import LakeTable, inspect_table, write_table_pointer
 from azflow.metrics import check_bounds
@@ -330,8 +330,8 @@ class EvaluationGate(AzflowOperator):
     """Judges the evidence an evaluation job wrote, and writes the verdict down beside it (``verdict.json``).
 
     XCom: the verdict (`azflow.guardrails.Verdict` as a mapping), ``evidence`` (its address), and what a report shows
-    beside it: ``slices``, ``positives``, ``confidence``, ``unit``, ``baselines``, ``challenger_calibration``,
-    ``champion_calibration``.
+    beside it: ``slices``, ``positives``, ``confidence``, ``unit``, ``baselines``, ``microseconds_per_row``,
+    ``unlabelled``, ``calibration_error``, ``challenger_calibration``, ``champion_calibration``.
 
     :param evaluation: task id of the job whose output ``evidence`` is a folder with ``evidence.json``.
     :param metric: the metric the evidence must be about.
@@ -539,9 +539,12 @@ def _suite_result(context: Context) -> str:
 
 def _shown(evidence: Mapping[str, Any]) -> dict[str, Any]:
     """What a report shows beside a verdict, where the evidence has it."""
-    shown = {
-        key: evidence[key] for key in ("slices", "positives", "confidence", "unit", "baselines") if key in evidence
-    }
+    kept = ("slices", "positives", "confidence", "unit", "baselines", "microseconds_per_row", "unlabelled")
+    shown = {key: evidence[key] for key in kept if key in evidence}
+    bins = (evidence.get("challenger") or {}).get("calibration") or ()
+    calibration = [each for each in bins if "rows" in each]
+    if (error := calibration_error(calibration)) is not None:
+        shown["calibration_error"] = error
     for name in ("challenger", "champion"):
         if isinstance(found := evidence.get(name), Mapping) and found.get("calibration"):
             shown[f"{name}_calibration"] = found["calibration"]

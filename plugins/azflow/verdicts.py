@@ -19,7 +19,8 @@ def verdict_lines(verdict: Mapping[str, Any]) -> list[str]:
     rows = [("", "version", str(verdict.get("metric") or "metric"), _interval_title(verdict)), *_figures(verdict)]
     lines = [f"{head}, judged on {_counted(verdict)}", *_aligned(rows)]
     if slices := worst_slices(verdict):
-        lines += ["where it lost most", *_aligned([_slice_cells(one, verdict) for one in slices])]
+        lines += [_slices_title(verdict), *_aligned([_slice_cells(one, verdict) for one in slices])]
+    lines += _asides(verdict)
     return [*lines, *(f"because {reason}" for reason in verdict.get("reasons") or ())]
 
 
@@ -38,21 +39,40 @@ def verdict_markdown(verdict: Mapping[str, Any]) -> str:
         _table(("", "version", metric, _interval_title(verdict)), _figures(verdict)),
     ]
     if slices := worst_slices(verdict):
-        parts.append("Where the challenger lost most, or gained least")
+        parts.append(f"**{_slices_title(verdict).capitalize()}**")
         headers = ("slice", "rows", "challenger", "champion", "difference")
-        parts.append(_table(headers, [_slice_cells(one, verdict) for one in slices]))
+        cells = [_slice_cells(one, verdict) for one in slices]
+        parts.append(_table(headers[: len(cells[0])], cells))
+    parts += _asides(verdict)
     return "\n\n".join(part for part in parts if part)
 
 
 def worst_slices(verdict: Mapping[str, Any], most: int = _SHOWN_SLICES) -> list[Mapping[str, Any]]:
-    """The slices on which the challenger lost most against the champion, the worst first."""
+    """The slices on which the challenger lost most against the champion; without a champion, those on which it is
+    weakest. The worst first."""
     sign = 1 if verdict.get("lower_is_better") else -1
-    both = [
+    compared = verdict.get("champion") is not None
+    known = [
         one
         for one in verdict.get("slices") or ()
-        if isinstance(one.get("challenger"), int | float) and isinstance(one.get("champion"), int | float)
+        if isinstance(one.get("challenger"), int | float)
+        and (isinstance(one.get("champion"), int | float) or not compared)
     ]
-    return sorted(both, key=lambda one: -sign * (one["challenger"] - one["champion"]))[:most]
+    return sorted(known, key=lambda one: -sign * (one["challenger"] - (one["champion"] if compared else 0)))[:most]
+
+
+def _slices_title(verdict: Mapping[str, Any]) -> str:
+    return "where it is weakest" if verdict.get("champion") is None else "where it lost most, or gained least"
+
+
+def _asides(verdict: Mapping[str, Any]) -> list[str]:
+    """What else is known of the challenger, in a sentence."""
+    said = []
+    if isinstance(error := verdict.get("calibration_error"), int | float):
+        said.append(f"predictions and outcomes lie {shown(error)} apart on average")
+    if isinstance(took := verdict.get("microseconds_per_row"), int | float):
+        said.append(f"scoring a row took {took:,.0f} microseconds")
+    return ["; ".join(said).capitalize() + "."] if said else []
 
 
 def _figures(verdict: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -82,14 +102,11 @@ def _measured(found: object, signed: bool) -> tuple[str, str]:
 
 
 def _slice_cells(one: Mapping[str, Any], verdict: Mapping[str, Any]) -> tuple[str, ...]:
+    name, rows, challenger = f"{one['column']} = {one['value']}", f"{one['rows']:,}", shown(one["challenger"])
+    if verdict.get("champion") is None:
+        return name, rows, challenger
     difference = shown(one["challenger"] - one["champion"], signed=True)
-    return (
-        f"{one['column']} = {one['value']}",
-        f"{one['rows']:,}",
-        shown(one["challenger"]),
-        shown(one["champion"]),
-        difference,
-    )
+    return name, rows, challenger, shown(one["champion"]), difference
 
 
 def _interval_title(verdict: Mapping[str, Any]) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +25,8 @@ import azflow.endpoint_files
 from azflow.connection import AzureConnection
 from azflow.endpoints import DeployOperator, RolloutOperator, endpoint_summary
 from azflow.online_endpoint import OnlineEndpoint
+
+pytestmark = pytest.mark.evidence("sdk")
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -199,9 +204,12 @@ def test_the_whole_life_of_an_endpoint(connection: AzureConnection, models: list
         # The second one, by stages.
         second = deploy(models[1], "manual__2")
         assert online.traffic() == {first["deployment"]: 100}
-        done = roll_out(second["deployment"], stages="[10, 50, 100]")
+        done = roll_out(second["deployment"], stages="[10, 50, 100]", shadow={"requests": 30, "hours": 1})
         assert done["traffic"] == {first["deployment"]: 0, second["deployment"]: 100}
-        assert [stage["percent"] for stage in done["stages"]] == [0, 10, 50, 100]
+        assert [stage["name"] for stage in done["stages"]] == ["probe", "shadow", "10 %", "50 %", "100 %"]
+        # What the callers asked the first one, as its data collector wrote it.
+        shadow = done["stages"][1]
+        assert (shadow["requests"], shadow["errors"], shadow["agreement"]) == (30, 0, 1.0)
         assert all(stage["errors"] == 0 and stage["agreement"] in (None, 1.0) for stage in done["stages"])
         assert done["champion"] == first["deployment"]
         assert done["deleted"] == []
@@ -224,13 +232,68 @@ def test_the_whole_life_of_an_endpoint(connection: AzureConnection, models: list
         done = roll_out(third["deployment"], min_agreement=0.0, stages=(50, 100))
         assert done["deleted"] == [first["deployment"]]
         assert set(online.deployments()) == {second["deployment"], third["deployment"]}
+
+        # The first model again, by workers that die before and after every write: the last one ends what they began.
+        deaths = killed_at_every_write(
+            lambda: roll_out(deploy(models[0], "manual__4")["deployment"], min_agreement=0.0, window_seconds=0.5)
+        )
+        assert [what for what, when in deaths if when == "after"] == [
+            "PUT deployments",  # then the stages of 10, 50 and 100 %
+            *["PUT onlineEndpoints"] * 3,
+            "DELETE deployments",
+        ]
+        traffic = {name: share for name, share in online.traffic().items() if share}
+        assert len(traffic) == 1 and set(online.deployments()) == {third["deployment"], *traffic}
+        assert not {second["deployment"], third["deployment"]} & traffic.keys()
     assert not users.failures, users.failures[:3]
-    assert set(users.answered) == {first["deployment"], second["deployment"], third["deployment"]}
+    assert set(users.answered) >= {first["deployment"], second["deployment"], third["deployment"]}
     assert len(users.answered) > 100
 
     summary = endpoint_summary(connection, endpoint)
-    assert summary["traffic"] == {second["deployment"]: 0, third["deployment"]: 100}
-    assert summary["deployments"][third["deployment"]]["state"] == "Succeeded"
+    assert summary["traffic"] == {third["deployment"]: 0, **traffic}
+    assert {each["state"] for each in summary["deployments"].values()} == {"Succeeded"}
+
+
+#: Of the requests to Resource Manager, those that change what callers of the endpoint get.
+WRITE = re.compile(r"(?:/(onlineEndpoints)/[^/?]+|/onlineEndpoints/[^/]+/(deployments)/[^/?]+)\?")
+
+
+def killed_at_every_write(work: Callable[[], Any]) -> list[tuple[str, str]]:
+    """Run `work` in one process after the other, each killed before, the next after, the first write it makes, until
+    one survives; where each died. The parent's threads are its callers: nothing of this happens in their process."""
+    deaths: list[tuple[str, str]] = []
+    for number in range(40):
+        when = ("before", "after")[number % 2]
+        readable, writable = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                _die_at_the_first_write(when, writable)
+                work()
+            finally:
+                os._exit(0)
+        os.close(writable)
+        with os.fdopen(readable) as said:
+            what = said.read()
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            return deaths
+        deaths.append((what, when))
+    raise AssertionError(f"no try came to its end: {deaths}")
+
+
+def _die_at_the_first_write(when: str, say: int) -> None:
+    send = requests.adapters.HTTPAdapter.send
+
+    def watched(adapter: Any, request: Any, **options: Any) -> Any:
+        found = WRITE.search(request.url) if request.method in ("PUT", "PATCH", "DELETE") else None
+        answer = None if found and when == "before" else send(adapter, request, **options)
+        if found:
+            os.write(say, f"{request.method} {found[1] or found[2]}".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    requests.adapters.HTTPAdapter.send = watched  # type: ignore[method-assign]
 
 
 def test_a_retry_goes_on_where_it_was(connection: AzureConnection, models: list[str], endpoint: str) -> None:
