@@ -16,8 +16,11 @@ PARAMETERS_TAG = "parameters"
 INJECTED_TAG = "parameters_overwritten"
 INJECTED_COMMENT = "# This cell is generated from runtime parameters."
 PYTHON_KERNELS = frozenset({"synapse_pyspark", "python3", "python", "pyspark"})
-#: First-line magics that choose another language or reconfigure the session.
-REFUSED_MAGICS = frozenset({"%%spark", "%%scala", "%%csharp", "%%sparkr", "%%configure", "%%r"})
+#: First-line magics that choose another language.
+REFUSED_MAGICS = frozenset({"%%spark", "%%scala", "%%csharp", "%%sparkr", "%%r"})
+#: Magics that would change what all sessions share: the compute environment's packages.
+REFUSED_LINE_MAGICS = frozenset({"%pip", "%conda", "%mamba", "%micromamba", "%uv"})
+CONFIGURE = "%%configure"
 _IDENTIFIER = re.compile(r"^[A-Za-z_]\w*$")
 
 
@@ -56,6 +59,7 @@ def cells(properties: Mapping[str, Any], parameters: Mapping[str, Any] | None = 
         first = cell.source.lstrip().split(None, 1)
         if cell.kind == "code" and first and first[0].lower() in REFUSED_MAGICS:
             raise UnsupportedNotebook(f"cell {cell.index}: the magic {first[0]} is not implemented by localazure")
+    _check_configure(result)
     if parameters:
         tagged = [
             position for position, cell in enumerate(result) if cell.kind == "code" and PARAMETERS_TAG in cell.tags
@@ -64,6 +68,26 @@ def cells(properties: Mapping[str, Any], parameters: Mapping[str, Any] | None = 
         injected = Cell("code", assignments(parameters), None, {"tags": [INJECTED_TAG]})
         result.insert(position, injected)
     return result
+
+
+def configuration(source: str) -> dict[str, Any]:
+    """What a `%%configure` cell asks for. Raises ValueError if it isn't an object of JSON."""
+    first, _, body = source.strip().partition("\n")
+    words = first.split()
+    if words[0] != CONFIGURE or set(words[1:]) - {"-f", "--force"}:
+        raise ValueError(f"{first}: only {CONFIGURE} and {CONFIGURE} -f are there")
+    try:
+        asked = json.loads(body)
+    except ValueError as error:
+        raise ValueError(f"{CONFIGURE} isn't JSON: {error}") from None
+    if not isinstance(asked, dict):
+        raise ValueError(f"{CONFIGURE} must be an object of JSON")
+    return asked
+
+
+def stem(name: str) -> str:
+    """A notebook's name without the folder it is shown in."""
+    return name.rsplit("/", 1)[-1].removesuffix(".ipynb")
 
 
 def assignments(parameters: Mapping[str, Any]) -> str:
@@ -94,7 +118,14 @@ def arguments(text: str) -> tuple[str, dict[str, Any]]:
         values = json.loads(brace + rest) if brace else {}
     except ValueError as error:
         raise ValueError(f"%run {text}: the parameters aren't JSON ({error})") from None
-    return name.rsplit("/", 1)[-1], values
+    return stem(name), values
+
+
+def _check_configure(found: list[Cell]) -> None:
+    code = [cell for cell in found if cell.kind == "code" and cell.source.strip()]
+    for cell in code[1:]:
+        if cell.source.split(None, 1)[0] == CONFIGURE:
+            raise UnsupportedNotebook(f"cell {cell.index}: {CONFIGURE} must be the first code cell of a run")
 
 
 def _check_language(metadata: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.readwriter import DataFrameReader, DataFrameWriter
 
-from localazure_compute import lake
+from localazure_compute import lake, mounts
 from localazure_compute.lake import Lake, LakePath
 
 _connectors: dict[str, Connector] = {}
@@ -199,7 +199,7 @@ def _reading(original: Callable[..., DataFrame], mirror: Mirror) -> Callable[...
         ):
             self.options(**{key: each for key, each in named.items() if key not in ("path", "format", "schema")})
             path = named.get("path", paths[0] if paths else None)
-            if not isinstance(path, str) or (text := lake.address(path)) is None:
+            if not isinstance(path, str) or (text := mounts.resolved(path)) is None:
                 raise AnalysisException(f"load() needs one path of the lake, not {path!r}.")
             return connector.read(self, text)
         if "format" in named or (original.__name__ == "load" and len(paths) > 1):
@@ -217,7 +217,7 @@ def _reading(original: Callable[..., DataFrame], mirror: Mirror) -> Callable[...
 def _fetched(path: Any, mirror: Mirror) -> Any:
     if isinstance(path, list | tuple):
         return [_fetched(item, mirror) for item in path]
-    text = lake.address(path)
+    text = mounts.resolved(path)
     return path if text is None else mirror.fetch(text)
 
 
@@ -230,7 +230,7 @@ def _writing(original: Callable[..., None], mirror: Mirror) -> Callable[..., Non
         chosen = call.arguments.get("format")
         connector = _connector(self, chosen) if original.__name__ == "save" else None
         _check_format(chosen)
-        text = lake.address(call.arguments.get("path") or getattr(self, "_lake_path", None))
+        text = mounts.resolved(call.arguments.get("path") or getattr(self, "_lake_path", None))
         mode = (call.arguments.get("mode") or getattr(self, "_lake_mode", None) or "errorifexists").lower()
         if connector is not None:
             if text is None:
@@ -317,7 +317,7 @@ def _mapped_option(original: Callable[..., Any], mirror: Mirror) -> Callable[...
     def option(self: Any, key: str, value: Any) -> Any:
         lowered = key.lower()
         self._lake_options = {**getattr(self, "_lake_options", {}), key: value}
-        text = lake.address(value) if lowered in ("path", "basepath") else None
+        text = mounts.resolved(value) if lowered in ("path", "basepath") else None
         if lowered == "path" and text is not None:
             self._lake_path = value
             return self

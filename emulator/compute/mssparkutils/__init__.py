@@ -1,5 +1,5 @@
 """The older name of `notebookutils`; the same functions."""
 
-from notebookutils import credentials, env, fs, notebook, runtime
+from notebookutils import __getattr__, credentials, env, fs, help, notebook, runtime, session
 
-__all__ = ["credentials", "env", "fs", "notebook", "runtime"]
+__all__ = ["__getattr__", "credentials", "env", "fs", "help", "notebook", "runtime", "session"]

@@ -1,25 +1,60 @@
-"""`notebookutils.credentials`: refused by name; localazure has neither Key Vault nor linked services."""
+"""`notebookutils.credentials`: tokens of the notebook's identity. Key Vault and linked services aren't there.
+
+https://learn.microsoft.com/azure/synapse-analytics/spark/microsoft-spark-utilities#credentials-utilities
+"""
 
 from __future__ import annotations
 
-_REFUSED = (
-    "getToken",
-    "getSecret",
-    "getSecretWithLS",
-    "putSecret",
-    "putSecretWithLS",
-    "isValidToken",
-    "getConnectionStringOrCreds",
-    "getFullConnectionString",
-    "getPropertiesAll",
-)
+import base64
+import json
+import time
+
+from localazure_compute import tokens
+from notebookutils import _help
+
+_VAULT = "localazure has no Key Vault"
+_LINKED = "localazure has no linked services"
+_REFUSED = {
+    "getSecret": _VAULT,
+    "getSecretWithLS": _VAULT,
+    "putSecret": _VAULT,
+    "putSecretWithLS": _VAULT,
+    "getConnectionStringOrCreds": _LINKED,
+    "getFullConnectionString": _LINKED,
+    "getConnectionStringAsMap": _LINKED,
+    "getPropertiesAll": _LINKED,
+}
+
+
+def getToken(audience: str, name: str = "") -> str:
+    """A token for a key (Storage, DW, Synapse, AzureManagement, AML) or a resource. Raises PermissionError."""
+    if name:
+        raise NotImplementedError(f"notebookutils.credentials.getToken with a linked service: {_LINKED}")
+    return tokens.token(audience)
+
+
+def isValidToken(token: str) -> bool:
+    """Whether a token's time hasn't run out."""
+    parts = token.split(".")
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        return bool(time.time() < float(claims["exp"]))
+    except (IndexError, ValueError, KeyError, TypeError):
+        return False
+
+
+def help(method: str = "") -> None:
+    """Print what there is."""
+    _help.show("notebookutils.credentials", globals(), method)
 
 
 def __getattr__(name: str) -> object:
     if name in _REFUSED:
 
         def refused(*_args: object, **_named: object) -> None:
-            raise NotImplementedError(f"notebookutils.credentials.{name} is not implemented by localazure")
+            raise NotImplementedError(
+                f"notebookutils.credentials.{name} is not implemented by localazure: {_REFUSED[name]}"
+            )
 
         return refused
     raise AttributeError(f"module 'notebookutils.credentials' has no attribute {name!r}")

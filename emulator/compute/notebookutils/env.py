@@ -6,6 +6,7 @@ https://learn.microsoft.com/azure/synapse-analytics/spark/microsoft-spark-utilit
 from __future__ import annotations
 
 from localazure_compute import spark_session
+from notebookutils import _help
 
 
 def getUserName() -> str:
@@ -19,7 +20,7 @@ def getUserId() -> str:
 
 
 def getJobId() -> str:
-    """The run's id."""
+    """The id of the run, also in `synfs:` paths."""
     return str(spark_session.context.get("run_id", ""))
 
 
@@ -36,3 +37,8 @@ def getPoolName() -> str:
 def getClusterId() -> str:
     """The session's id."""
     return str(spark_session.context.get("session_id", ""))
+
+
+def help(method: str = "") -> None:
+    """Print what there is."""
+    _help.show("notebookutils.env", globals(), method)

@@ -1,28 +1,31 @@
-"""`notebookutils.fs`: files of the lake by abfss path.
+"""`notebookutils.fs`: files of the lake, and of the driver's own disk (`file:`).
 
 https://learn.microsoft.com/azure/synapse-analytics/spark/microsoft-spark-utilities#file-system-utilities . Sizes are
-bytes, times milliseconds since 1970 (UTC). Folders are what ADLS shows over the blob interface: prefixes, or blobs
-marked `hdi_isfolder`.
+bytes, times milliseconds since 1970 (UTC). A path without a scheme is the default file system's. Folders of the lake
+are what ADLS shows over the blob interface: prefixes, or blobs marked `hdi_isfolder`.
+
+A mount gives `synfs:/<job id>/<mount point>/...` the meaning of a folder of the lake, here and to Spark. On Azure it is
+a folder of the driver as well (`getMountPath`): that would need a file system driver, and is refused.
 """
 
 from __future__ import annotations
 
 import functools
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from localazure_compute import lake
+from localazure_compute import mounts as _mounts
 from localazure_compute.lake import Lake, LakePath
+from notebookutils import _help
 
-_REFUSED = (
-    "mount",
-    "unmount",
-    "mounts",
-    "getMountPath",
-    "refreshMounts",
-    "fastcp",
-    "mountToDriverNode",
-    "unmountFromDriverNode",
-)
+_REFUSED = {
+    "getMountPath": "a mount is no folder of the driver here; use the synfs: or abfss: path",
+    "mountToDriverNode": "a mount is no folder of the driver here; use the synfs: or abfss: path",
+    "unmountFromDriverNode": "a mount is no folder of the driver here; use the synfs: or abfss: path",
+}
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,22 @@ class FileInfo:
     modifyTime: int
 
 
+@dataclass(frozen=True)
+class MountPointInfo:
+    """One entry of `mounts`."""
+
+    mountPoint: str
+    source: str
+    scope: str
+    localPath: str
+    storageType: str
+
+
 def ls(dir: str) -> list[FileInfo]:
     """The entries of a folder (or the one of a file), by name. Raises FileNotFoundError."""
     path = _path(dir)
+    if isinstance(path, Path):
+        return _local_entries(path)
     entries: dict[str, FileInfo] = {}
     offset = len(path.path) + 1 if path.path else 0
     is_there = not path.path
@@ -64,59 +80,67 @@ def ls(dir: str) -> list[FileInfo]:
 
 def exists(file: str) -> bool:
     """Whether a file or folder is there."""
-    path = _path(file)
-    return _lake().exists(path) or _is_marked_folder(path)
+    return _exists(_path(file))
 
 
 def mkdirs(dir: str) -> bool:
-    """Make a folder."""
+    """Make a folder, and those it lies in."""
     path = _path(dir)
-    if not _lake().exists(path):
+    if isinstance(path, Path):
+        path.mkdir(parents=True, exist_ok=True)
+    elif not _lake().exists(path):
         _lake().write(path, b"", folder_marker=True)
     return True
 
 
 def head(file: str, maxBytes: int = 100 * 1024) -> str:
     """The first bytes of a file, as UTF-8 text. Raises FileNotFoundError."""
-    return _lake().read(_path(file), maxBytes).decode(errors="replace")
+    return _read(_path(file), maxBytes).decode(errors="replace")
 
 
 def put(file: str, content: str, overwrite: bool = False) -> bool:
     """Write text to a file. Raises FileExistsError unless `overwrite`."""
     path = _path(file)
-    if not overwrite and _lake().exists(path):
+    if not overwrite and _exists(path):
         raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
-    _lake().write(path, content.encode())
+    _write(path, content.encode())
     return True
 
 
 def append(file: str, content: str, createFileIfNotExists: bool = False) -> bool:
     """Add text at a file's end. Raises FileNotFoundError unless `createFileIfNotExists`."""
     path = _path(file)
-    if _lake().size(path) is None:
+    if not _is_file(path):
         if not createFileIfNotExists:
             raise FileNotFoundError(f"{path} doesn't exist")
         return put(file, content)
-    _lake().write(path, _lake().read(path) + content.encode())
+    _write(path, _read(path) + content.encode())
     return True
 
 
 def cp(src: str, dest: str, recurse: bool = False) -> bool:
     """Copy a file, or with `recurse` a folder. Raises FileNotFoundError, IsADirectoryError."""
     for source, target in _pairs(_path(src), _path(dest), recurse, "cp"):
-        _lake().copy(source, target)
+        _write(target, _read(source))
     return True
+
+
+def fastcp(src: str, dest: str, recurse: bool = True) -> bool:
+    """`cp`; on Azure by azcopy."""
+    return cp(src, dest, recurse)
 
 
 def mv(src: str, dest: str, create_path: bool = False, overwrite: bool = False) -> bool:
     """Move a file or folder. Raises FileNotFoundError; FileExistsError unless `overwrite`."""
     source_root, target_root = _path(src), _path(dest)
-    if not overwrite and _lake().size(target_root) is not None:
+    if not overwrite and _is_file(target_root):
         raise FileExistsError(f"{target_root} exists; pass overwrite=True to replace it")
     for source, target in _pairs(source_root, target_root, True, "mv"):
-        _lake().copy(source, target)
-        _lake().delete(source)
-    if _is_marked_folder(source_root):
+        _write(target, _read(source))
+        _delete(source)
+    if isinstance(source_root, Path):
+        shutil.rmtree(source_root, ignore_errors=True)
+    elif _is_marked_folder(source_root):
         _lake().delete(source_root)
     return True
 
@@ -124,6 +148,8 @@ def mv(src: str, dest: str, create_path: bool = False, overwrite: bool = False) 
 def rm(path: str, recurse: bool = False) -> bool:
     """Delete a file, or with `recurse` a folder. Raises FileNotFoundError, IsADirectoryError."""
     target = _path(path)
+    if isinstance(target, Path):
+        return _remove_local(target, recurse)
     if next(_lake().entries(target), None) is not None:
         if not recurse:
             raise IsADirectoryError(f"{target} is a folder that isn't empty; pass recurse=True to delete it")
@@ -135,17 +161,100 @@ def rm(path: str, recurse: bool = False) -> bool:
     return True
 
 
-def _pairs(source: LakePath, target: LakePath, recurse: bool, verb: str) -> list[tuple[LakePath, LakePath]]:
-    if _lake().size(source) is not None:
-        into_folder = next(_lake().entries(target), None) is not None or _is_marked_folder(target)
-        return [(source, target.child(source.name) if into_folder else target)]
-    entries = list(_lake().entries(source))
-    if not entries and not _is_marked_folder(source):
+def mount(source: str, mountPoint: str, extraConfigs: dict[str, object] | None = None) -> bool:
+    """Give a folder of the lake a mount point of this session. Raises LakeError for another storage account.
+
+    `extraConfigs` may hold `scope` and time-outs; the process's own identity is used, whatever it says of credentials.
+    """
+    _mounts.add(mountPoint, lake.parse(source), str((extraConfigs or {}).get("scope") or "job"))
+    return True
+
+
+def unmount(mountPoint: str) -> bool:
+    """End a mount. Raises ValueError if there is none."""
+    _mounts.remove(mountPoint)
+    return True
+
+
+def mounts() -> list[MountPointInfo]:
+    """The session's mounts."""
+    return [
+        MountPointInfo(each.point, str(each.source), each.scope, "", "Azure Data Lake Storage Gen2")
+        for each in _mounts.all()
+    ]
+
+
+def refreshMounts() -> bool:
+    """Nothing to do: a mount is read anew at every look."""
+    return True
+
+
+def help(method: str = "") -> None:
+    """Print what there is."""
+    _help.show("notebookutils.fs", globals(), method)
+
+
+def _local_entries(path: Path) -> list[FileInfo]:
+    if not path.exists():
+        raise FileNotFoundError(f"file:{path} doesn't exist")
+    found = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [
+        FileInfo(
+            each.name,
+            f"file:{each}",
+            0 if each.is_dir() else each.stat().st_size,
+            each.is_dir(),
+            each.is_file(),
+            int(each.stat().st_mtime * 1000),
+        )
+        for each in found
+    ]
+
+
+def _remove_local(path: Path, recurse: bool) -> bool:
+    if path.is_dir():
+        if any(path.iterdir()) and not recurse:
+            raise IsADirectoryError(f"file:{path} is a folder that isn't empty; pass recurse=True to delete it")
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    return True
+
+
+def _pairs(
+    source: LakePath | Path, target: LakePath | Path, recurse: bool, verb: str
+) -> Iterator[tuple[LakePath | Path, LakePath | Path]]:
+    """What is copied whereto: a file, or every file of a folder."""
+    if _is_file(source):
+        return iter([(source, _child(target, source.name) if _is_folder(target) else target)])
+    if not _exists(source):
         raise FileNotFoundError(f"{source} doesn't exist")
     if not recurse:
         raise IsADirectoryError(f"{source} is a folder; pass recurse=True to {verb} it")
-    offset = len(source.path) + 1 if source.path else 0
-    return [(source.at(e.path), target.child(e.path[offset:])) for e in entries if not e.is_folder_marker]
+    if isinstance(source, Path):
+        names = [file.relative_to(source).as_posix() for file in sorted(source.rglob("*")) if file.is_file()]
+    else:
+        offset = len(source.path) + 1 if source.path else 0
+        names = [each.path[offset:] for each in _lake().entries(source) if not each.is_folder_marker]
+    return iter([(_child(source, name), _child(target, name)) for name in names])
+
+
+def _child(path: LakePath | Path, name: str) -> LakePath | Path:
+    return path / name if isinstance(path, Path) else path.child(name)
+
+
+def _exists(path: LakePath | Path) -> bool:
+    return path.exists() if isinstance(path, Path) else _lake().exists(path) or _is_marked_folder(path)
+
+
+def _is_file(path: LakePath | Path) -> bool:
+    return path.is_file() if isinstance(path, Path) else _lake().size(path) is not None
+
+
+def _is_folder(path: LakePath | Path) -> bool:
+    if isinstance(path, Path):
+        return path.is_dir()
+    return next(_lake().entries(path), None) is not None or _is_marked_folder(path)
 
 
 def _is_marked_folder(path: LakePath) -> bool:
@@ -153,12 +262,36 @@ def _is_marked_folder(path: LakePath) -> bool:
     return any(entry.path == path.path and entry.is_folder_marker for entry in _lake().entries(parent))
 
 
-def _path(text: str) -> LakePath:
-    if not lake.is_lake(text):
-        raise NotImplementedError(
-            f"notebookutils.fs on {text!r} is not implemented by localazure: only abfss:// paths are"
-        )
-    return lake.parse(text)
+def _read(path: LakePath | Path, limit: int | None = None) -> bytes:
+    if isinstance(path, LakePath):
+        return _lake().read(path, limit)
+    with path.open("rb") as file:
+        return file.read(-1 if limit is None else limit)
+
+
+def _write(path: LakePath | Path, content: bytes) -> None:
+    if isinstance(path, LakePath):
+        _lake().write(path, content)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _delete(path: LakePath | Path) -> None:
+    if isinstance(path, Path):
+        path.unlink()
+    else:
+        _lake().delete(path)
+
+
+def _path(text: str) -> LakePath | Path:
+    """A path of the lake or of the disk. Raises ValueError for another file system."""
+    address = _mounts.resolved(text)
+    if address is not None:
+        return lake.parse(address)
+    if isinstance(text, str) and text.startswith("file:"):
+        return Path("/" + text.removeprefix("file:").lstrip("/"))
+    raise ValueError(f"notebookutils.fs on {text!r}: paths are abfss://, wasbs://, synfs:/, file:/ or the lake's own")
 
 
 @functools.cache
@@ -168,5 +301,5 @@ def _lake() -> Lake:
 
 def __getattr__(name: str) -> object:
     if name in _REFUSED:
-        raise NotImplementedError(f"notebookutils.fs.{name} is not implemented by localazure")
+        raise NotImplementedError(f"notebookutils.fs.{name} is not implemented by localazure: {_REFUSED[name]}")
     raise AttributeError(f"module 'notebookutils.fs' has no attribute {name!r}")

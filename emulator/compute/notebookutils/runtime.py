@@ -11,15 +11,24 @@ from localazure_compute import spark_session
 
 
 def _context() -> dict[str, Any]:
-    known = spark_session.context
+    known, tree = spark_session.context, spark_session.tree()
+    run = known.get("run_id", "")
     return {
-        "notebookname": known.get("notebook", ""),
-        "currentNotebookName": known.get("notebook", ""),
-        "jobid": known.get("run_id", ""),
-        "workspace": known.get("workspace", ""),
-        "poolname": known.get("pool", ""),
+        "notebookname": tree[-1] if tree else known.get("notebook", ""),
+        "currentNotebookName": tree[-1] if tree else known.get("notebook", ""),
         "isForPipeline": False,
-        "isReferenceRun": False,
+        "isReferenceRun": len(tree) > 1,
+        "referenceTreePath": "/".join(tree) if len(tree) > 1 else "",
+        "rootNotebookName": known.get("notebook", ""),
+        "rootRunId": run,
+        "currentRunId": run,
+        "jobid": run,
+        "activityId": run,
+        "clusterid": str(known.get("session_id", "")),
+        "sessionId": known.get("session_id", ""),
+        "poolname": known.get("pool", ""),
+        "workspace": known.get("workspace", ""),
+        "userId": known.get("user", ""),
     }
 
 

@@ -58,7 +58,7 @@ def test_assigned_values_are_those_given() -> None:
         source.assignments({"a-b": 1})
 
 
-@pytest.mark.parametrize("magic", ["%%spark", "%%csharp", "%%sparkr", "%%configure -f"])
+@pytest.mark.parametrize("magic", ["%%spark", "%%csharp", "%%sparkr", "%%scala"])
 def test_other_languages_are_refused_by_name(magic: str) -> None:
     with pytest.raises(source.UnsupportedNotebook, match=f"cell 1.*{magic.split(maxsplit=1)[0]}"):
         source.cells(properties("1", f"\n{magic}\nx"))
@@ -81,3 +81,14 @@ def test_the_run_magics_line() -> None:
         source.arguments("--builtin x.py")
     with pytest.raises(ValueError, match="JSON"):
         source.arguments("Name {a: 1}")
+
+
+def test_the_session_is_configured_by_the_first_code_cell() -> None:
+    assert source.configuration('%%configure -f\n{"driverCores": 4}') == {"driverCores": 4}
+    with pytest.raises(ValueError, match="isn't JSON"):
+        source.configuration("%%configure\n{x}")
+    with pytest.raises(ValueError, match="--now"):
+        source.configuration("%%configure --now\n{}")
+    source.cells(properties("", '%%configure\n{"conf": {}}', "1"))
+    with pytest.raises(source.UnsupportedNotebook, match="cell 1: %%configure must be the first code cell"):
+        source.cells(properties("1", "%%configure\n{}"))

@@ -16,6 +16,7 @@ import datetime
 import json
 import logging
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from localazure.core.registry import Answer, Operation
 from localazure.core.store import Store
 from localazure.executors import processes
 from localazure.settings import Settings
-from localazure.synapse import options, pages, snapshots, versions
+from localazure.synapse import configure, options, pages, snapshots, versions
 from localazure.synapse.capacity import Capacity
 from localazure.synapse.notebooks import Notebooks
 from localazure.synapse.options import SessionPlan
@@ -168,10 +169,9 @@ class Runs:
         session_options = body.get("sessionOptions")
         if session_options is not None and not isinstance(session_options, dict):
             raise BadRequest("sessionOptions must be an object.", "sessionOptions")
-        plan = options.plan(resource["properties"].get("sessionProperties"), session_options)
+        plan = _plan(resource["properties"], session_options, values(body.get("parameters")))
         extent.check(plan.size, "sessionOptions.")
         self._capacity.check_queue(extent.pool)
-        values(body.get("parameters"))
         return {
             "runId": run,
             "notebook": resource["name"],
@@ -197,7 +197,7 @@ class Runs:
         run = document["runId"]
         properties = document["resource"]["properties"]
         try:
-            plan = options.plan(properties.get("sessionProperties"), document["sessionOptions"])
+            plan = _plan(properties, document["sessionOptions"], values(document["parameters"]))
             async with self._capacity.place(document["sparkPool"], plan.size):
                 is_done = False
                 while not is_done:
@@ -307,6 +307,11 @@ class Runs:
                 "currentState": "Scheduled" if document["endedAt"] is None else "Ended",
             },
         }
+
+
+def _plan(properties: Document, asked: Document | None, parameters: Mapping[str, Any]) -> SessionPlan:
+    """The session of a run: the notebook's own properties, its `%%configure`, what the run asks for; later ones win."""
+    return options.plan(properties.get("sessionProperties"), configure.options(properties, parameters), asked)
 
 
 def values(parameters: Any) -> dict[str, Any]:
