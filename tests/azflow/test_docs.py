@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import reference
-from azflow import specs
+from azflow import prepare_steps, specs
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,7 +26,7 @@ def test_the_page_about_operators_is_the_codes() -> None:
 def test_no_key_is_explained_that_no_spec_has() -> None:
     for explained in reference.MEANING:
         name, _, key = explained.partition(".")
-        fields = getattr(specs, name).model_fields
+        fields = next(getattr(each, name) for each in (specs, prepare_steps) if hasattr(each, name)).model_fields
         assert key in {field.alias or given for given, field in fields.items()}, explained
 
 
