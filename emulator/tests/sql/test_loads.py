@@ -290,3 +290,29 @@ def test_a_pool_opened_again_has_everything(session: Session, pool: Pool, tmp_pa
     finally:
         opened.close()
         again.close()
+
+
+def test_parquet_files_are_loaded_by_position_in_several_shapes(session: Session, lake: Path) -> None:
+    """Names differ, then types do; a file that breaks off loads nothing."""
+    (lake / "many").mkdir()
+    for name, table in {
+        "a.parquet": pa.table({"x": pa.array([1, 2], pa.int32()), "y": ["one ", "two"]}),
+        "b.parquet": pa.table({"other": pa.array([3], pa.int32()), "names": ["  three  "]}),
+        "c.parquet": pa.table({"x": pa.array([4], pa.int64()), "y": pa.array([None], pa.string())}),
+    }.items():
+        pyarrow.parquet.write_table(table, lake / "many" / name)
+    run(session, "CREATE TABLE dbo.many (a int NOT NULL, b varchar(7)) WITH (HEAP)")
+    copy = f"COPY INTO dbo.many FROM '{LAKE}/many/' WITH (FILE_TYPE = 'PARQUET')"
+    run(session, copy)
+    assert rows(session, "SELECT a, b FROM dbo.many ORDER BY a") == [(1, "one"), (2, "two"), (3, "  three"), (4, None)]
+    whole = (lake / "many" / "b.parquet").read_bytes()
+    (lake / "many" / "b.parquet").write_bytes(whole[:4] + bytes(40) + whole[44:])
+    with pytest.raises(SqlError) as raised:
+        run(session, copy)
+    assert raised.value.number == 13812
+    assert "b.parquet" in raised.value.message
+    assert rows(session, "SELECT COUNT(*) FROM dbo.many") == [(4,)]
+    pyarrow.parquet.write_table(pa.table({"x": [1], "y": ["too long a text"]}), lake / "many" / "b.parquet")
+    with pytest.raises(SqlError) as raised:
+        run(session, copy)
+    assert raised.value.number == 8152

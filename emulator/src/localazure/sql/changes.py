@@ -7,6 +7,7 @@ https://learn.microsoft.com/en-us/sql/t-sql/queries/update-transact-sql
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from localazure.sql import errors
@@ -36,8 +37,20 @@ def stored(value: Value, column: TableColumn, line: int) -> str:
         kind = SqlType("nvarchar" if kind.name == "nchar" else "varchar", kind.length)
     done = implicit(value, kind, line)
     if kind.name in CHARACTER and not value.null:
-        return stripped(done)
+        return _as_it_is(value, kind, stripped(done))
     return done.sql
+
+
+_COLUMN = re.compile(r'"(?:[^"]|"")+"(?:\."(?:[^"]|"")+")?|\w+\."(?:[^"]|"")+"')
+
+
+def _as_it_is(value: Value, kind: SqlType, done: str) -> str:
+    """``done``, but for text that needs nothing done: its bytes and its last one say so in a fifth of the time."""
+    text = value.sql
+    if done == text or value.type.name not in {"varchar", "nvarchar"} or not _COLUMN.fullmatch(text):
+        return done
+    fits = f"strlen({text}) <= {kind.length} AND " if kind.length not in {None, -1} else ""
+    return f"CASE WHEN {fits}NOT suffix({text}, ' ') THEN {text} ELSE {done} END"
 
 
 class ChangeCompiler(QueryCompiler):

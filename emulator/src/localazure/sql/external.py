@@ -185,7 +185,10 @@ def read_table(pool: Pool, table: Table) -> pa.Table:
     kind, layout = format_layout(file_format(pool, options, 1), 1)
     pieces: list[pa.Table] = []
     for file in local_files(pool, uri, 1):
-        piece = read_parquet([file], 1)[0] if kind == "PARQUET" else read_text(file, layout, 1, len(table.columns))[0]
+        if kind == "PARQUET":
+            piece = read_parquet([file], 1)[0].read(1)
+        else:
+            piece = read_text(file, layout, 1, len(table.columns))[0]
         if piece.num_columns != len(table.columns):
             raise SqlError(
                 13812,

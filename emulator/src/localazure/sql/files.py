@@ -10,7 +10,7 @@ import bz2
 import csv
 import gzip
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,9 @@ from localazure.sql.results import SqlError
 
 if TYPE_CHECKING:
     from localazure.sql.pool import Pool
+
+
+_BATCH_ROWS = 122_880  # a row group of DuckDB's
 
 
 @dataclass(frozen=True)
@@ -75,17 +78,63 @@ def local_files(pool: Pool, uri: str, line: int) -> list[Path]:
     return shown
 
 
-def read_parquet(files: Sequence[Path], line: int) -> list[pa.Table]:
-    """One table a file: the rows are appended by position, as the vendor does."""
-    from pyarrow.parquet import ParquetFile  # some megabytes: for those who read it
+class ParquetRows:
+    """Files of one shape as a stream of batches: one is in memory at a time. ``error``: what a read ended in."""
 
-    found = []
+    def __init__(self, files: Sequence[Path], schema: pa.Schema) -> None:
+        self.schema = schema
+        self.num_columns = len(schema.names)
+        self.error: tuple[Path, Exception] | None = None
+        self._files = files
+
+    def rename_columns(self, names: list[str]) -> pa.RecordBatchReader:
+        """The rows under these names; to be read once."""
+        schema = pa.schema([field.with_name(name) for field, name in zip(self.schema, names, strict=True)])
+        return pa.RecordBatchReader.from_batches(schema, self._batches(schema))
+
+    def read(self, line: int) -> pa.Table:
+        """All rows. SqlError 13812 when a file breaks off."""
+        try:
+            return self.rename_columns(self.schema.names).read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(self._files[0] if self.error is None else self.error[0], error, line) from error
+
+    def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        from pyarrow.parquet import ParquetFile
+
+        for path in self._files:
+            try:
+                with ParquetFile(path) as file:
+                    for batch in file.iter_batches(_BATCH_ROWS):
+                        yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+            except (pa.ArrowException, OSError) as error:
+                self.error = path, error  # DuckDB reports it in words of its own
+                raise
+
+
+def read_parquet(files: Sequence[Path], line: int) -> list[ParquetRows]:
+    """Files that have the same types, in their order, as one stream: rows are appended by position, as the vendor does.
+
+    SqlError 13812 for a file that is no Parquet.
+    """
+    from pyarrow.parquet import read_schema  # some megabytes: for those who read it
+
+    found: list[tuple[pa.Schema, list[Path]]] = []
     for file in files:
         try:
-            found.append(ParquetFile(file).read())
+            schema = read_schema(file)
         except (pa.ArrowException, OSError) as error:
-            raise SqlError(13812, f"The file '{file.name}' could not be read as Parquet: {error}", line=line) from error
-    return found
+            raise unreadable(file, error, line) from error
+        if found and found[-1][0].types == schema.types:
+            found[-1][1].append(file)
+        else:
+            found.append((schema, [file]))
+    return [ParquetRows(some, schema.remove_metadata()) for schema, some in found]
+
+
+def unreadable(file: Path, error: Exception, line: int) -> SqlError:
+    """Error 13812."""
+    return SqlError(13812, f"The file '{file.name}' could not be read as Parquet: {error}", line=line)
 
 
 def read_text(file: Path, layout: DelimitedText, line: int, width: int | None = None) -> tuple[pa.Table, int]:

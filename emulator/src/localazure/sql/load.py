@@ -5,10 +5,12 @@ https://learn.microsoft.com/en-us/sql/t-sql/statements/copy-into-transact-sql
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import duckdb
 import pyarrow as pa
 
 from localazure.sql import errors
@@ -17,7 +19,15 @@ from localazure.sql.binding import Scope
 from localazure.sql.catalog import Table, TableColumn, quote
 from localazure.sql.changes import ChangeCompiler, stored
 from localazure.sql.conversions import Value
-from localazure.sql.files import DelimitedText, local_files, parse_delimiter, read_parquet, read_text
+from localazure.sql.files import (
+    DelimitedText,
+    ParquetRows,
+    local_files,
+    parse_delimiter,
+    read_parquet,
+    read_text,
+    unreadable,
+)
 from localazure.sql.results import Result, RowsAffected, SqlError, SqlType
 from localazure.sql.sqltypes import from_arrow, with_length
 
@@ -70,16 +80,14 @@ def copy_into(session: Session, statement: s.CopyInto, frame: Frame) -> Result:
     files = [file for some in fetched for file in some]
     most = int(statement.options.get("MAXERRORS", "0"))
     rejected = 0
-    pieces: list[pa.Table] = []
+    pieces: Sequence[pa.Table | ParquetRows]
     if file_type == "PARQUET":
         pieces = read_parquet(files, line)
     else:
-        for file in files:
-            piece, bad = read_text(file, layout, line, len(columns))
-            rejected += bad
-            pieces.append(piece)
-    if len({piece.schema for piece in pieces}) == 1:
-        pieces = [pa.concat_tables(pieces)]
+        read = [read_text(file, layout, line, len(columns)) for file in files]
+        rejected = sum(bad for _, bad in read)
+        texts = [piece for piece, _ in read]
+        pieces = [pa.concat_tables(texts)] if len({piece.schema for piece in texts}) == 1 else texts
     count = 0
     session.check_cancelled(line)
     with session.pool.catalog.change(session.cursor):
@@ -170,7 +178,7 @@ def _load(
     table: Table,
     columns: list[tuple[TableColumn, int, s.Expr | None]],
     *,
-    piece: pa.Table,
+    piece: pa.Table | ParquetRows,
     statement: s.CopyInto,
     allowed: int,
 ) -> tuple[int, int]:
@@ -223,7 +231,12 @@ def _load(
                 where = f" WHERE NOT coalesce({condition}, false)"
         sql = f'INSERT INTO {table.physical} ({names}) SELECT {", ".join(values)} FROM "loaded$rows" AS d{where}'
         parameters = session.values(frozenset(compiler.context.parameters), _frame())
-        done = session.cursor.execute(sql, parameters or None).fetchall()
+        try:
+            done = session.cursor.execute(sql, parameters or None).fetchall()
+        except duckdb.Error:
+            if isinstance(piece, ParquetRows) and piece.error is not None:
+                raise unreadable(*piece.error, line) from piece.error[1]
+            raise
     return (int(done[0][0]) if done else 0), bad
 
 
