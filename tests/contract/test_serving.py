@@ -280,6 +280,46 @@ def test_an_environment_that_cant_be_built_is_named(
         poller.result()
 
 
+def test_what_a_deployment_lists_is_what_runs(client: MLClient, model: Model, tmp_path: Path) -> None:
+    """An environment that is built for a script, and the one that an MLflow model without a script brings along."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    client.online_endpoints.begin_create_or_update(ManagedOnlineEndpoint(name=name, auth_mode="key")).result()
+    try:
+        (tmp_path / "score.py").write_text(
+            "import humanize, sys\ndef init():\n    pass\ndef run(data):\n"
+            "    return [humanize.__version__, sys.prefix, 'pandas' in sys.modules]\n"
+        )
+        common = {"endpoint_name": name, "instance_type": "Standard_DS3_v2", "instance_count": 1}
+        built = ManagedOnlineDeployment(
+            name="built",
+            code_configuration=CodeConfiguration(code=str(tmp_path), scoring_script="score.py"),
+            environment=Environment(image="x", conda_file={"dependencies": [{"pip": ["humanize==4.9.0"]}]}),
+            **common,
+        )
+        generated = ManagedOnlineDeployment(name="generated", model=model.id, **common)
+        for wanted in (built, generated):
+            client.online_deployments.begin_create_or_update(wanted).result()
+        version, prefix, loaded = score(client, name, azureml_model_deployment="built").json()
+        assert (version, loaded, "/environments/" in prefix) == ("4.9.0", False, True)
+        uri, key = client.online_endpoints.get(name).scoring_uri, client.online_endpoints.get_keys(name).primary_key
+        headers = {"Authorization": f"Bearer {key}", "azureml-model-deployment": "generated"}
+        rows = [{key: value for key, value in row.items() if key != "unknown"} for row in ROWS]
+        answer = requests.post(uri, json={"input_data": rows}, headers=headers, timeout=30)
+        assert (answer.status_code, answer.json()[0]) == (200, 1), answer.text
+        # Kubernetes endpoints have no such thing on Azure either.
+        with pytest.raises(HttpResponseError, match="only managed online endpoints"):
+            kubernetes = f"{name}k"
+            endpoint = KubernetesOnlineEndpoint(name=kubernetes, compute="azureml:aks-scoring", auth_mode="key")
+            client.online_endpoints.begin_create_or_update(endpoint).result()
+            try:
+                bare = deployment(kubernetes, "blue", model, code_configuration=None, environment=None)
+                client.online_deployments.begin_create_or_update(bare).result()
+            finally:
+                client.online_endpoints.begin_delete(kubernetes).result()
+    finally:
+        client.online_endpoints.begin_delete(name).result()
+
+
 def test_managed(client: MLClient, model: Model) -> None:
     name = f"t-{uuid.uuid4().hex[:8]}"
     # Entra's tokens in place of keys, which the SDK takes by itself.

@@ -274,7 +274,13 @@ def test_what_is_refused(settings: Settings, assets: Folders) -> None:
             answer = await client.arm.delete(f"{client.root}/strict/deployments/blue")
             assert (answer.status_code, "has 100 %" in answer.text) == (400, True)
             answer = await client.put_deployment("strict", "green", "vanilla", codeConfiguration=None)
-            assert (answer.status_code, "no-code" in answer.text) == (501, True)
+            assert (answer.status_code, "only managed" in answer.text) == (400, True)
+            await client.endpoint("strictly", compute=None)
+            bare = {"codeConfiguration": None, "endpointComputeType": "Managed"}
+            answer = await client.put_deployment("strictly", "green", "vanilla", **bare)
+            assert (answer.status_code, "needs a model of type mlflow_model" in answer.text) == (400, True)
+            answer = await client.put_deployment("strictly", "green", "vanilla", model=None, **bare)
+            assert (answer.status_code, "neither codeConfiguration nor a model" in answer.text) == (400, True)
             answer = await client.put_deployment("strict", "green", "v", requestSettings={"requestTimeout": "5s"})
             assert (answer.status_code, "ISO 8601" in answer.text) == (400, True)
 

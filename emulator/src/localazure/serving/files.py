@@ -30,6 +30,11 @@ _MODEL_ID = re.compile(r"models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)$|^az
 
 
 _SERVER = "azureml-inference-server-http"
+_COLLECTOR = "azureml-ai-monitoring"
+_MLFLOW = "mlflow_model"
+# The scoring script of a deployment without one, under the name that Azure gives it.
+_GENERATED = "mlflow_score_script.py"
+_GENERATED_TEXT = "from localazure_compute.online_mlflow import init, run  # noqa: F401\n"
 # Of a deployment's properties, those that no instance knows.
 _OUTSIDE = frozenset({"provisioningState", "scaleSettings"})
 
@@ -68,9 +73,10 @@ def prepare(settings: Settings, assets: Assets, endpoint: str, document: Mapping
     properties = document["properties"]
     name = document["name"]
     folder = folder_of(settings, endpoint, name) / digest(document)
-    environment = environments.asked_for(assets.environment(properties["environmentId"]), assets.resolve)
-    python = _python(settings, environment, name, folder)
-    code, script = folder / "code", properties["codeConfiguration"]["scoringScript"]
+    environment = _environment(assets, properties)
+    python = _python(settings, environment, properties, name, folder)
+    code = folder / "code"
+    script = properties["codeConfiguration"]["scoringScript"] if resources.has_code(properties) else _GENERATED
     model_dir = _model_dir(folder, properties.get("model"))
     if not (folder / "storage-initializer.log").exists():
         _fill(folder, assets, properties, code, model_dir)
@@ -78,6 +84,7 @@ def prepare(settings: Settings, assets: Assets, endpoint: str, document: Mapping
     if not entry_script.is_file() or not entry_script.is_relative_to(code.resolve()):
         there = ", ".join(sorted(path.name for path in code.iterdir())[:20])
         raise BadRequest(f"scoringScript '{script}' is not in the code folder, which holds: {there}.", "scoringScript")
+    image = dict(environment.variables) if isinstance(environment, Requirements) else {}
     return Spec(
         label=f"{endpoint}/{name}",
         python=python,
@@ -85,7 +92,7 @@ def prepare(settings: Settings, assets: Assets, endpoint: str, document: Mapping
         code=code,
         entry_script=entry_script,
         model_dir=model_dir,
-        environment=_variables(properties),
+        environment=image | _variables(properties),
         instances=resources.instances_of(dict(document)),
         readiness=probe(properties["readinessProbe"]),
         liveness=probe(properties["livenessProbe"]),
@@ -115,7 +122,26 @@ def _workers(properties: Mapping[str, Any]) -> int:
     return int(given)
 
 
-def _python(settings: Settings, environment: dict[str, Any] | Requirements, deployment: str, folder: Path) -> Path:
+def _environment(assets: Assets, properties: Mapping[str, Any]) -> dict[str, Any] | Requirements:
+    """What a deployment's Python must have: its environment's packages; without one, those that its model names."""
+    if properties.get("environmentId"):
+        return environments.asked_for(assets.environment(properties["environmentId"]), assets.resolve)
+    conda = assets.model_folder(properties["model"]) / "conda.yaml"
+    if not conda.is_file():
+        raise BadRequest(
+            f"The model '{properties['model']}' has no conda.yaml that says what it needs; name an environment.",
+            "properties.model",
+        )
+    return {"properties": {"condaFile": conda.read_text()}}
+
+
+def _python(
+    settings: Settings,
+    environment: dict[str, Any] | Requirements,
+    properties: Mapping[str, Any],
+    deployment: str,
+    folder: Path,
+) -> Path:
     """The interpreter of a deployment's environment. A built one gets the inference server, too."""
 
     def log() -> Path:
@@ -124,6 +150,8 @@ def _python(settings: Settings, environment: dict[str, Any] | Requirements, depl
 
     _, there = environments.installed(settings.compute_python)
     server = [f"{_SERVER}=={there[_SERVER]}"] if _SERVER in there else [_SERVER]
+    if not resources.has_code(properties) and properties.get("dataCollector"):
+        server.append(_COLLECTOR)
     try:
         return environments.ready_blocking(environment, settings, log, server)
     except environments.EnvironmentFailed as error:
@@ -142,10 +170,14 @@ def probe(document: Mapping[str, Any]) -> Probe:
 
 
 def check_references(assets: Assets, properties: Mapping[str, Any]) -> None:
-    """Raise AzureError unless model and environment are in the workspace. Blocks."""
-    assets.environment(properties["environmentId"])
+    """Raise AzureError unless model and environment are in the workspace and fit together. Blocks."""
+    if properties.get("environmentId"):
+        assets.environment(properties["environmentId"])
     if properties.get("model"):
-        assets.model(properties["model"])
+        kind = assets.model(properties["model"])["properties"].get("modelType")
+        if not resources.has_code(properties) and kind != _MLFLOW:
+            message = f"A deployment without codeConfiguration needs a model of type {_MLFLOW}, not {kind}."
+            raise BadRequest(message, "properties.codeConfiguration")
 
 
 def forget_versions(settings: Settings, endpoint: str, deployment: str, keep: Collection[Path]) -> None:
@@ -172,9 +204,14 @@ def _fill(folder: Path, assets: Assets, properties: Mapping[str, Any], code: Pat
     shutil.rmtree(folder, ignore_errors=True)
     done: list[str] = []
     try:
-        source = assets.code_folder(properties["codeConfiguration"]["codeId"])
-        shutil.copytree(source, code)
-        done.append(f"code: {properties['codeConfiguration']['codeId']}")
+        if resources.has_code(properties):
+            source = assets.code_folder(properties["codeConfiguration"]["codeId"])
+            shutil.copytree(source, code)
+            done.append(f"code: {properties['codeConfiguration']['codeId']}")
+        else:
+            code.mkdir(parents=True)
+            (code / _GENERATED).write_text(_GENERATED_TEXT)
+            done.append(f"code: {_GENERATED}, for an MLflow model")
         if model_dir:
             source = assets.model_folder(properties["model"])
             if source.is_dir():

@@ -128,13 +128,7 @@ def deployment_document(
     expected = "Kubernetes" if endpoint["properties"].get("compute") else "Managed"
     if kind != expected:
         raise BadRequest(f"The endpoint is {expected}; endpointComputeType is {kind}.", "endpointComputeType")
-    code = given.get("codeConfiguration") or {}
-    if not code.get("codeId") or not code.get("scoringScript"):
-        raise NotImplementedOperation("OnlineDeployments_CreateOrUpdate without codeConfiguration (no-code deployment)")
-    if not given.get("environmentId"):
-        raise BadRequest("properties.environmentId is missing.", "properties.environmentId")
-    if (given.get("scaleSettings") or {}).get("scaleType", "Default") != "Default":
-        raise NotImplementedOperation("OnlineDeployments_CreateOrUpdate with scaleType TargetUtilization")
+    _check_packaging(given)
     for feature in ("modelMountPath", "privateNetworkConnection"):
         if given.get(feature):
             raise NotImplementedOperation(f"OnlineDeployments_CreateOrUpdate with {feature}")
@@ -166,6 +160,30 @@ def deployment_document(
         message = "maxConcurrentRequestsPerInstance must be a whole number above 0."
         raise BadRequest(message, "properties.requestSettings")
     return document
+
+
+def has_code(properties: Mapping[str, Any]) -> bool:
+    """Whether a deployment brings a scoring script."""
+    return bool((properties.get("codeConfiguration") or {}).get("codeId"))
+
+
+def _check_packaging(given: Mapping[str, Any]) -> None:
+    """Raise BadRequest unless it is said what runs: script and environment, or an MLflow model that needs neither."""
+    code = given.get("codeConfiguration") or {}
+    if bool(code.get("codeId")) != bool(code.get("scoringScript")):
+        raise BadRequest("codeConfiguration needs codeId and scoringScript, both.", "properties.codeConfiguration")
+    if not has_code(given):
+        if not given.get("model"):
+            raise BadRequest("There is neither codeConfiguration nor a model.", "properties.codeConfiguration")
+        if given.get("endpointComputeType") == "Kubernetes":
+            # https://learn.microsoft.com/azure/machine-learning/how-to-deploy-mlflow-models#deployment-tools
+            raise BadRequest(
+                "A Kubernetes deployment needs codeConfiguration and environmentId: only managed online endpoints "
+                "generate them for an MLflow model.",
+                "properties.codeConfiguration",
+            )
+    elif not given.get("environmentId"):
+        raise BadRequest("properties.environmentId is missing.", "properties.environmentId")
 
 
 def data_collector(given: Mapping[str, Any]) -> dict[str, Any]:
