@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,7 @@ def render(record: Mapping[str, Any]) -> str:
     """The page: one self-contained HTML file, also of a year that has only begun."""
     found = summarise(record)
     says, why = headline(record)
-    every = record.get("every")
-    lead = (
-        f"Nights from {_day(found['first_day'])} to {_day(found['last_day'])}, one every {every} days" if every else ""
-    )
+    lead = f"Nights from {_day(found['first_day'])} to {_day(found['last_day'])}{_apart(record)}"
     return pages.page(
         f"{record['model']}: a year of nights",
         lead,
@@ -255,6 +253,17 @@ def _days(period: Mapping[str, Any]) -> str:
     first, last = date.fromisoformat(period["first_day"]), date.fromisoformat(period["partition"])
     begins = f"{first.day}" if first.month == last.month else f"{first.day} {first:%B}"
     return f"{begins} to {last.day} {last:%B}"
+
+
+def _apart(record: Mapping[str, Any]) -> str:
+    """How many days lie between the nights; the last one may be nearer, for the year ends then."""
+    days = [date.fromisoformat(period["partition"]) for period in record["periods"]]
+    gaps = [(after - before).days for before, after in pairwise(days)]
+    if len(gaps) > 1 and gaps[-1] < min(gaps[:-1]):
+        gaps.pop()
+    if not gaps:
+        return ""
+    return f", {min(gaps)} days apart" if min(gaps) == max(gaps) else f", {min(gaps)} to {max(gaps)} days apart"
 
 
 def _metric(name: str) -> str:

@@ -392,6 +392,14 @@ def test_a_good_year_is_called_one_with_its_figures() -> None:
     }
 
 
+def test_the_page_says_how_far_apart_the_nights_were() -> None:
+    assert "Nights from 8 March to 28 June, 28 days apart" in year_page.render(GOOD_YEAR)
+    short = period("2013-06-29", "2013-07-10", night("promoted", "4", "3"), ("3", 0.7), 0.7)
+    far = period("2013-06-29", "2013-08-30", night("promoted", "4", "3"), ("3", 0.7), 0.7)
+    for more, apart in (([short], "28 days"), ([far], "28 to 63 days"), ([short, far], "12 to 51 days")):
+        assert f", {apart} apart" in year_page.render(record(*GOOD_YEAR["periods"], *more))
+
+
 def test_a_year_in_which_retraining_cost_says_so() -> None:
     worse = record(FIRST, *(period("2013-04-06", "2013-05-03", night("promoted", "2"), ("2", 0.65), 0.70),) * 3)
     worse["periods"][1] = period("2013-03-09", "2013-04-05", night("promoted", "2"), ("2", 0.66), 0.70)
