@@ -48,6 +48,11 @@ class Stretch:
     high: float | None = None
     note: str = ""
 
+    @property
+    def known(self) -> bool:
+        """Whether there is a value to draw."""
+        return self.value is not None and math.isfinite(self.value)
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -71,7 +76,7 @@ class Curves:
         return _TITLE + self.tall
 
     def draw(self, x: Scale, top: float) -> str:
-        known = [stretch for curve in self.curves for stretch in curve.stretches if stretch.value is not None]
+        known = [stretch for curve in self.curves for stretch in curve.stretches if stretch.known]
         values = [end for one in known for end in (one.value, one.low, one.high) if end is not None]
         y = Scale.over(values, top + self.height, top + _TITLE)
         parts = [_heading(self.title, top), *_legend(self.curves, top), _levels(y)]
@@ -83,7 +88,7 @@ class Curves:
                 way = " ".join(f"{_middle(x, one) + aside:.1f},{y(one.value or 0.0):.1f}" for one in run)
                 parts.append(f'<polyline points="{way}" fill="none" stroke="{stroke}" stroke-width="2.2"/>')
             for one in curve.stretches:
-                if one.value is None:
+                if one.value is None or not one.known:
                     continue
                 at = _middle(x, one) + aside
                 parts.append(f"<g><title>{escape(one.note or f'{curve.name} {one.value:.4f}')}</title>")
@@ -105,7 +110,7 @@ class Bars:
         return _TITLE + self.tall
 
     def draw(self, x: Scale, top: float) -> str:
-        known = [one for one in self.stretches if one.value is not None]
+        known = [one for one in self.stretches if one.known]
         y = Scale.over(
             [0.0, *(end for one in known for end in (one.value, one.low, one.high) if end is not None)],
             top + self.height,
@@ -291,7 +296,7 @@ def _unbroken(stretches: Sequence[Stretch]) -> Iterator[list[Stretch]]:
     """Runs of neighbours that have a value."""
     run: list[Stretch] = []
     for one in stretches:
-        if one.value is not None and math.isfinite(one.value):
+        if one.known:
             run.append(one)
         elif run:
             yield run
