@@ -54,6 +54,12 @@ class Process:
             await asyncio.sleep(_POLL_SECONDS / 2)
         self.kill()
 
+    async def settle(self, seconds: float) -> None:
+        """Wait for the rest of the group to end by itself once its leader has, so long and no longer."""
+        end = time.monotonic() + seconds
+        while self._alive() and time.monotonic() < end:
+            await asyncio.sleep(_POLL_SECONDS / 2)
+
     def kill(self) -> None:
         """End the whole group at once."""
         self.signal(signal.SIGKILL)

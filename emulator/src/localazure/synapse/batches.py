@@ -41,6 +41,7 @@ _PAGE, _LOG_PAGE = 20, 100
 _TAIL = 200
 _PAGE_LINES = 500
 _GRACE_SECONDS = 2.0
+_SETTLE_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 
 
@@ -229,6 +230,9 @@ class Batches:
             if code is None:
                 app_id = (folder / "app_id").read_text()
                 self._records.change(key, lambda known: known | {"appId": app_id})
-            return await process.wait()
+            code = await process.wait()
+            # Spark's JVM tidies up after its Python has ended; a signal in the midst of it would show in the log.
+            await process.settle(_SETTLE_SECONDS)
+            return code
         finally:
             await process.aterminate(_GRACE_SECONDS)
