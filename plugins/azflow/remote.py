@@ -217,11 +217,16 @@ class RunIdentity:
         """The same work at another attempt."""
         return replace(self, attempt=attempt)
 
-    def name(self, alphabet: Alphabet) -> str:
-        """The run's name in a service's alphabet."""
+    def name(self, alphabet: Alphabet, digest: str = "") -> str:
+        """The run's name in a service's alphabet.
+
+        :param digest: of the payload. It is part of a UUID: what takes one keeps no tags, and a run with other
+            parameters mustn't be found under the name.
+        """
         parts = (self.dag_id, self.run_id, self.task_id, self.map_index, self.epoch, self.attempt)
         canonical = json.dumps(parts, ensure_ascii=False)
         if alphabet.uuid:
+            canonical = json.dumps([*parts, digest], ensure_ascii=False) if digest else canonical
             return str(uuid.uuid5(_NAMESPACE, canonical))
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:20]
         readable = re.sub(f"[^{alphabet.allowed}]+", "-", f"{self.dag_id}-{self.task_id}").strip("-_")

@@ -9,8 +9,8 @@ retries. The attempt is the first index whose remote run hasn't failed for good.
 finds the same name, and no state of our own has to survive a crash.
 
 **Submit.** Look the name up; succeeded: its result is the task's; active: attach; failed: next attempt; absent:
-create, and if somebody was faster, attach. The digest of the payload travels as a tag: a run under our name that was
-started with other parameters isn't adopted.
+create, and if somebody was faster, attach. The digest of the payload travels as a tag, or is part of the name where a
+service keeps no tags: a run that was started with other parameters isn't adopted.
 
 **Wait.** The worker polls for a grace period (a deferral costs about 3 s), then defers. In the triggerer one `_Poller`
 a service and connection serves all waiting tasks: bounded concurrency, intervals that grow with age, ``Retry-After``
@@ -240,7 +240,7 @@ class RemoteRunOperator(AzflowOperator):
         payload = self.payload(context)
         digest = payload_digest(payload)
         for attempt in range(_MAX_ATTEMPTS):
-            name = identity.at(attempt).name(self.alphabet)
+            name = identity.at(attempt).name(self.alphabet, digest)
             found = runs.lookup(name)
             if found is None:
                 if self._stopping:

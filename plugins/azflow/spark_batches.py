@@ -56,6 +56,7 @@ _OK, _BAD_REQUEST, _NOT_FOUND = 200, 400, 404
 _PAGE = 20  # "By default it is 20 and that is the maximum."
 _LOG_LINES = 40
 _FOLLOWED_LINES = 200
+_TRACEBACK = "Traceback (most recent call last)"
 _EXCEPTION = re.compile(r"^(?:Caused by: )?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit))\b(:.*)?$")
 
 
@@ -161,14 +162,15 @@ class SparkBatches:
     def failure(self, id: str) -> RunFailure:
         """What the service says (errorInfo) and which exception ended the driver; its last lines."""
         batch = self._known(id)
-        log = self._log_tail(id, batch)
+        log = self._log(id, batch)
         raised, said = last_exception(log)
         causes = [_error_text(error) for error in batch.get("errorInfo") or []]
         if said and not any(said in cause for cause in causes):
             causes.append(said)
         if hint := memory_hint([*log, *causes]):
             causes.append(hint)
-        return RunFailure("\n".join(causes) or "the service names no error", log, retry_helps=is_retriable(raised))
+        cause = "\n".join(causes) or "the service names no error"
+        return RunFailure(cause, driver_tail(log), retry_helps=is_retriable(raised))
 
     def url(self, id: str) -> str:
         """The batch in Synapse Studio; in a private cloud, which has none, its page at the development endpoint."""
@@ -293,11 +295,11 @@ class SparkBatches:
             return RunState(f"{state.raw} ({batch['result']})", result)
         return state
 
-    def _log_tail(self, id: str, batch: Mapping[str, Any]) -> list[str]:
+    def _log(self, id: str, batch: Mapping[str, Any]) -> list[str]:
         lines: Sequence[Any] = []
         with contextlib.suppress(Exception):
-            lines = self._optional(f"/{id}/log?size={_LOG_LINES}").get("log") or []
-        return [str(line) for line in lines or batch.get("log") or []][-_LOG_LINES:]
+            lines = self._optional(f"/{id}/log?size={_FOLLOWED_LINES}").get("log") or []
+        return [str(line).rstrip() for line in lines or batch.get("log") or []]
 
     # -- the record in the lake --------------------------------------------------------------------------------------
 
@@ -356,8 +358,25 @@ class SparkBatches:
             lease.release()
 
 
+def driver_tail(log: Sequence[str]) -> list[str]:
+    """The lines of a driver's log that a person wants: around the last Python traceback, else the last. Pure.
+
+    What the JVM prints while it shuts down would hide it.
+    """
+    begin = max((number for number, line in enumerate(log) if line.startswith(_TRACEBACK)), default=None)
+    if begin is None or begin >= len(log) - _LOG_LINES:
+        return list(log[-_LOG_LINES:])
+    first = max(0, begin - _LOG_LINES // 4)
+    return list(log[first : first + _LOG_LINES])
+
+
 def last_exception(log: Sequence[str]) -> tuple[str, str]:
-    """The exception that a driver's log ends with: (name, its line); empty texts if there is none. Pure."""
+    """The exception that ended the driver: (name, its line), that of the last Python traceback before any other; empty
+    texts if there is none. Pure."""
+    begin = max((number for number, line in enumerate(log) if line.startswith(_TRACEBACK)), default=None)
+    for line in log[begin + 1 :] if begin is not None else ():
+        if line[:1] not in (" ", "\t", "") and (found := _EXCEPTION.match(line.strip())):
+            return found[1], line.strip()
     for line in reversed(log):
         if found := _EXCEPTION.match(line.strip()):
             return found[1], line.strip()

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+import uuid
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +23,9 @@ from azflow.cloud import Cloud
 from azflow.connection import AzureConnection
 from azflow.errors import ConfigurationError, SpecError
 from azflow.notebook_files import bundle, declared_parameters, read_notebook, typed_parameters
-from azflow.remote import payload_digest
+from azflow.remote import NOTEBOOK_RUN, RunIdentity, payload_digest
 from azflow.spark import SparkBatchOperator, SynapseNotebookOperator
-from azflow.spark_batches import SparkBatches, last_exception
+from azflow.spark_batches import SparkBatches, driver_tail, last_exception
 from azure_edge import edge
 from livy_edge import ENDPOINT, Crash, LivyEdge, livy
 from workspace_edge import context_of
@@ -408,6 +409,7 @@ def test_a_failure_says_what_the_service_and_the_driver_say(
     ("lines", "name"),
     [
         (LOG, "KeyError"),
+        ([*LOG, "java.io.IOException: Failed to delete: /tmp/x", "\tat java.lang.Thread.run"], "KeyError"),
         (["Caused by: java.lang.OutOfMemoryError: Java heap space", "\tat x.Y"], "java.lang.OutOfMemoryError"),
         (["Exception in thread", "fine"], ""),
         ([], ""),
@@ -415,6 +417,13 @@ def test_a_failure_says_what_the_service_and_the_driver_say(
 )
 def test_the_exception_that_ended_the_driver(lines: list[str], name: str) -> None:
     assert last_exception(lines)[0] == name
+
+
+def test_a_traceback_isnt_hidden_by_what_the_jvm_prints_after_it() -> None:
+    assert driver_tail(["a", *LOG]) == ["a", *LOG]
+    noisy = [*(f"line {number}" for number in range(50)), *LOG, *(f"\tat {number}" for number in range(100))]
+    tail = driver_tail(noisy)
+    assert len(tail) == 40 and "KeyError: 'x'" in tail and "line 49" in tail
 
 
 async def test_states_are_livys_unless_the_result_says_more(include: Path, livy: LivyEdge) -> None:
@@ -538,3 +547,11 @@ def test_links_lead_to_studio() -> None:
 
 def test_sizes_left_out_are_the_pools() -> None:
     assert spark_files.sizes(None, None, None) == {}
+
+
+def test_a_notebook_runs_id_follows_what_it_was_given() -> None:
+    """The service keeps no tags: a run with other parameters must not be found under the same id."""
+    work = RunIdentity("d", "r", "t", -1, 0)
+    ids = {work.name(NOTEBOOK_RUN, digest) for digest in ("one", "two")} | {work.at(1).name(NOTEBOOK_RUN, "one")}
+    assert len(ids) == 3 and all(uuid.UUID(id) for id in ids)
+    assert work.name(NOTEBOOK_RUN, "one") == RunIdentity("d", "r", "t", -1, 0).name(NOTEBOOK_RUN, "one")
