@@ -23,7 +23,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 import azflow.endpoint_files
 from azflow.connection import AzureConnection
-from azflow.endpoints import DeployOperator, RolloutOperator, endpoint_summary
+from azflow.endpoints import DeployOperator, RolloutOperator, TrafficOperator, endpoint_summary
 from azflow.online_endpoint import OnlineEndpoint
 
 pytestmark = pytest.mark.evidence("sdk")
@@ -140,6 +140,13 @@ def roll_out(deployment: str, seen: dict[str, Any] | None = None, **more: Any) -
     return execute(operator, seen or context("traffic"))
 
 
+def by_hand(endpoint: str, action: str, deployment: str = "", percent: str = "100") -> dict[str, Any]:
+    operator = TrafficOperator(
+        task_id="traffic", endpoint=endpoint, action=action, deployment=deployment, percent=percent, **PROBE
+    )
+    return execute(operator, context("traffic"))
+
+
 PROBE = {"sample_path": "contract/rows/", "sample_rows": 60}
 
 
@@ -245,6 +252,13 @@ def test_the_whole_life_of_an_endpoint(connection: AzureConnection, models: list
         traffic = {name: share for name, share in online.traffic().items() if share}
         assert len(traffic) == 1 and set(online.deployments()) == {third["deployment"], *traffic}
         assert not {second["deployment"], third["deployment"]} & traffic.keys()
+        # By hand: some percent to another, then all of it back to whoever served before.
+        (fourth,) = traffic
+        assert by_hand(endpoint, "shift", third["deployment"], "30")["traffic"] == {third["deployment"]: 30, fourth: 70}
+        assert by_hand(endpoint, "roll_back")["traffic"] == {third["deployment"]: 100, fourth: 0}
+        with pytest.raises(AirflowFailException, match=f"has no deployment 'v9'; there are .*{fourth}"):
+            by_hand(endpoint, "shift", "v9")
+        assert by_hand(endpoint, "roll_back", fourth)["before"] == {third["deployment"]: 100, fourth: 0}
     assert not users.failures, users.failures[:3]
     assert set(users.answered) >= {first["deployment"], second["deployment"], third["deployment"]}
     assert len(users.answered) > 100
