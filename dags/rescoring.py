@@ -1,8 +1,8 @@
 """Scores a range of days again: one DAG for every model whose model.yml says how (`rescore`), started with a form.
 
 The rows of the days are exported with what was known before, scored with the version asked for, and replace the days'
-predictions. A second version is scored on the same rows and compared where the outcome is known; what it predicts
-isn't kept.
+predictions. A second version is scored on the same rows: both are kept by version, compared day by day, and judged
+where the outcome is known; the page shows it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ from airflow.sdk.definitions.param import ParamsDict
 from azflow.errors import SpecError
 from azflow.ml import AzureMLJobOperator
 from azflow.monitoring import TrainingDataOperator
-from azflow.rescoring import RescoredVersionsOperator, VersionComparisonOperator
+from azflow.rescoring import RescoredVersionsOperator, VersionComparisonOperator, VersionsPageOperator
 from azflow.specs import ModelSpec, Rescore, find_specs
 from azflow.synapse import SynapseSqlOperator
+
+#: Where the second version's predictions go: beside the first one's.
+AGAINST = "azureml://datastores/lake/paths/scored/{{ model }}/{{ night.partition }}/{{ night.key }}-against/"
+#: Days that the page shows one by one.
+MOST_DAYS = 366
 
 
 def form() -> ParamsDict:
@@ -110,8 +115,38 @@ def rescoring(spec: ModelSpec, rescore: Rescore) -> DAG:
         )
         comparison = VersionComparisonOperator(task_id="comparison", **common)
 
-        [rows, versions] >> is_written() >> score >> table
-        [rows, versions] >> is_compared() >> learned_from >> compare >> comparison
+        compared = is_compared()
+        [rows, versions] >> score >> is_written() >> table
+        [rows, versions] >> compared >> learned_from >> compare >> comparison
+        if rescore.versions is not None:
+            asked = {name: f"{{{{ ti.xcom_pull(task_ids='versions')['{name}'] }}}}" for name in ("version", "against")}
+            score_against = AzureMLJobOperator(
+                task_id="score_against",
+                job=back.job,
+                inputs={
+                    "model": "{{ ti.xcom_pull(task_ids='versions')['against_path'] }}",
+                    "model_name": "{{ ti.xcom_pull(task_ids='versions')['name'] }}",
+                    "model_version": asked["against"],
+                    "deployment": "batch" if spec.deploy is not None else "none",
+                    "run_id": "{{ run_id }}",
+                    **back.inputs,
+                },
+                outputs={**back.outputs, "predictions": AGAINST},
+                timeout_minutes=back.timeout_minutes,
+                **common,
+            )
+            figures = SynapseSqlOperator(
+                task_id="figures",
+                sql=rescore.versions,
+                parameters={**asked, "run_id": "{{ run_id }}"},
+                timeout_minutes=rescore.timeout_minutes,
+                keep_rows=MOST_DAYS + 1,
+                **common,
+            )
+            page = VersionsPageOperator(task_id="page", **common)
+            compared >> score_against
+            [score, score_against] >> figures
+            [figures, comparison] >> page
     dag.params = form()
     return dag
 

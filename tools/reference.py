@@ -168,7 +168,8 @@ MEANING = {
     "WriteBack.sql": "the file, below `include/sql`, that replaces the partition's predictions",
     "WriteBack.parameters": "values for `@name` in the file",
     "Rescore.sql": "the file, below `include/sql`, that exports the days, with the label to `holdout/`",
-    "Rescore.timeout_minutes": "of the export",
+    "Rescore.versions": "the file, below `include/sql`, that keeps two versions' predictions and compares them",
+    "Rescore.timeout_minutes": "of the export, and of the comparison",
 }
 
 _SECTIONS = {

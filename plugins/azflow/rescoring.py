@@ -17,6 +17,10 @@ from azflow.evaluation import serving_model, tagged_model
 from azflow.metrics import shown
 from azflow.ml import lake_folder
 from azflow.ml_workspace import Workspace
+from azflow.report import publish_page
+from azflow.rescoring_page import render
+from azflow.runs import RunLink
+from azflow.specs import Night
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -25,8 +29,9 @@ if TYPE_CHECKING:
 class RescoredVersionsOperator(AzflowOperator):
     """Answers which registered versions score a range.
 
-    XCom: ``{"name", "version", "path", "deployment", "against", "against_path"}``; deployment is ``none`` for a version
-    that doesn't serve, ``against`` and ``against_path`` are empty without a second version.
+    XCom: ``{"name", "version", "path", "deployment", "against", "against_path"}``; deployment is ``batch`` for a
+    version that doesn't serve and ``none`` for a model without an endpoint, ``against`` and ``against_path`` are empty
+    without a second version.
 
     :param registered_model: the registered model.
     :param version: the one whose predictions are meant; empty: who serves, or is tagged champion.
@@ -67,12 +72,18 @@ class RescoredVersionsOperator(AzflowOperator):
             "name": name,
             "version": version,
             "path": f"azureml:{name}:{version}",
-            "deployment": (serving and serves is not None and serves["deployment"]) or "none",
+            "deployment": (serving and serves is not None and serves["deployment"]) or self._without_deployment(),
             "against": against,
             "against_path": f"azureml:{name}:{against}" if against else "",
         }
         self.log.info("Version %s scores%s", version, f", beside version {against}" if against else "")
         return found
+
+    def _without_deployment(self) -> str:
+        """What the rows' column ``deployment`` says of a version that doesn't serve: a model without an endpoint has no
+        such column (``none``), one with an endpoint has it in every row.
+        """
+        return "batch" if self.endpoint_name else "none"
 
 
 class VersionComparisonOperator(AzflowOperator):
@@ -109,6 +120,54 @@ class VersionComparisonOperator(AzflowOperator):
             self.log.info("version %s: %s", found[name]["version"], _said(found[name]))
         self.log.info("difference %s", _said(found["difference"], signed=True))
         return found
+
+
+class VersionsPageOperator(AzflowOperator):
+    """Shows two versions on the same days: a page in the lake.
+
+    XCom: ``{"url", "path", "days", "agreement", "mean_absolute_difference"}``; the last two are None without a row.
+
+    :param versions: task id of the `RescoredVersionsOperator`.
+    :param figures: task id of the SQL file whose last result set has a row a day, and one without a day for all.
+    :param comparison: task id of the `VersionComparisonOperator`.
+    """
+
+    template_fields = ("versions", "figures", "comparison")
+    operator_extra_links = (RunLink("Comparison"),)
+    ui_color = "#efe6fb"
+
+    def __init__(
+        self, *, versions: str = "versions", figures: str = "figures", comparison: str = "comparison", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.versions = versions
+        self.figures = figures
+        self.comparison = comparison
+        #: URL of the page, for the link.
+        self.run_url = ""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Read, render, upload."""
+        with airflow_edge(self.conn_id):
+            asked, found, judged = (
+                context["ti"].xcom_pull(task_ids=each) for each in (self.versions, self.figures, self.comparison)
+            )
+            if not isinstance(found, Mapping) or not isinstance(asked, Mapping):
+                raise ConfigurationError(f"The task {self.figures} left no figures; clear it.")
+            rows = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+            night: Night = context["night"]  # type: ignore[typeddict-item]
+            path = f"reports/{self.model or night.dag_id}/{night.partition}/{night.key}/versions.html"
+            html = render(rows, judged, model=self.model, version=str(asked["version"]), against=str(asked["against"]))
+            self.run_url = publish_page(AzureConnection.load(self.conn_id), path, html)
+        whole = next((row for row in rows if row["flight_date"] is None), {})
+        self.log.info("Page: %s", self.run_url)
+        return {
+            "url": self.run_url,
+            "path": path,
+            "days": sum(row["flight_date"] is not None for row in rows),
+            "agreement": whole.get("agreement"),
+            "mean_absolute_difference": whole.get("mean_absolute_difference"),
+        }
 
 
 def comparison(evidence: Mapping[str, Any], version: str, against: str) -> dict[str, Any]:

@@ -286,12 +286,15 @@ class Rescore(Part):
 
     :ivar sql: the T-SQL that exports the days from ``night.first_day`` to ``night.partition``: into ``score/`` what
         models know, into ``holdout/`` the same with the label.
+    :ivar versions: the T-SQL that keeps both versions' predictions of a range and compares them; None: a second
+        version is judged, and its predictions aren't kept.
     """
 
     sql: Text
+    versions: Text | None = None
     timeout_minutes: Minutes = 120
 
-    _sql = field_validator("sql")(below_include("sql", ".sql"))
+    _sql = field_validator("sql", "versions")(below_include("sql", ".sql"))
 
 
 class Watch(Job):

@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from azflow.rescoring import RescoredVersionsOperator, VersionComparisonOperator, comparison
+from azflow.rescoring import (
+    RescoredVersionsOperator,
+    VersionComparisonOperator,
+    VersionsPageOperator,
+    comparison,
+)
 from azure_edge import Edge, edge
-from workspace_edge import WORKSPACE, context_of
+from workspace_edge import NIGHT, WORKSPACE, context_of
 
 __all__ = ["edge"]
 
@@ -41,7 +46,7 @@ def test_without_a_version_who_serves_scores(edge: Edge) -> None:
 
 def test_an_older_version_scores_beside_another_one(edge: Edge) -> None:
     found = versions(edge, {"green": 100}, version="1", against=" 3")
-    assert (found["version"], found["deployment"]) == ("1", "none")
+    assert (found["version"], found["deployment"]) == ("1", "batch")
     assert found["against_path"] == "azureml:flight_delay:3"
 
 
@@ -97,3 +102,49 @@ def test_without_outcomes_there_is_no_value_and_a_reason() -> None:
     found = comparison({**nothing, "challenger": {"value": None}, "champion": None, "difference": None}, "3", "1")
     assert found["problem"] == problem
     assert [found[name]["value"] for name in ("version", "against", "difference")] == [None, None, None]
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+COLUMNS = ["flight_date", "flights", "agreement", "mean_difference", "mean_absolute_difference", "largest_difference",
+           "labelled", "brier_score", "against_brier_score", "roc_auc", "against_roc_auc"]  # fmt: skip
+ROWS = [
+    [None, 1970, 0.9, 0.01, 0.05, 0.4, 1200, 0.18, 0.19, 0.74, 0.72],
+    ["2013-03-07", 980, 0.9, 0.01, 0.05, 0.4, 1200, 0.18, 0.19, 0.741, 0.729],
+    ["2013-03-08", 990, 0.9, 0.01, 0.05, 0.3, 0, None, None, None, None],  # no outcome yet
+]
+JUDGED = {
+    "metric": "roc_auc", "rows": 1200, "unlabelled": 770,
+    "version": {"version": "3", "value": 0.74, "low": 0.71, "high": 0.77},
+    "against": {"version": "1", "value": 0.72, "low": 0.69, "high": 0.75},
+    "difference": {"value": 0.02, "low": 0.01, "high": 0.03},
+}  # fmt: skip
+
+
+def shown(edge: Edge, rows: list[list[Any]], judged: Any) -> tuple[dict[str, Any], str]:
+    operator = VersionsPageOperator(task_id="page", model="flight_delay")
+    xcom = {"versions": {"version": "3", "against": "1"}, "figures": {"columns": COLUMNS, "rows": rows}}
+    found = operator.execute(context_of(operator, {**xcom, "comparison": judged}))
+    return found, edge.blobs[f"lake/{found['path']}"].decode()
+
+
+def test_two_versions_become_a_page(edge: Edge) -> None:
+    found, page = shown(edge, ROWS, JUDGED)
+    assert found["path"] == f"reports/flight_delay/{NIGHT.partition}/{NIGHT.key}/versions.html"
+    assert (found["days"], found["agreement"]) == (2, 0.9)
+    assert "2013-03-07 to 2013-03-08" in page
+    assert "90.0%" in page and "version 3 beside version 1" in page
+    assert "roc_auc on 1,200 rows, with its interval; of 770 more rows the outcome isn&#x27;t known" in page
+    assert "+0.012 on 1,200" in page  # the day whose outcomes are known; the other one has no AUC to plot
+    assert page.count("2013-03-08") == 2  # in the title's range and in the table
+
+
+def test_a_range_that_cannot_be_judged_says_why(edge: Edge) -> None:
+    undefined = dict.fromkeys(("value", "low", "high"))
+    judged = {**JUDGED, "problem": "no outcome yet", "difference": undefined}
+    _, page = shown(edge, [[None, *ROWS[2][1:]], ROWS[2]], judged)
+    assert "no outcome yet" in page and "Day by day" not in page
+    found, page = shown(edge, [], None)
+    assert (found["days"], found["agreement"]) == (0, None)
+    assert "No flight of these days was scored by both versions" in page

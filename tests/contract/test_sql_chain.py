@@ -12,10 +12,12 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from azure.storage.blob import ContainerClient
@@ -38,6 +40,7 @@ STAGES = (
 )
 TABLES = (
     *("ml.flight_features", "ml.flight_predictions", "ml.arrival_delay_predictions", "ml.hourly_departures"),
+    *("ml.flight_rescores", "ml.flight_version_comparison"),
     "ml.hourly_departures_forecast",
 )
 # Two months, so that a switch has to leave the other one alone.
@@ -60,12 +63,14 @@ class Chain:
             "container": localazure["container"],
         }
 
-    def sql(self, file: str, night: Night) -> None:
+    def sql(self, file: str, night: Night, **parameters: str) -> None:
+        """Runs a file; a parameter `x` is its `@x`."""
+        declared = "".join(f"DECLARE @{name} nvarchar(250) = N'{value}';\n" for name, value in parameters.items())
         loader = FileSystemLoader(INCLUDE / "sql")
         template = Environment(undefined=StrictUndefined, loader=loader).get_template(file)
         with self.connection.cursor() as cursor:
             for batch in tsql.batches(template.render(night=night, azure=self.azure)):
-                cursor.execute(batch.text)
+                cursor.execute(declared + batch.text)
                 while cursor.nextset():
                     pass
 
@@ -293,6 +298,42 @@ def test_a_range_over_two_months_is_scored_again_and_the_rest_stays(chain: Chain
         **{str(day): ("7", count) for day, count in counts.items()},
         "2013-02-03": ("1", int((source["flight_date"] == SECOND.partition).sum())),
     }
+
+
+def test_two_versions_of_a_range_are_kept_and_compared(chain: Chain) -> None:
+    again = Night.of("chain", f"versions-{uuid.uuid4()}", FIRST.partition, date(2013, 1, 31))
+    chain.sql("export/flight_delay_range.sql", again)
+    flights = chain.exported(again, "holdout").reset_index(drop=True)
+    random = np.random.default_rng(3)
+    said = {version: random.random(len(flights)).round(2) for version in ("7", "8")}
+    for version, folder in (("7", again.key), ("8", f"{again.key}-against")):
+        late = (said[version] >= 0.5).astype("int8")
+        scored = flights[["flight_id", "flight_date"]].assign(probability=said[version], late=late)
+        chain.leave(replace(again, key=folder), "flight_delay", scored, version, deployment="batch")
+    for _ in range(2):
+        chain.sql("rescoring/flight_versions.sql", again, version="7", against="8", run_id="run")
+    assert chain.rows("SELECT model_version, COUNT(*) FROM ml.flight_rescores GROUP BY model_version") in (
+        [("7", len(flights)), ("8", len(flights))],
+        [("8", len(flights)), ("7", len(flights))],
+    )
+    found = chain.rows(
+        "SELECT flight_date, flights, agreement, mean_absolute_difference, labelled, roc_auc, against_roc_auc "
+        "FROM ml.flight_version_comparison"
+    )
+    days = sorted(set(flights["flight_date"]))
+    assert sorted(str(day) for day, *_ in found) == sorted(["None", *map(str, days)])
+    for day, count, agreement, difference, labelled, *aucs in found:
+        own = np.ones(len(flights), dtype=bool) if day is None else (flights["flight_date"] == day).to_numpy()
+        first, second = said["7"][own], said["8"][own]
+        outcome = flights["late"][own]
+        known = outcome.notna().to_numpy()
+        truth = outcome[known].astype(bool).to_numpy()
+        assert (count, labelled) == (own.sum(), known.sum())
+        assert agreement == pytest.approx(((first >= 0.5) == (second >= 0.5)).mean())
+        assert difference == pytest.approx(np.abs(first - second).mean())
+        for auc, scores in zip(aucs, (first[known], second[known]), strict=True):
+            late, early = scores[truth][:, None], scores[~truth]
+            assert auc == pytest.approx(((late > early).mean() + (late >= early).mean()) / 2)
 
 
 def test_predictions_of_another_day_are_refused_and_nothing_changes(chain: Chain) -> None:
