@@ -88,7 +88,14 @@ class DeltaFolder:
         self.mirror.fetch_files(self.path, names)
         return [self.local / name for name in names]
 
-    def write(self, schema: StructType, staged: Path, **how: Any) -> None:
+    def write(
+        self,
+        schema: StructType,
+        staged: Path,
+        how: Mapping[str, Any],
+        operation: Mapping[str, Any] | None = None,
+        read_version: int | None = None,
+    ) -> None:
         """Write the Parquet files in `staged` by `deltalake.write_deltalake(**how)` and publish the commit."""
         target = arrow_schema(schema)
         format = ds.ParquetFileFormat(coerce_int96_timestamp_unit="us")
@@ -104,14 +111,24 @@ class DeltaFolder:
             self.local.mkdir(parents=True, exist_ok=True)
             deltalake.write_deltalake(self.local, pa.RecordBatchReader.from_batches(target, batches()), **how)
 
-        self.commit(change)
+        self.commit(change, operation, read_version)
 
-    def commit(self, change: Callable[[], Any], operation: Mapping[str, Any] | None = None) -> Any:
-        """Run a change on the local copy and publish it; what it returns. `operation` goes into the commit's own words
-        (`operation`, `operationParameters`, `operationMetrics` of the table's history).
+    def commit(
+        self,
+        change: Callable[[], Any],
+        operation: Mapping[str, Any] | None = None,
+        read_version: int | None = None,
+    ) -> Any:
+        """Run a change on the local copy and publish it; what it returns.
+
+        `operation` goes into the commit's own words (`operation`, `operationParameters`, `operationMetrics` of the
+        table's history). `read_version`: what the change was worked out from, and must still be the newest. Raises
+        ConcurrentModificationException.
         """
         if self.exists:
             self.mirror.fetch(str(self.path.child(LOG)))
+            if read_version is not None and (newest := deltalake.DeltaTable(self.local).version()) != read_version:
+                raise self._overtaken(newest)
         before = _listing(self.local)
         try:
             answer = change()
@@ -134,15 +151,17 @@ class DeltaFolder:
             if not lake_.create(self._at(file), file.read_bytes()):
                 lake_.each(lake_.delete, [target for _file, target in data])
                 self._undo(before)
-                version = int(file.name.removesuffix(".json"))
-                raise ConcurrentModificationException(
-                    message=f"Another writer made version {version} of {self.path}; nothing was changed, try again."
-                )
+                raise self._overtaken(int(file.name.removesuffix(".json")))
         # Checkpoints are only a faster way to what is published.
         lake_.each(lake_.upload, [pair for pair in rest if pair[0].parent.name == LOG])
         lake_.each(lake_.delete, [self._at(file) for file in before if file not in after])
         self.mirror.adopt(self.path)
         return answer
+
+    def _overtaken(self, version: int) -> ConcurrentModificationException:
+        return ConcurrentModificationException(
+            message=f"Another writer made version {version} of {self.path}; nothing was changed, try again."
+        )
 
     def _at(self, file: Path) -> LakePath:
         return self.path.child(file.relative_to(self.local).as_posix())

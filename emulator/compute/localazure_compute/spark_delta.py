@@ -112,12 +112,18 @@ def write(writer: DataFrameWriter, path: str, mode: str, mirror: Mirror) -> None
         save(folder, frame, how)
 
 
-def save(folder: DeltaFolder, frame: DataFrame, how: Mapping[str, Any]) -> None:
-    """Write a frame as one commit."""
+def save(
+    folder: DeltaFolder,
+    frame: DataFrame,
+    how: Mapping[str, Any],
+    operation: Mapping[str, Any] | None = None,
+    read_version: int | None = None,
+) -> None:
+    """Write a frame as one commit; `operation` and `read_version` as in `DeltaFolder.commit`."""
     staged = folder.mirror.staging()
     try:
         DataFrameWriter(frame).mode("overwrite").save(f"file:{staged}", format="parquet")
-        folder.write(frame.schema, staged, **how)
+        folder.write(frame.schema, staged, how, operation, read_version)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -163,8 +169,9 @@ def _replace_where(folder: DeltaFolder, frame: DataFrame, condition: str, how: M
         )
         error.error_class = "DELTA_REPLACE_WHERE_MISMATCH"
         raise error
-    partitions = folder.table().metadata().partition_columns
-    whole = load(frame.sparkSession, folder)
+    table = folder.table()
+    partitions, version = table.metadata().partition_columns, table.version()
+    whole = load(frame.sparkSession, folder, version)
     columns = [functions.col(f"`{name}`") for name in partitions]
     if partitions:
         there = whole.select(*columns).distinct()
@@ -176,10 +183,10 @@ def _replace_where(folder: DeltaFolder, frame: DataFrame, condition: str, how: M
             pass  # the condition is about other columns as well
         else:
             if chosen:
-                save(folder, frame, {**how, "predicate": _any_of(partitions, chosen)})
+                save(folder, frame, {**how, "predicate": _any_of(partitions, chosen)}, read_version=version)
             return
     kept = whole.filter(~functions.coalesce(functions.expr(condition), functions.lit(False)))
-    save(folder, kept.unionByName(frame, allowMissingColumns=True), how)
+    save(folder, kept.unionByName(frame, allowMissingColumns=True), how, read_version=version)
 
 
 def _any_of(names: list[str], rows: list[Any]) -> str:

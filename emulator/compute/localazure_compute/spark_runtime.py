@@ -17,12 +17,22 @@ from pyspark.sql.readwriter import DataFrameReader, DataFrameWriter
 from localazure_compute import spark_lake, synapsesql
 from localazure_compute.spark_lake import Connector, Mirror
 
+_mirrors: list[Mirror] = []
+
 
 def install() -> Mirror:
     """Paths of the lake, Delta tables and `synapsesql` in PySpark's readers and writers, for this process."""
-    mirror = spark_lake.install(spark_lake.mirror_folder(), _connectors)
-    synapsesql.install(mirror)
-    return mirror
+    made = spark_lake.install(spark_lake.mirror_folder(), _connectors)
+    synapsesql.install(made)
+    _mirrors.append(made)
+    return made
+
+
+def mirror() -> Mirror:
+    """The process's mirror. Raises RuntimeError before `install`."""
+    if not _mirrors:
+        raise RuntimeError("spark_runtime.install() comes first")
+    return _mirrors[0]
 
 
 def _connectors(mirror: Mirror) -> Mapping[str, Connector]:
