@@ -113,6 +113,8 @@ class Year:
 
     def __init__(self, record: Record, api: AirflowApi, clock: demo.Stopwatch) -> None:
         self._record, self._api, self._clock = record, api, clock
+        #: When the period's seconds were counted last; they are those of all its steps, interruptions left out.
+        self._since = 0.0
 
     def go_on(self) -> None:
         """To the end of the year.
@@ -140,7 +142,7 @@ class Year:
                 self._api.pause(dag, before)
 
     def _period(self, period: dict[str, Any]) -> None:
-        started = time.monotonic()
+        self._since = time.monotonic()
         first, last = _date(period["first_day"]), _date(period["partition"])
         if not period.get("landed"):
             demo.land((first, last))
@@ -161,14 +163,16 @@ class Year:
                 self._keep(period, "monitor", self._monitor(period["partition"], run_id))
             if period["monitor"]["alarm"] and "drift_night" not in period:
                 self._keep(period, "drift_night", self._night(*self._started_by_drift(period)))
-        period["seconds"] = round(time.monotonic() - started, 1)
         self._keep(period, "done", True)
         demo.PROGRESS.write_text(json.dumps({"partition": period["partition"], "run_id": period["night"]["run_id"]}))
         self._clock.say(line(period))
         write_pages(self._record)
 
     def _keep(self, period: dict[str, Any], step: str, value: Any) -> None:
+        now = time.monotonic()
         period[step] = value
+        period["seconds"] = round(period.get("seconds", 0.0) + now - self._since, 1)
+        self._since = now
         self._record.save()
 
     # Airflow
