@@ -50,7 +50,8 @@ _LOOPBACK = "127.0.0.1"
 # What `reset` empties. Settings, certificates and keys stay: clients that know the home keep working.
 _STATE = (
     "store.sqlite", "store.sqlite-shm", "store.sqlite-wal", "azurite", "sql", "mlflow", "jobs", "cache", "deployments",
-    "environments", "faults", "clock.json", "spark", "notebooks", "router", "logs", "pids.json", "connection.json",
+    "environments", "faults", "clock.json", "spark", "livy", "notebooks", "router", "logs", "pids.json",
+    "connection.json",
 )  # fmt: skip
 
 

@@ -109,8 +109,12 @@ async def test_a_missing_file_is_named_with_its_field(client: httpx.AsyncClient)
 async def test_a_cancelled_batch_leaves_no_process(client: httpx.AsyncClient, home: Settings) -> None:
     await submit(client, "sleep.py")
     await batch_in(client, 0, "running")
-    await asyncio.sleep(0.2)
-    assert len(processes_of(home)) == 2
+    for _ in range(200):
+        if len(processes_of(home)) == 2:  # the driver and its child
+            break
+        await asyncio.sleep(0.03)
+    else:
+        raise AssertionError(f"{processes_of(home)} work for the batch")
     assert (await client.delete(f"{BATCHES}/0")).status_code == 200
     batch = await batch_in(client, 0, "killed")
     assert (batch["result"], "killedAt" in batch["livyInfo"]) == ("Cancelled", True)
@@ -206,7 +210,7 @@ async def test_a_driver_ends_with_a_parent_that_is_killed(tmp_path: Path) -> Non
     with subprocess.Popen([sys.executable, "-c", parent], env=environment, stdout=subprocess.PIPE) as started:
         assert started.stdout is not None
         child = int(await asyncio.to_thread(started.stdout.readline))
-        await asyncio.sleep(0.5)  # the follower notes who its parent is
+        await asyncio.sleep(2)  # the follower notes who its parent is
         started.send_signal(signal.SIGKILL)
     for _ in range(100):
         if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:

@@ -79,10 +79,6 @@ class Batches:
             Operation("SparkBatch_Page", "GET", one + "/view", self._page, None),
         ]
 
-    def is_active(self, pool: str) -> bool:
-        """Whether a batch of the pool hasn't ended."""
-        return bool(self._records.active(pool))
-
     def recover(self) -> int:
         """End, by name, what an earlier process left active; how many there were."""
         lost = self._records.active()

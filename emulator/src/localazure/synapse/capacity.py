@@ -130,6 +130,10 @@ class Capacity:
         use = self._used.get(pool.lower())
         return use.vcores if use else 0
 
+    def is_used(self, pool: str) -> bool:
+        """Whether a job has a place or waits for one."""
+        return bool(self.used_vcores(pool) or self._waiting.get(pool.lower()))
+
     def is_free(self, pool: str, size: Size) -> bool:
         """Whether a job would get its place at once."""
         return not self._waiting.get(pool.lower()) and self._fits(self._extent(pool), size)

@@ -129,10 +129,6 @@ class LivySessions:
             for name, method, path, handler in rows
         ]
 
-    def is_active(self, pool: str) -> bool:
-        """Whether a session of the pool hasn't ended."""
-        return bool(self._records.active(pool))
-
     def recover(self) -> int:
         """End, by name, what an earlier process left active; how many there were."""
         lost = self._records.active()

@@ -48,7 +48,7 @@ class Synapse:
         drivers = Drivers(settings, blobs or BlobStore(settings))
         self._batches = Batches(settings, store, drivers, self._pools, self._capacity)
         self._livy_sessions = LivySessions(settings, store, drivers, self._pools, self._capacity)
-        self._pools.is_used = lambda pool: self._batches.is_active(pool) or self._livy_sessions.is_active(pool)
+        self._pools.is_used = self._capacity.is_used
         self._definitions = SparkJobDefinitions(settings, store, self._pools, self._batches)
         self._sql_pools = sql_pools
         self._identities = SparkIdentities(Tokens(settings))
