@@ -186,15 +186,98 @@ def test_what_spark_cannot_be_is_refused_at_submission(localazure: Any, folder: 
     from azure.core.exceptions import HttpResponseError
 
     client = localazure.ml_client()
-    for change, message in (
-        ({"conf": {"spark.jars.packages": "a:b:1"}}, "conf spark.jars.packages is not implemented"),
-        ({"compute": "azureml:cpu-cluster", "resources": None}, "SynapseSpark"),
+    on_pool = ('resources: {instance_type: standard_e4s_v3, runtime_version: "3.4"}', "compute: azureml:synapse-spark")
+    for number, (message, *changes) in enumerate(
+        (
+            (
+                "conf spark.jars.packages is not implemented",
+                ("spark.sql.shuffle.partitions: 3", "spark.jars.packages: a"),
+            ),
+            ("SynapseSpark", (on_pool[0], "compute: azureml:cpu-cluster")),
+            ("executor asks for 8 vcores. A node of the pool", on_pool, ("executor.cores: 2", "executor.cores: 8")),
+            ("has a 24 core limit", on_pool, ("executor.instances: 2", "executor.instances: 12")),
+        )
     ):
-        job = load_job(folder / "spark.yml")
+        text = SPARK
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        (folder / f"refused-{number}.yml").write_text(text)
+        job = load_job(folder / f"refused-{number}.yml")
         job.name = f"spark-{uuid.uuid4().hex[:12]}"
-        if "conf" in change:
-            job.conf = {**(job.conf or {}), **change["conf"]}
-        else:
-            job.compute, job.resources = "cpu-cluster", None
         with pytest.raises(HttpResponseError, match=message):
             client.jobs.create_or_update(job)
+
+
+# What a night's training may look like: Spark makes the features, a command learns from them.
+FEATURES = """
+import sys
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+flights, features = sys.argv[1:]
+spark = SparkSession.builder.getOrCreate()
+rows = spark.read.option("header", True).csv(flights)
+rows.groupBy().agg(F.sum("delay").alias("minutes")).coalesce(1).write.mode("overwrite").parquet(features)
+"""
+PIPELINE = """
+$schema: https://azuremlschemas.azureedge.net/latest/pipelineJob.schema.json
+type: pipeline
+experiment_name: contract-spark
+inputs:
+  flights: {type: uri_file, path: azureml:NAME@latest, mode: direct}
+jobs:
+  features:
+    type: spark
+    code: code
+    entry: {file: features.py}
+    compute: azureml:attached
+    conf:
+      spark.driver.cores: 1
+      spark.driver.memory: 1g
+      spark.executor.cores: 1
+      spark.executor.memory: 1g
+      spark.executor.instances: 1
+    inputs:
+      flights: {type: uri_file, path: "${{parent.inputs.flights}}", mode: direct}
+    outputs:
+      features: {type: uri_folder, mode: direct}
+    args: ${{inputs.flights}} ${{outputs.features}}
+  train:
+    type: command
+    compute: azureml:cpu-cluster
+    environment: azureml://registries/azureml/environments/sklearn-1.5/labels/latest
+    inputs:
+      features: ${{parent.jobs.features.outputs.features}}
+    outputs:
+      best_model: {type: uri_folder}
+    command: >-
+      python -c "import pandas, pathlib;
+      minutes = pandas.read_parquet('${{inputs.features}}')['minutes'][0];
+      pathlib.Path('${{outputs.best_model}}', 'model.txt').write_text(str(minutes))"
+"""
+
+
+def test_a_pipelines_step_on_a_pool_attached_by_its_id_reads_a_data_asset_by_name(
+    localazure: Any, folder: Path, flights: str, tmp_path: Path
+) -> None:
+    from azure.ai.ml import load_job
+    from azure.ai.ml.entities import Data, SynapseSparkCompute
+
+    client = localazure.ml_client()
+    (folder / "code" / "features.py").write_text(FEATURES)
+    scope = f"/subscriptions/{localazure['subscription_id']}/resourceGroups/{localazure['resource_group']}"
+    pools = f"{scope}/providers/Microsoft.Synapse/workspaces/{localazure['workspace']}/bigDataPools"
+    compute = SynapseSparkCompute(name="attached", resource_id=f"{pools}/{localazure['spark_pool']}")
+    attached = client.compute.begin_create_or_update(compute).result()
+    assert (attached.type, attached.node_size, attached.scale_settings.max_node_count) == ("synapsespark", "Small", 6)
+    name = f"flights-{uuid.uuid4().hex[:8]}"
+    client.data.create_or_update(Data(name=name, version="1", type="uri_file", path=flights))
+    (folder / "pipeline.yml").write_text(PIPELINE.replace("NAME", name))
+    ended = finished(client, client.jobs.create_or_update(load_job(folder / "pipeline.yml")))
+    steps = {step.display_name: step for step in client.jobs.list(parent_job_name=ended.name)}
+    assert ended.status == "Completed", {name: step.status for name, step in steps.items()}
+    assert steps["features"].compute.rpartition("/")[2] == "attached"
+    client.jobs.download(steps["train"].name, output_name="best_model", download_path=tmp_path)
+    assert (tmp_path / "named-outputs/best_model/model.txt").read_text() == "50.0"
+    assert spark_processes(steps["features"].name) == []

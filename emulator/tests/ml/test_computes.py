@@ -14,6 +14,7 @@ from localazure.ml.nodes import Nodes
 ENVIRONMENT = "azureml://registries/azureml/environments/sklearn-1.5/versions/3"
 
 
+SYNAPSE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Synapse/workspaces/w/bigDataPools"
 VM = {"vmSize": "x"}
 SCALE = {"scaleSettings": {"minNodeCount": 5}}
 
@@ -107,8 +108,11 @@ def test_instances_stop_and_start_and_attached_computes_are_kept(with_client: An
         assert (await client.send("POST", "computes/ci/start")).status_code == 202
         await client.put("jobs/yes", **job("true", "ci"))
         await client.finished("yes", "Completed")
-        for kind, inner in (("Kubernetes", {"namespace": "team"}), ("SynapseSpark", None)):
-            made = await client.put(f"computes/my-{kind}", computeType=kind, resourceId="/x/y", properties=inner)
+        for kind, inner, id in (
+            ("Kubernetes", {"namespace": "team"}, "/x/y"),
+            ("SynapseSpark", None, f"{SYNAPSE}/sparkpool"),
+        ):
+            made = await client.put(f"computes/my-{kind}", computeType=kind, resourceId=id, properties=inner)
             assert made["properties"]["isAttachedCompute"] is True
         names = {each["name"] for each in (await client.ok("GET", "computes"))["value"]}
         assert names == {"aks", "cpu-cluster", "synapse-spark", "ci", "my-Kubernetes", "my-SynapseSpark"}
@@ -127,6 +131,8 @@ def test_instances_stop_and_start_and_attached_computes_are_kept(with_client: An
         ("cc", {"computeType": "AmlCompute", "properties": VM | SCALE}, 400, "minNodeCount (5)"),
         ("cpu-cluster", {"computeType": "AmlCompute", "properties": VM}, 400, "it can't become x"),
         ("aks", {"computeType": "AmlCompute", "properties": VM}, 400, "is of type Kubernetes"),
+        ("sp", {"computeType": "SynapseSpark", "resourceId": "/x/y"}, 400, "must be the id of a Synapse Spark pool"),
+        ("sp", {"computeType": "SynapseSpark", "resourceId": f"{SYNAPSE}/other"}, 400, "there is 'sparkpool'"),
     ],
 )  # fmt: skip
 def test_a_compute_that_can_not_be_is_refused(

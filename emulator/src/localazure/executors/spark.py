@@ -9,6 +9,7 @@ import asyncio
 import json
 import re
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,16 @@ _MEMORIES = ("spark.driver.memory", "spark.executor.memory")
 class SparkRunner:
     """Runs the entry file with PySpark in the compute environment, its Spark no larger than `spark_local` has it."""
 
-    def __init__(self, settings: Settings, assets: AssetSource) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        assets: AssetSource,
+        check_pool: Callable[[str, Mapping[str, str]], None] = lambda compute_id, conf: None,
+    ) -> None:
+        """`check_pool` raises for a configuration that the pool behind a compute's id can never run."""
         self._settings = settings
         self._assets = assets
+        self._check_pool = check_pool
 
     def validate(self, properties: dict[str, Any]) -> None:
         """See JobRunner."""
@@ -47,7 +55,10 @@ class SparkRunner:
         if not properties.get("codeId"):
             raise _bad("A Spark job needs code", "codeId")
         _check_where(properties)
-        _conf(properties.get("conf") or {})
+        conf = properties.get("conf") or {}
+        _conf(conf)
+        if properties.get("computeId"):
+            self._check_pool(properties["computeId"], {str(key): str(value) for key, value in conf.items()})
         for name, inner in (properties.get("inputs") or {}).items():
             if (inner or {}).get("jobInputType", "literal") != "literal":
                 _check_mode("Input", name, inner)

@@ -22,7 +22,7 @@ CORES = 2
 MEMORY_MB = 2048
 # Spark doesn't start below 471859200 bytes of heap.
 _LEAST_MB = 512
-_MEMORY = re.compile(r"^(\d+)\s*([kmgt])b?$", re.IGNORECASE)
+MEMORY = re.compile(r"^(\d+)\s*([kmgt])b?$", re.IGNORECASE)
 _MB = {"k": 1 / 1024, "m": 1, "g": 1024, "t": 1024 * 1024}
 _SAS_VERSION = "2021-12-02"
 _SAS_DAYS = 3
@@ -55,7 +55,7 @@ BASE: dict[str, str] = {
 
 def bounded_megabytes(text: str) -> int | None:
     """A size such as "28g" in megabytes, between what Spark needs and what there is; None if it is no size."""
-    match = _MEMORY.match(text)
+    match = MEMORY.match(text)
     if match is None:
         return None
     return min(MEMORY_MB, max(_LEAST_MB, int(int(match[1]) * _MB[match[2].lower()])))

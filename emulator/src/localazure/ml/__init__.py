@@ -19,6 +19,7 @@ from localazure.executors.pipeline import PipelineRunner
 from localazure.executors.spark import SparkRunner
 from localazure.executors.sweep import SweepRunner
 from localazure.ml.assets import Assets
+from localazure.ml.attached_spark import AttachedSpark
 from localazure.ml.catalogue import Catalogue
 from localazure.ml.computes import ComputeService
 from localazure.ml.history import HistoryService
@@ -62,11 +63,12 @@ def _workspace(context: ServiceContext, settings: Settings, *, first: bool) -> _
     catalogue = Catalogue(settings, store, blobs, assets)
     tracking = TrackingRuns(settings)
     command = CommandRunner(settings, assets)
+    spark = AttachedSpark(context.settings, context.store, store)
     # One row a job type: a type that isn't here is refused by name.
     runners: dict[str, JobRunner] = {
         "Command": command,
         "AutoML": AutoMLRunner(settings, assets),
-        "Spark": SparkRunner(settings, assets),
+        "Spark": SparkRunner(settings, assets, spark.check),
         "Sweep": SweepRunner(settings, command),
     }
     nodes = ComputeNodes(store)
@@ -98,7 +100,7 @@ def _workspace(context: ServiceContext, settings: Settings, *, first: bool) -> _
         settings=settings,
         assets=assets,
         workspace=WorkspaceService(settings, store, blobs),
-        computes=ComputeService(settings, store, nodes, context.long_running),
+        computes=ComputeService(settings, store, nodes, context.long_running, spark),
         catalogue=catalogue,
         jobs=jobs,
         history=HistoryService(settings, store, blobs, assets, tracking),

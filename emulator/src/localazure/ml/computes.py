@@ -17,6 +17,7 @@ from localazure.core.operations import LongRunning
 from localazure.core.registry import Answer, Handler, Operation
 from localazure.core.store import Store
 from localazure.executors.durations import seconds
+from localazure.ml.attached_spark import AttachedSpark
 from localazure.ml.nodes import COMPUTES, ComputeNodes, Node
 from localazure.ml.resources import WORKSPACE, body, in_workspace, page, resource, touched
 from localazure.ml.states import timestamp
@@ -34,11 +35,14 @@ _FIRST_PORT = 50000
 class ComputeService:
     """Answers Compute_*."""
 
-    def __init__(self, settings: Settings, store: Store, nodes: ComputeNodes, long_running: LongRunning) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, nodes: ComputeNodes, long_running: LongRunning, spark: AttachedSpark
+    ) -> None:
         self._settings = settings
         self._store = store
         self._nodes = nodes
         self._long_running = long_running
+        self._spark = spark
 
     def operations(self) -> list[Operation]:
         """Compute_*, as Microsoft's OpenAPI files name them."""
@@ -160,7 +164,7 @@ class ComputeService:
             "disableLocalAuth": bool(asked.get("disableLocalAuth")),
             "createdOn": now,
             "modifiedOn": now,
-            "properties": self._inner(kind, asked.get("properties") or {}),
+            "properties": self._inner(kind, asked.get("properties") or {}, asked.get("resourceId")),
         }
         more = {key: content[key] for key in ("tags", "identity", "sku") if content.get(key)}
         return resource(
@@ -168,7 +172,7 @@ class ComputeService:
             **more,
         )  # fmt: skip
 
-    def _inner(self, kind: str, asked: dict[str, Any]) -> dict[str, Any]:
+    def _inner(self, kind: str, asked: dict[str, Any], resource_id: str | None) -> dict[str, Any]:
         given = {key: value for key, value in asked.items() if value is not None}
         if kind == "AmlCompute":
             if not given.get("vmSize"):
@@ -185,9 +189,7 @@ class ComputeService:
                 raise BadRequest("A compute of type ComputeInstance needs vmSize.", "vmSize", "UserError")
             return {"applicationSharingPolicy": "Shared", **given, "state": "Running"}
         if kind == "SynapseSpark":
-            pool = {"sparkVersion": "3.5", "nodeCount": 3, "nodeSize": "Small", "nodeSizeFamily": "MemoryOptimized",
-                    "poolName": self._settings.spark_pool, "workspaceName": "localazure"}  # fmt: skip
-            return pool | given
+            return self._spark.attach(resource_id)
         return {"namespace": "default", **given}
 
     def _check_change(self, known: dict[str, Any], document: dict[str, Any]) -> None:
