@@ -6,6 +6,8 @@ the roll-out) is skipped, the rest of the night goes on with the champion.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,7 +108,15 @@ class PersonalApproval(ApprovalOperator):
             _reject(self, context, answer)
             return answer
         kept = "the champion stays" if verdict.get("champion") else "it isn't shipped"
-        self.body = "\n\n".join([verdict_markdown(verdict), *self._around(context, kept)])
+        stamp = f"Verdict {_digest(verdict)}."
+        self.body = "\n\n".join([verdict_markdown(verdict), *self._around(context, kept), stamp])
+        with airflow_edge():
+            if stamp not in stored_body(self, context["ti"].id):
+                raise ConfigurationError(
+                    f"Airflow goes on showing the evidence of this task's first try in {context['ti'].run_id}, "
+                    "and the gate has judged anew since: nobody shall answer by it. Start the night anew (Trigger) "
+                    "instead of clearing it."
+                )
         return super().execute(context)
 
     def _around(self, context: Context, kept: str) -> list[str]:
@@ -138,6 +148,33 @@ class PersonalApproval(ApprovalOperator):
             context["ti"].xcom_push("return_value", answer)
         super().execute_complete(context, event)
         return answer
+
+
+def stored_body(operator: PersonalApproval, ti_id: Any) -> str:
+    """Ask Airflow to show the operator's question; what it shows. It keeps the first text that a task instance gave,
+    across retries and clears (Airflow 3.3.2, `upsert_hitl_detail` of the execution API)."""
+    from airflow.sdk.api.datamodels._generated import HITLUser
+    from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    answer: Any = SUPERVISOR_COMMS.send(
+        CreateHITLDetailPayload(
+            ti_id=ti_id,
+            options=operator.options,
+            subject=operator.subject,
+            body=operator.body,
+            defaults=operator.defaults,
+            multiple=operator.multiple,
+            params=operator.serialized_params,
+            assigned_users=[HITLUser(**user) for user in operator.assigned_users or ()],
+        )
+    )
+    return str(getattr(answer, "body", None) or operator.body)
+
+
+def _digest(verdict: Mapping[str, Any]) -> str:
+    """Short and the same for the same verdict."""
+    return hashlib.sha256(json.dumps(verdict, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _reject(operator: SkipMixin, context: Context, answer: dict[str, Any]) -> None:

@@ -220,7 +220,7 @@ def context_of(operator: Any, verdict: Any) -> dict[str, Any]:
     with DAG("approval"):
         followers = [BaseOperator(task_id="register"), BaseOperator(task_id="report").as_teardown()]
     task = SimpleNamespace(get_direct_relatives=lambda upstream: followers)
-    ti = TaskInstance(verdict=verdict, xcoms={}, map_index=-1, id="00000000-0000-0000-0000-000000000000")
+    ti = TaskInstance(verdict=verdict, xcoms={}, map_index=-1, run_id="r", id="00000000-0000-0000-0000-000000000000")
     return {"ti": ti, "task_instance": ti, "task": task}
 
 
@@ -263,6 +263,7 @@ def personal(on_timeout: Any = "reject") -> PersonalApproval:
 def test_a_person_is_asked_with_the_verdict_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr("airflow.providers.standard.operators.hitl.upsert_hitl_detail", lambda **all: asked.update(all))
+    monkeypatch.setattr("azflow.approval.stored_body", lambda operator, ti_id: operator.body)
     operator = personal()
     with pytest.raises(TaskAwaitingInput):
         operator.execute(context_of(operator, YES))
@@ -270,7 +271,26 @@ def test_a_person_is_asked_with_the_verdict_in_sight(monkeypatch: pytest.MonkeyP
     assert "| challenger | new | 0.7100 | 0.6900 to 0.7300 |" in asked["body"]
     assert "- better on the same rows" in asked["body"]
     assert "[Training: train-1](https://ml.example/runs/train-1)" in asked["body"]
-    assert re.search(r"Without an answer by \d{4}-\d\d-\d\d \d\d:\d\d UTC the champion stays\.$", asked["body"])
+    assert re.search(r"Without an answer by \d{4}-\d\d-\d\d \d\d:\d\d UTC the champion stays\.", asked["body"])
+
+
+def test_nobody_answers_by_the_evidence_of_an_earlier_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow keeps the first text across clears: the same verdict may be asked about again, another may not."""
+    shown: list[str] = []
+
+    def stored_body(operator: PersonalApproval, ti_id: Any) -> str:
+        shown.append(str(operator.body))
+        return shown[0]
+
+    monkeypatch.setattr("azflow.approval.stored_body", stored_body)
+    monkeypatch.setattr("airflow.providers.standard.operators.hitl.upsert_hitl_detail", lambda **all: None)
+    operator = personal()
+    for _ in range(2):
+        with pytest.raises(TaskAwaitingInput):
+            operator.execute(context_of(operator, YES))
+    retrained = YES | {"challenger": {"value": 0.66, "low": 0.64, "high": 0.68}}
+    with pytest.raises(AirflowFailException, match="goes on showing the evidence of this task's first try"):
+        operator.execute(context_of(operator, retrained))
 
 
 def test_nobody_is_asked_about_a_challenger_that_failed_the_gate() -> None:
