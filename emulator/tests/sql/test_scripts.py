@@ -170,7 +170,8 @@ def test_the_catalogue_as_clients_ask_for_it(session: Session) -> None:
 def test_every_catalogue_view_answers(session: Session) -> None:
     from localazure.sql.catalog_views import _VIEWS
 
-    run(session, TABLES + "CREATE VIEW dbo.v AS SELECT a FROM dbo.small;")
+    run(session, TABLES)
+    run(session, "CREATE VIEW dbo.v AS SELECT a FROM dbo.small")
     run(session, "CREATE PROC dbo.p @x int AS SELECT @x")
     for name in _VIEWS:
         assert isinstance(run(session, f"SELECT * FROM {name}")[0], ResultSet), name

@@ -15,7 +15,7 @@ from localazure.sql.changes import stored
 from localazure.sql.conversions import Value
 from localazure.sql.results import Result, RowsAffected, SqlError
 from localazure.sql.sqltypes import duck, with_length
-from localazure.sql.table_parts import column_of, existing, keep, key_constraints
+from localazure.sql.table_parts import column_of, existing, frame_of, keep, key_constraints
 
 if TYPE_CHECKING:
     from localazure.sql.interpreter import Frame
@@ -53,8 +53,28 @@ def add_columns(session: Session, statement: s.AddColumns, frame: Frame) -> Resu
                 change.run(f"ALTER TABLE {table.physical} ALTER COLUMN {quote(column.name)} SET NOT NULL")
         wider = replace(table, columns=renumbered((*table.columns, *added)), modified=now())
         wider = replace(wider, keys=(*wider.keys, *key_constraints(session, wider, statement.keys, statement.line)))
+        for named in statement.defaults:
+            wider = _with_default(session, wider, named, statement.line)
         change.put(wider)
     return RowsAffected(None)
+
+
+def _with_default(session: Session, table: Table, default: tuple[str, str, str], line: int) -> Table:
+    """DEFAULT .. FOR: what a row that doesn't name the column gets from now on."""
+    constraint, text, name = default
+    column = table.column(name)
+    if column is None:
+        raise SqlError(
+            1752,
+            f"Column '{name}' in table '{table.name}' is invalid for creating a default constraint.",
+            line=line,
+        )
+    if column.default:
+        raise SqlError(1781, "Column already has a DEFAULT bound to it.", line=line)
+    named = constraint or f"DF_{table.name}_{session.pool.catalog.new_id():X}"
+    changed = replace(column, default=text, default_name=named)
+    session.compiler(frame_of()).default(changed, table, line)  # one that can't be converted fails now
+    return replace(table, columns=tuple(changed if c is column else c for c in table.columns))
 
 
 def drop_columns(session: Session, statement: s.DropColumns, frame: Frame) -> Result:
@@ -151,6 +171,9 @@ def statistics(session: Session, statement: s.Statistics, frame: Frame) -> Resul
                 raise SqlError(
                     2767, f"Could not locate statistics '{name}' in the system catalogs.", line=statement.line
                 )
+        chosen = {name.lower() for name in wanted}
+        updated = [name for name, _ in table.statistics if not chosen or name.lower() in chosen]
+        save(session, _dated(table, *updated))
         return RowsAffected(None)
     if statement.name is None or statement.name.lower() in known:
         raise SqlError(
@@ -161,8 +184,15 @@ def statistics(session: Session, statement: s.Statistics, frame: Frame) -> Resul
             raise SqlError(
                 1911, f"Column name '{column}' does not exist in the target table or view.", line=statement.line
             )
-    save(session, replace(table, statistics=(*table.statistics, (statement.name, tuple(statement.columns)))))
+    made = replace(table, statistics=(*table.statistics, (statement.name, tuple(statement.columns))))
+    save(session, _dated(made, statement.name))
     return RowsAffected(None)
+
+
+def _dated(table: Table, *names: str) -> Table:
+    """The table with these statistics made or updated now: what STATS_DATE tells."""
+    dates = dict.fromkeys(map(str.lower, names), now())
+    return replace(table, statistics_dates={**(table.statistics_dates or {}), **dates})
 
 
 def save(session: Session, table: Table) -> None:

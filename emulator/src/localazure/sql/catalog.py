@@ -72,7 +72,10 @@ class CatalogObject:
 
 @dataclass(frozen=True)
 class Table(CatalogObject):
-    """distribution: HASH, ROUND_ROBIN, REPLICATE; index: COLUMNSTORE, HEAP, CLUSTERED; external: the WITH options."""
+    """distribution: HASH, ROUND_ROBIN, REPLICATE; index: COLUMNSTORE, HEAP, CLUSTERED; external: the WITH options.
+
+    statistics_dates: when those of a name (lower case) were made or updated last.
+    """
 
     columns: tuple[TableColumn, ...] = ()
     distribution: str = "ROUND_ROBIN"
@@ -85,6 +88,7 @@ class Table(CatalogObject):
     statistics: tuple[tuple[str, tuple[str, ...]], ...] = ()
     external: dict[str, str] | None = None
     temporary: bool = False
+    statistics_dates: dict[str, str] | None = None
 
     @property
     def physical(self) -> str:
@@ -94,6 +98,10 @@ class Table(CatalogObject):
     def column(self, name: str) -> TableColumn | None:
         wanted = name.lower()
         return next((column for column in self.columns if column.name.lower() == wanted), None)
+
+    def statistics_date(self, name: str) -> str:
+        """When the statistics of this name were made or updated last, ISO 8601, UTC."""
+        return (self.statistics_dates or {}).get(name.lower(), self.created)
 
     @property
     def identity_sequence(self) -> str:

@@ -208,6 +208,13 @@ class ChangeCompiler(QueryCompiler):
             column = table.column(assignment.parts[-1])
             if column is None:
                 raise errors.invalid_column(assignment.parts[-1], assignment.line)
+            if column in [known for known, _ in settings]:
+                raise SqlError(
+                    264,
+                    f"The column name '{column.name}' is specified more than once in the SET clause or column list of "
+                    "an INSERT.",
+                    line=assignment.line,
+                )
             if column.identity is not None:
                 raise SqlError(8102, f"Cannot update identity column '{column.name}'.", line=assignment.line)
             settings.append((column, self._assigned(assignment, column, table, target, scope)))

@@ -353,6 +353,9 @@ def text_length(source: SqlType) -> int:
     return widths.get(source.name, source.length or 30)
 
 
+_EXACT_STYLE = 3  # of approximate numbers: always 17 digits, so that every value has a text of its own
+
+
 def as_text(value: Value, style: int | None, line: int) -> str:
     """A number, moment or identifier as T-SQL prints it."""
     source, sql = value.type, value.sql
@@ -361,7 +364,11 @@ def as_text(value: Value, style: int | None, line: int) -> str:
     if source.name in APPROXIMATE:
         if style in {None, 0}:
             return call("float_text", sql)
-        return f"printf('%.{7 if style == 1 else 15}e', {sql})"
+        if style == _EXACT_STYLE:
+            return f"printf('%.17g', {sql})"
+        # the exponent has three digits
+        made = f"printf('%.{7 if style == 1 else 15}e', {sql})"
+        return f"regexp_replace({made}, 'e([+-])([0-9]{{2}})$', 'e\\1' || '0' || '\\2')"
     if source.name == "money":
         if style == 1:
             return f"format('{{:,.2f}}', CAST({sql} AS DECIMAL(19,2)))"

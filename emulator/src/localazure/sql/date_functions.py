@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.conversions import Value, convert
 from localazure.sql.function_table import Invocation, function
@@ -252,7 +253,12 @@ def _from_parts(name: str, count: int, kind: SqlType, template: str) -> None:
             done = SqlType(kind.name, scale=scale)
             place = 6 if name == "DATETIME2FROMPARTS" else 3
             numbers[place] = f"({numbers[place]} / {10**scale}.0)"
-        return Value(template.format(*numbers), done, i.nullable())
+        made = f"TRY({template.format(*numbers)})"
+        kind_name = name.removesuffix("FROMPARTS").lower()
+        text = f"Cannot construct data type {kind_name}, some of the arguments have values which are not valid."
+        given = " AND ".join(f"{number} IS NOT NULL" for number in numbers)
+        wrong = errors.raise_sql(289, errors.literal(text), duck(kind))
+        return Value(f"coalesce({made}, CASE WHEN {given} THEN {wrong} END)", done, i.nullable())
 
 
 _from_parts("DATEFROMPARTS", 3, DATE, "make_date({0}, {1}, {2})")

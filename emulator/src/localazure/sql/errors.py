@@ -171,6 +171,13 @@ def from_duckdb(error: duckdb.Error, line: int, verb: str = "INSERT") -> SqlErro
         )
     if isinstance(error, duckdb.CatalogException) and "does not exist" in text:  # dropped by another session meanwhile
         return SqlError(208, f"Invalid object name. {_first_line(text)}", line=line)
+    if "A target row matched more than one source row" in text:
+        return SqlError(
+            8672,
+            "The MERGE statement attempted to UPDATE or DELETE the same row more than once. This happens when a target "
+            "row matches more than one source row.",
+            line=line,
+        )
     if "More than one row returned by a subquery" in text:
         return SqlError(
             512,

@@ -23,6 +23,8 @@ def explain(session: Session, statement: s.Explain, frame: Frame) -> ResultSet:
 
     https://learn.microsoft.com/en-us/sql/t-sql/queries/explain-transact-sql
     """
+    if not session.pool.kind.tables:
+        raise errors.unsupported("EXPLAIN", statement.line)
     inner = statement.statement
     if not isinstance(inner, s.QueryStatement | s.Insert | s.Update | s.Delete):
         raise errors.not_implemented(f"EXPLAIN of {type(inner).__name__}", statement.line)

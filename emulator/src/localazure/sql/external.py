@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import duckdb
 import pyarrow as pa
 import pyarrow.csv
 
@@ -214,10 +215,15 @@ def _typed(pool: Pool, piece: pa.Table, columns: tuple[TableColumn, ...]) -> pa.
     try:
         cursor.register("external$rows", piece.rename_columns([f"d{index}" for index in range(len(columns))]))
         done = cursor.sql(f'SELECT {", ".join(items)} FROM "external$rows" AS d').to_arrow_table()
-    except Exception as error:
-        raise SqlError(
-            13812, f"The file's columns don't have the external table's types: {str(error).splitlines()[0]}"
-        ) from error
+    except duckdb.Error as error:
+        why = errors.from_duckdb(error, 1).message
+        if pool.kind.tables:
+            raise SqlError(
+                107090,
+                "HdfsBridge::recordReaderFillBuffer - Unexpected error encountered filling record reader buffer: "
+                f"{why}",
+            ) from error
+        raise SqlError(13812, f"The file's columns don't have the external table's types: {why}") from error
     finally:
         cursor.close()
     arrays = [

@@ -13,7 +13,7 @@ from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.catalog import Function
 from localazure.sql.conversions import Value, convert
-from localazure.sql.results import SqlError
+from localazure.sql.results import SqlError, SqlType
 from localazure.sql.sqltypes import with_length
 
 if TYPE_CHECKING:
@@ -44,20 +44,94 @@ def scalar(compiler: ExpressionCompiler, definition: s.CreateFunction, call: s.C
             line=call.line,
         )
     known = _arguments(compiler, definition, call, scope)
-    for statement in definition.body:
-        for name, kind, value in _assigned(statement, known):
-            expr: s.Expr = s.Literal(statement.line, "null", "NULL") if value is None else substituted(value, known)
-            known[name.lower()] = s.Cast(statement.line, expr, kind, False)
-    result = s.Cast(call.line, substituted(definition.value, known), definition.returns, False)
+    returns: list[tuple[s.Expr, s.Expr]] = []
+    _follow(definition.body, known, None, returns)
+    value = substituted(definition.value, known)
+    if returns:
+        value = s.Case(call.line, None, returns, value)
+    result = s.Cast(call.line, value, definition.returns, False)
     return replace(compiler.value(result, scope), literal=None)
 
 
-def _assigned(statement: s.Statement, known: dict[str, s.Expr]) -> list[tuple[str, Any, s.Expr | None]]:
+def _follow(
+    body: list[s.Statement],
+    known: dict[str, s.Expr],
+    path: s.Expr | None,
+    returns: list[tuple[s.Expr, s.Expr]],
+) -> None:
+    """What the statements make of ``known``, as expressions: both sides of an IF are followed, a CASE chooses.
+
+    ``path``: the condition under which the statements run. ``returns`` gets (condition, value) of each RETURN on the
+    way, in their order, so that the first one that holds is the function's value.
+    """
+    for statement in body:
+        match statement:
+            case s.Block():
+                _follow(statement.statements, known, path, returns)
+            case s.If():
+                _follow_both(statement, known, path, returns)
+            case s.Return(value=value) if value is not None:
+                always = _equals(statement.line, _number(statement.line, 1), 1)
+                returns.append((path or always, substituted(value, known)))
+                if path is None:
+                    return
+            case _:
+                for name, kind, value in _assigned(statement, known):
+                    null = s.Literal(statement.line, "null", "NULL")
+                    expr = null if value is None else substituted(value, known)
+                    known[name.lower()] = s.Cast(statement.line, expr, kind, False)
+
+
+def _follow_both(
+    statement: s.If, known: dict[str, s.Expr], path: s.Expr | None, returns: list[tuple[s.Expr, s.Expr]]
+) -> None:
+    """IF and ELSE: a condition that is unknown doesn't hold."""
+    line = statement.line
+    flag = s.Case(line, None, [(substituted(statement.condition, known), _number(line, 1))], _number(line, 0))
+    after: list[dict[str, s.Expr]] = []
+    for value, branch in ((1, statement.then), (0, statement.otherwise)):
+        here, chosen = dict(known), _equals(line, flag, value)
+        way = chosen if path is None else s.Logical(line, "AND", path, chosen)
+        _follow([branch] if branch is not None else [], here, way, returns)
+        after.append(here)
+    then, otherwise = after
+    for name in {**then, **otherwise}:
+        left, right = then.get(name), otherwise.get(name)
+        if left is right:
+            continue
+        null = s.Literal(line, "null", "NULL")
+        value_of = s.Case(line, None, [(_equals(line, flag, 1), left or null)], right or null)
+        known[name] = s.Cast(line, value_of, _type_of(left or right), False)
+
+
+def _number(line: int, value: int) -> s.Expr:
+    return s.Literal(line, "int", str(value))
+
+
+def _equals(line: int, left: s.Expr, value: int) -> s.Expr:
+    return s.Compare(line, "=", left, _number(line, value))
+
+
+def _type_of(known: s.Expr | None) -> SqlType:
+    """Of a variable's value: a parameter's is bound, another's is a CAST."""
+    assert isinstance(known, s.Cast | s.Bound)
+    kind: SqlType = known.type if isinstance(known, s.Cast) else known.value.type
+    return kind
+
+
+def _assigned(statement: s.Statement, known: dict[str, s.Expr]) -> list[tuple[str, SqlType, s.Expr | None]]:
     match statement:
         case s.Declare():
             return list(statement.items)
-        case s.SetVariable(op="=") if isinstance(found := known.get(statement.name.lower()), s.Cast):
-            return [(statement.name, found.type, statement.value)]
+        case s.SetVariable():
+            found = known.get(statement.name.lower())
+            if found is None:
+                raise errors.undeclared(statement.name, statement.line)
+            value = statement.value
+            if statement.op != "=":
+                current = s.Variable(statement.line, statement.name)
+                value = s.Binary(statement.line, statement.op[:-1], current, value)
+            return [(statement.name, _type_of(found), value)]
     raise errors.not_implemented(f"{type(statement).__name__} in a function", statement.line)
 
 

@@ -51,6 +51,7 @@ _NEEDS_NO_TRANSACTION = (
     s.Drop,
     s.Truncate,
     s.Rename,
+    s.Transfer,
     s.AddColumns,
     s.DropColumns,
     s.AlterColumn,

@@ -67,10 +67,10 @@ def copy_into(session: Session, statement: s.CopyInto, frame: Frame) -> Result:
     for key in statement.options:
         if key.split(".")[0] not in _OPTIONS | {"OPTION"}:
             raise errors.not_implemented(f"COPY INTO option {key}", line)
-    compiler = session.compiler(frame)
-    table = compiler.target(statement.name, line)
     if statement.options.get("AUTO_CREATE_TABLE", "OFF").upper() == "ON":
         raise errors.not_implemented("COPY INTO option AUTO_CREATE_TABLE", line)
+    compiler = session.compiler(frame)
+    table = compiler.target(statement.name, line)
     if statement.options.get("IDENTITY_INSERT", "OFF").upper() == "ON":
         compiler.identity_insert = f"{table.schema}.{table.name}".lower()
     file_type, layout = _layout(session, statement)

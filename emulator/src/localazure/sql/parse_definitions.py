@@ -328,6 +328,12 @@ class DefinitionParser(ModuleParser):
             return self._alter_table(start.line)
         if self.at("AUTHORIZATION"):
             raise errors.no_security("ALTER AUTHORIZATION", start.line)
+        if self.take("SCHEMA"):
+            schema = self.identifier()
+            self.expect("TRANSFER")
+            if self.take("OBJECT"):
+                self.take("::")
+            return s.Transfer(start.line, schema, self.name())
         if self.at_any("VIEW"):
             return self._view(start.start, start.line, alter=True, replace=False)
         if self.at("MATERIALIZED"):
@@ -376,14 +382,17 @@ class DefinitionParser(ModuleParser):
         if self.take("ADD"):
             columns: list[s.ColumnDefinition] = []
             keys: list[s.KeyDefinition] = []
+            defaults: list[tuple[str, str, str]] = []
             while True:
-                if self.at_any("CONSTRAINT", "PRIMARY", "UNIQUE", "FOREIGN", "CHECK"):
+                if self.at("DEFAULT") or (self.at("CONSTRAINT") and self.peek(2).key == "DEFAULT"):
+                    defaults.append(self._default_for())
+                elif self.at_any("CONSTRAINT", "PRIMARY", "UNIQUE", "FOREIGN", "CHECK"):
                     keys.append(self._table_key())
                 else:
                     columns.append(self.column_definition(keys))
                 if not self.take(","):
                     break
-            return s.AddColumns(line, name, columns, keys)
+            return s.AddColumns(line, name, columns, keys, defaults)
         if self.take("ALTER", "COLUMN"):
             if self.peek(1).key in {"ADD", "DROP"} and self.peek(2).key == "MASKED":
                 raise errors.no_security("MASKED column", line)
@@ -403,6 +412,16 @@ class DefinitionParser(ModuleParser):
                 self._skip_parentheses()
             return s.Index(line, "REBUILD", name, "ALL", [])
         raise self.error()
+
+    def _default_for(self) -> tuple[str, str, str]:
+        """``CONSTRAINT name DEFAULT constant FOR column``."""
+        constraint = self.identifier() if self.take("CONSTRAINT") else ""
+        self.expect("DEFAULT")
+        start = self.token.start
+        self.value()
+        text = self.text[start : self.tokens[self.position - 1].end]
+        self.expect("FOR")
+        return constraint, text, self.identifier()
 
     def _partition(self) -> int | None:
         return self.integer() if self.take("PARTITION") else None

@@ -13,7 +13,7 @@ from functools import lru_cache
 from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.parse_definitions import DefinitionParser
-from localazure.sql.results import SqlType
+from localazure.sql.results import SqlError, SqlType
 
 _ASSIGN = frozenset({"=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^="})
 _REFUSED = frozenset(
@@ -34,6 +34,13 @@ _REFUSED = frozenset(
     }
 )
 
+# https://learn.microsoft.com/en-us/sql/relational-databases/errors-events/database-engine-events-and-errors
+_FIRST: dict[type[s.Statement], str] = {
+    s.CreateView: "VIEW",
+    s.CreateProcedure: "PROCEDURE",
+    s.CreateFunction: "FUNCTION",
+}
+
 
 class StatementParser(DefinitionParser):
     """The whole language."""
@@ -42,6 +49,13 @@ class StatementParser(DefinitionParser):
         found = self.statement_list()
         if self.token.kind != "end":
             raise self.error()
+        for statement in found[1:]:
+            if word := _FIRST.get(type(statement)):
+                verb = "ALTER" if statement.alter else "CREATE"  # type: ignore[attr-defined]
+                raise SqlError(
+                    111, f"'{verb} {word}' must be the first statement in a query batch.", severity=15,
+                    line=statement.line,
+                )  # fmt: skip
         return found
 
     def statement_list(self, *ends: str) -> list[s.Statement]:

@@ -264,7 +264,19 @@ def _sp_pkeys(interpreter: Interpreter, values: Values, line: int) -> Iterator[R
 
 
 def _sp_rename(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
-    raise SqlError(103010, "Parse error: sp_rename is not supported. Use RENAME OBJECT.", line=line)
+    """Columns alone in a dedicated pool; tables have RENAME OBJECT.
+
+    https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-rename-transact-sql
+    """
+    if str(pick(values, "@objtype", 2, "")).upper() != "COLUMN":
+        raise SqlError(103010, "Parse error: sp_rename renames columns alone here. Use RENAME OBJECT.", line=line)
+    parts = [part.strip().strip("[]") for part in str(pick(values, "@objname", 0, "")).split(".")]
+    if len(parts) < _TABLE_AND_COLUMN:
+        raise SqlError(15248, "Either the parameter @objname is ambiguous or the claimed @objtype (COLUMN) is wrong.",
+                       severity=11, line=line)  # fmt: skip
+    *name, column = ("[" + part.replace("]", "]]") + "]" for part in parts)
+    new = str(pick(values, "@newname", 1, "")).replace("]", "]]")
+    yield from interpreter.session.execute(f"RENAME OBJECT {'.'.join(name)} COLUMN {column} TO [{new}]")
 
 
 def _sp_describe(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
@@ -293,6 +305,7 @@ def _sp_describe(interpreter: Interpreter, values: Values, line: int) -> Iterato
     yield rows(spec, found)
 
 
+_TABLE_AND_COLUMN = 2
 _SYSTEM = {
     "sp_tables": _sp_tables,
     "sp_columns": _sp_columns,

@@ -86,6 +86,7 @@ SERVERLESS_REFUSES: dict[type[s.Statement], str] = {
     s.CreateTableAs: "CREATE TABLE AS SELECT",
     s.Truncate: "TRUNCATE TABLE",
     s.Rename: "RENAME OBJECT",
+    s.Transfer: "ALTER SCHEMA",
     s.AddColumns: "ALTER TABLE",
     s.DropColumns: "ALTER TABLE",
     s.AlterColumn: "ALTER TABLE",

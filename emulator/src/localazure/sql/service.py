@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from localazure.sql import errors, workload
 from localazure.sql import syntax as s
 from localazure.sql.catalog import Setting, Table, View, now
-from localazure.sql.distributions import space_used
-from localazure.sql.results import Message, Result, ResultSet, RowsAffected, SqlError, SqlType
+from localazure.sql.distributions import DISTRIBUTIONS, node_of, pieces, space_used
+from localazure.sql.results import Message, Result, ResultSet, RowsAffected, SqlError
 from localazure.sql.results_of_rows import rows
 from localazure.sql.sqltypes import BIGINT, FLOAT, INT
 from localazure.sql.statistics import show_statistics
@@ -71,6 +71,9 @@ def administer(session: Session, statement: s.Administration) -> Iterator[Result
             workload.check(session.pool.catalog, subject, options, statement.line)
             with session.pool.catalog.change(session.cursor) as change:
                 change.put_setting(replace(found, options=options))
+        elif found is not None and subject == "DATABASE SCOPED CREDENTIAL":
+            with session.pool.catalog.change(session.cursor) as change:
+                change.put_setting(replace(found, options={**found.options, **statement.options}))
         elif subject != "DATABASE SCOPED CONFIGURATION" and found is None:
             raise SqlError(
                 15151,
@@ -190,9 +193,17 @@ def _dbcc(session: Session, statement: s.Administration) -> Iterator[Result]:
         tables = session.pool.catalog.tables()
         if statement.options:
             tables = [_named_table(session, statement.options["0"], statement.line)]
-        names = ["ROWS", "RESERVED_SPACE", "DATA_SPACE", "INDEX_SPACE", "UNUSED_SPACE"]
-        columns: list[tuple[str, SqlType]] = [(title, BIGINT) for title in names]
-        yield rows([*columns, ("PDW_NODE_ID", INT), ("DISTRIBUTION_ID", INT)], space_used(session, tables))
+        found = space_used(session, tables)
+        sizes = [(title, BIGINT) for title in ("RESERVED_SPACE", "DATA_SPACE", "INDEX_SPACE", "UNUSED_SPACE")]
+        if statement.options:
+            yield rows([("ROWS", BIGINT), *sizes, ("PDW_NODE_ID", INT), ("DISTRIBUTION_ID", INT)], found)
+            return
+        nodes = sorted({row[5] for row in found})
+        summed = [(*(sum(row[i] for row in found if row[5] == node) for i in range(1, 5)), node) for node in nodes]
+        yield rows([*sizes, ("PDW_NODE_ID", INT)], summed)
+        return
+    if name == "PDW_SHOWPARTITIONSTATS":
+        yield _partition_statistics(session, statement)
         return
     if name == "PDW_SHOWMATERIALIZEDVIEWOVERHEAD":
         yield _overhead(session, statement)
@@ -207,7 +218,7 @@ def _dbcc(session: Session, statement: s.Administration) -> Iterator[Result]:
         return
     if name == "DROPRESULTSETCACHE":
         session.pool.engine.results.clear()
-    if name in {"DROPCLEANBUFFERS", "FREEPROCCACHE", "DROPRESULTSETCACHE"}:
+    if name in {"DROPCLEANBUFFERS", "FREEPROCCACHE", "DROPRESULTSETCACHE", "SHRINKLOG"}:
         yield Message(
             2528,
             1,
@@ -216,7 +227,28 @@ def _dbcc(session: Session, statement: s.Administration) -> Iterator[Result]:
             statement.line,
         )
         return
-    raise errors.not_implemented(f"DBCC {name}", statement.line)
+    if name == "PDW_SHOWEXECUTIONPLAN":
+        raise errors.not_implemented(f"DBCC {name}", statement.line)
+    raise errors.refused(f"DBCC {name}", statement.line)
+
+
+def _partition_statistics(session: Session, statement: s.Administration) -> Result:
+    """A row for each partition in each distribution.
+
+    https://learn.microsoft.com/en-us/sql/t-sql/database-console-commands/dbcc-pdw-showpartitionstats-transact-sql
+    """
+    table = _named_table(session, statement.options.get("0", ""), statement.line)
+    known = {(piece.partition, piece.distribution): piece for piece in pieces(session, table)}
+    count = len(table.partitioning.boundaries) + 1 if table.partitioning else 1
+    found = []
+    for partition in range(1, count + 1):
+        for distribution in range(1, DISTRIBUTIONS + 1):
+            piece = known.get((partition, distribution))
+            pages, held = (piece.pages, piece.rows) if piece else (0, 0)
+            found.append((partition, pages, pages, held, node_of(session, distribution), distribution))
+    spec = [("PARTITION_NUMBER", INT), ("USED_PAGE_COUNT", BIGINT), ("RESERVED_PAGE_COUNT", BIGINT),
+            ("ROW_COUNT", BIGINT), ("PDW_NODE_ID", INT), ("DISTRIBUTION_ID", INT)]  # fmt: skip
+    return rows(spec, found)
 
 
 def _named_table(session: Session, written: str, line: int) -> Table:

@@ -61,7 +61,7 @@ def _header(session: Session, table: Table, name: str, columns: tuple[str, ...])
     ]
     column = table.column(columns[0])
     text = "YES" if column is not None and column.type.name in CHARACTER else "NO "
-    stamp = table.modified.replace("T", " ")[:19]
+    stamp = table.statistics_date(name).replace("T", " ")[:19]
     return rows(spec, [(name, stamp, count, count, steps, 0.0, 0.0, text, None, count)])
 
 

@@ -343,10 +343,21 @@ class Rename(Statement):
 
 
 @dataclass(slots=True)
+class Transfer(Statement):
+    """ALTER SCHEMA .. TRANSFER."""
+
+    schema: str
+    name: Parts
+
+
+@dataclass(slots=True)
 class AddColumns(Statement):
+    """``defaults``: (constraint, its text, column) of DEFAULT .. FOR."""
+
     name: Parts
     columns: list[ColumnDefinition]
     keys: list[KeyDefinition]
+    defaults: list[tuple[str, str, str]]
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from localazure.sql.catalog import CatalogObject, Table
 from localazure.sql.conversions import Value, convert
 from localazure.sql.function_table import Invocation, function
 from localazure.sql.results import SqlType
-from localazure.sql.sqltypes import BIGINT, INT, SYSNAME, duck
+from localazure.sql.sqltypes import BIGINT, DATETIME, INT, SYSNAME, duck
 
 
 def _name(text: str | None) -> Value:
@@ -301,7 +301,20 @@ def _rowcount(i: Invocation) -> Value:
     return convert(i.compiler.context.server_value("@@ROWCOUNT", i.line), BIGINT, i.line)
 
 
-@function("STATS_DATE", "FULLTEXTSERVICEPROPERTY", "CONNECTIONPROPERTY", "DATABASE_PRINCIPAL_ID", args=(0, 2))
+@function("STATS_DATE", args=2)
+def _statistics_date(i: Invocation) -> Value:
+    """https://learn.microsoft.com/en-us/sql/t-sql/functions/stats-date-transact-sql"""
+    table_id, number = i.number(0, INT), i.number(1, INT)
+    branches = "".join(
+        f" WHEN {table_id} = {table.object_id} AND {number} = {index} "
+        f"THEN CAST('{table.statistics_date(name)}' AS TIMESTAMP)"
+        for table in i.compiler.context.catalog.tables()
+        for index, (name, _) in enumerate(table.statistics, 2)
+    )
+    return Value(f"CASE{branches} ELSE NULL END" if branches else "CAST(NULL AS TIMESTAMP)", DATETIME)
+
+
+@function("FULLTEXTSERVICEPROPERTY", "CONNECTIONPROPERTY", "DATABASE_PRINCIPAL_ID", args=(0, 2))
 def _absent(i: Invocation) -> Value:
     """What localazure has nothing to say about: NULL, as the vendor's answer for an unknown id or property."""
     return _name(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from localazure.sql import partitions
+from localazure.sql import errors, partitions
 from localazure.sql import syntax as s
 from localazure.sql.catalog import Change, Key, Partitioning, Table, TableColumn, now, quote, renumbered
 from localazure.sql.results import SqlError
@@ -21,6 +21,8 @@ def place(session: Session, parts: s.Parts, line: int) -> tuple[str, str]:
     context = session.context(frame_of())
     refuse_elsewhere(session, parts, line)
     schema, name = context.split_name(parts, line)
+    if name.startswith("##"):
+        raise errors.refused("global temporary table", line)
     if name.startswith("#"):
         if name.lower() in session.temporary:
             raise SqlError(2714, f"There is already an object named '{name}' in the database.", state=6, line=line)

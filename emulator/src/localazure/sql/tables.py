@@ -399,6 +399,28 @@ def _rename(session: Session, statement: s.Rename, frame: Frame) -> Result:
     return RowsAffected(None)
 
 
+def _transfer(session: Session, statement: s.Transfer, frame: Frame) -> Result:
+    """A table to another schema. DuckDB has no such move: the rows are copied, in one change.
+
+    https://learn.microsoft.com/en-us/sql/t-sql/statements/alter-schema-transact-sql
+    """
+    line = statement.line
+    found = session.context(frame).find(statement.name, line)
+    if isinstance(found, View | Procedure | Function):
+        raise errors.not_implemented("ALTER SCHEMA .. TRANSFER of a view, a procedure or a function", line)
+    table = existing(session, statement.name, line)
+    schema, name = place(session, (statement.schema, table.name), line)
+    moved = replace(table, schema=schema, name=name, modified=now())
+    with session.pool.catalog.change(session.cursor) as change:
+        first, *_ = create_sql(replace(moved, columns=tuple(replace(c, identity=None) for c in moved.columns)))
+        change.run(first)
+        change.run(f"INSERT INTO {moved.physical} SELECT * FROM {table.physical}")
+        change.run(f"DROP TABLE {table.physical}")
+        change.remove(table)
+        change.put(moved)
+    return RowsAffected(None)
+
+
 _HANDLERS: dict[type, Any] = {
     s.CreateTable: _create_table,
     s.CreateTableAs: _create_table_as,
@@ -409,6 +431,7 @@ _HANDLERS: dict[type, Any] = {
     s.Drop: _drop,
     s.Truncate: _truncate,
     s.Rename: _rename,
+    s.Transfer: _transfer,
     s.AddColumns: alter_tables.add_columns,
     s.DropColumns: alter_tables.drop_columns,
     s.AlterColumn: alter_tables.alter_column,
