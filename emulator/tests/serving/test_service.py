@@ -458,6 +458,20 @@ def test_scaling_keeps_the_instances_that_are_there(settings: Settings, assets: 
                 assert now <= pids or pids <= now
             assert (await client.score("growing", deployment="blue")).status_code == 200
 
+            # By itself, between bounds; and back only when it wasn't needed for a minute.
+            scale = {"scaleType": "TargetUtilization", "maxInstances": 3, "targetUtilizationPercentage": 50}
+            patient = {"maxQueueWait": "PT30S", "requestTimeout": "PT60S"}
+            await client.deploy("growing", "green", "vanilla", scaleSettings=scale, requestSettings=patient)
+            kept = (await client.get("growing/deployments/green"))["properties"]["scaleSettings"]
+            assert kept == scale | {"minInstances": 1, "pollingInterval": "PT1S"}
+            fleet = client.service._running["growing/green"]
+            first = fleet.instances[0].pid
+            async with asyncio.timeout(40):
+                while len(fleet.instances) < 3 or not all(instance.up for instance in fleet.instances):
+                    answers = await asyncio.gather(*(client.score("growing", {"sleep": 0.3}, "green") for _ in "1234"))
+                    assert {answer.status_code for answer in answers} == {200}
+            assert fleet.instances[0].pid == first
+
     asyncio.run(scenario())
 
 

@@ -12,6 +12,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from localazure.core.errors import BadRequest, NotImplementedOperation
+from localazure.executors import durations
+from localazure.serving import scaling
 from localazure.serving.data_collector import Collected
 
 Document = dict[str, Any]
@@ -24,7 +26,6 @@ DEPLOYMENT_TYPE = "Microsoft.MachineLearningServices/workspaces/onlineEndpoints/
 _NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{1,30})[A-Za-z0-9]")
 # Caddy's header matcher reads a leading or trailing * as a wildcard.
 _KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")
-_DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?")
 
 # What Azure fills in where a deployment says nothing:
 # https://learn.microsoft.com/azure/machine-learning/reference-yaml-deployment-kubernetes-online
@@ -136,7 +137,7 @@ def deployment_document(
         "requestSettings": _REQUEST_SETTINGS | _given(given.get("requestSettings")),
         "livenessProbe": _PROBE | _given(given.get("livenessProbe")),
         "readinessProbe": _PROBE | _given(given.get("readinessProbe")),
-        "scaleSettings": {"scaleType": "Default"},
+        "scaleSettings": scaling.checked(given.get("scaleSettings"), kind == "Kubernetes", _MOST_INSTANCES),
         # The SDK fails on a Kubernetes deployment without them.
         "containerResourceRequirements": given.get("containerResourceRequirements") or {},
         "properties": dict(given.get("properties") or {}),
@@ -206,7 +207,8 @@ def instances_of(deployment: Document) -> int:
     capacity = 1 if capacity is None else capacity
     if isinstance(capacity, bool) or not isinstance(capacity, int) or not 1 <= capacity <= _MOST_INSTANCES:
         raise BadRequest(f"sku.capacity must be a whole number from 1 to {_MOST_INSTANCES} here.", "sku.capacity")
-    return capacity
+    scale = scaling.Scale.parse((deployment.get("properties") or {}).get("scaleSettings"))
+    return scale.clamped(capacity) if scale else capacity
 
 
 def request_limit(deployment: Document) -> int | None:
@@ -222,11 +224,7 @@ def request_limit(deployment: Document) -> int | None:
 
 def seconds(duration: str, target: str = "duration") -> float:
     """An ISO 8601 duration in seconds. Raises BadRequest."""
-    match = _DURATION.fullmatch(duration)
-    if not match or duration.endswith(("P", "T")):
-        raise BadRequest(f"{duration!r} is not an ISO 8601 duration such as PT5S.", target)
-    days, hours, minutes, rest = (float(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    return durations.seconds(duration, target) or 0.0
 
 
 def _document(

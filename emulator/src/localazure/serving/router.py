@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Collection
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,10 +108,15 @@ class Router:
             await self._load(self._loaded, 0)
             return True
 
-    async def open_requests(self, addresses: set[str]) -> int:
+    async def open_requests(self, addresses: Collection[str]) -> int:
         """How many requests the addresses have open. Raises RouterError."""
+        found = await self.all_open_requests()
+        return sum(found.get(address, 0) for address in addresses)
+
+    async def all_open_requests(self) -> dict[str, int]:
+        """How many requests each address has open. Raises RouterError."""
         response = await self._request("GET", "/reverse_proxy/upstreams", patience=0)
-        return sum(item["num_requests"] for item in response.json() or [] if item["address"] in addresses)
+        return {item["address"]: item["num_requests"] for item in response.json() or []}
 
     async def healthy(self) -> bool:
         """Whether the router answers."""

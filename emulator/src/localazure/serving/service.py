@@ -28,6 +28,7 @@ from localazure.core.service import ServiceContext
 from localazure.executors import processes
 from localazure.ml.resources import require_workspace
 from localazure.serving import files, pages, resources, tokens, traffic
+from localazure.serving.autoscaling import Autoscaling
 from localazure.serving.data_collector import Collected, DataCollector
 from localazure.serving.monitor import Monitor
 from localazure.serving.resources import Document
@@ -78,6 +79,7 @@ class ServingService:
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._routing = asyncio.Lock()
         self._tokens = tokens.EndpointTokens(context.tokens, self._mode_of)
+        self._autoscaling = Autoscaling(self._router, self._servers, self._running, self._document, self._let_go)
         self._monitor = Monitor(context.settings, self)
 
     def operations(self) -> list[Operation]:
@@ -127,6 +129,7 @@ class ServingService:
             ):
                 self._bring(endpoint, name, None)
         self._spawn(self._watch())
+        self._spawn(self._autoscaling.keep())
 
     async def stop(self) -> None:
         """End every server. The documents stay: the next start brings them back."""
@@ -325,6 +328,9 @@ class ServingService:
     def log_of(self, endpoint: str) -> Path:
         return access_log(self._router.site, endpoint)
 
+    def _document(self, key: str) -> Document | None:
+        return self._store.get(_DEPLOYMENT, key)
+
     def collected(self) -> Mapping[tuple[int, str, str, bool], int]:
         return self._collector.counted
 
@@ -377,12 +383,13 @@ class ServingService:
 
     async def _run(self, key: str, spec: Spec) -> list[Instance]:
         """Make a deployment run `spec`; the instances that are no longer wanted, to be drained. Raises StartFailed."""
-        current = self._running.get(key)
-        if current and not current.given_up and replace(current.spec, instances=spec.instances) == spec:
-            released = await self._servers.scale(current, spec.instances)
-        else:
-            self._running[key] = await self._servers.start(spec, self._reroute)
-            released = current.release(0) if current else []
+        async with self._autoscaling.lock:
+            current = self._running.get(key)
+            if current and not current.given_up and replace(current.spec, instances=spec.instances) == spec:
+                released = await self._servers.scale(current, self._autoscaling.count(key, current, spec.instances))
+            else:
+                self._running[key] = await self._servers.start(spec, self._reroute)
+                released = current.release(0) if current else []
         self._draining |= {instance.address for instance in released}
         return released
 
@@ -474,6 +481,13 @@ class ServingService:
             except (RouterError, OSError) as error:
                 log.warning("%s", error)
             await asyncio.sleep(_WATCH_SECONDS)
+
+    async def _let_go(self, key: str, instances: list[Instance]) -> None:
+        """Route by the fleets as they are now, and end what a fleet has released. Raises RouterError."""
+        self._draining |= {instance.address for instance in instances}
+        await self._route()
+        if instances:
+            self._spawn(self._drain(key, instances))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
