@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from pyspark import RDD, SparkContext
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.readwriter import DataFrameReader, DataFrameWriter
@@ -185,6 +186,9 @@ def install(folder: Path, connectors: Callable[[Mirror], Mapping[str, Connector]
         setattr(DataFrameWriter, name, _refused(f"DataFrameWriter.{name}", "write to an abfss path"))
     DataFrame.writeTo = _refused("DataFrame.writeTo", "write to an abfss path")
     SparkSession.sql = _checked_sql(SparkSession.sql)
+    for name in ("textFile", "wholeTextFiles"):
+        setattr(SparkContext, name, _reading_rdd(getattr(SparkContext, name), mirror))
+    RDD.saveAsTextFile = _writing_rdd(RDD.saveAsTextFile, mirror)
     return mirror
 
 
@@ -257,6 +261,34 @@ def _writing(original: Callable[..., None], mirror: Mirror) -> Callable[..., Non
         try:
             original(*call.args, **call.kwargs)
             mirror.publish(staged, target, overwrite=overwrite, dynamic=overwrite and _is_dynamic(self))
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    return write
+
+
+def _reading_rdd(original: Callable[..., RDD[Any]], mirror: Mirror) -> Callable[..., RDD[Any]]:
+    @functools.wraps(original)
+    def read(self: SparkContext, path: str, *args: Any, **named: Any) -> RDD[Any]:
+        return original(self, ",".join(_fetched(each, mirror) for each in path.split(",")), *args, **named)
+
+    return read
+
+
+def _writing_rdd(original: Callable[..., None], mirror: Mirror) -> Callable[..., None]:
+    @functools.wraps(original)
+    def write(self: RDD[Any], path: str, *args: Any, **named: Any) -> None:
+        text = mounts.resolved(path)
+        if text is None:
+            original(self, path, *args, **named)
+            return
+        target = lake.parse(text)
+        if mirror.lake.exists(target):
+            raise _path_exists(text)
+        staged = mirror.staging()
+        try:
+            original(self, str(staged), *args, **named)
+            mirror.publish(staged, target, overwrite=False, dynamic=False)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
