@@ -89,7 +89,7 @@ def endpoint_monitoring(spec: ModelSpec, watch: Watch) -> DAG:
         if watch.azure_monitor is not None and spec.deploy is not None:
             own = MonitorScheduleOperator(
                 task_id="azure_monitor",
-                signals=watch.signals_json(),
+                watched=watch.signals_json(),
                 endpoint_name=spec.deploy.endpoint_name,
                 schedule=watch.schedule,
                 days=watch.captured.days,

@@ -58,6 +58,7 @@ MEANING = {
     "AzureMonitor.instance_type": "of serverless Spark",
     "AzureMonitor.time_zone": "of `watch.schedule` there; a Windows name",
     "AzureMonitor.emails": "who is told of a run",
+    "AzureMonitor.signals": "which of them; a drift of predictions is seen against those of the time before the window",
     "AzureMonitor.task": "what the model does",
     "Captured.days": "so many days of them; Azure ML files them by the clock, not by partition",
     "Captured.until": "the last day; a template",

@@ -39,6 +39,7 @@ _POLL_SECONDS = 2.0
 def definition(
     signals: Sequence[Signal],
     *,
+    kinds: Sequence[str],
     days: int,
     collections: Mapping[str, str],
     training: Mapping[str, str],
@@ -49,7 +50,7 @@ def definition(
 ) -> dict[str, Any]:
     """The ``monitorDefinition``. Pure.
 
-    :param signals: those about captured requests become signals of the monitor; others aren't its business.
+    :param signals: those of `kinds` about captured requests become signals of the monitor.
     :param collections: collection -> ARM id of its data asset.
     :param training: ``{"id", "type"}`` of the champion's training data asset.
     :param compute: ``{"runtime_version", "instance_type"}`` of serverless Spark.
@@ -57,7 +58,7 @@ def definition(
     """
     found: dict[str, Any] = {}
     for signal in signals:
-        if signal.data != "captured" or signal.type not in _KINDS:
+        if signal.data != "captured" or signal.type not in kinds:
             continue
         name = signal.type if signal.type not in found else f"{signal.type}_{len(found)}"
         collection = _COLLECTIONS[signal.type]
@@ -141,7 +142,8 @@ class MonitorScheduleOperator(AzflowOperator):
 
     XCom: ``{"name", "changed", "enabled", "deployment", "signals": [name]}``.
 
-    :param signals: `azflow.watch_parts.Signal` as JSON (`Watch.signals_json`).
+    :param watched: `azflow.watch_parts.Signal` as JSON (`Watch.signals_json`).
+    :param signals: types of those that the monitor has.
     :param endpoint_name: the online endpoint.
     :param schedule: cron; days and months must be ``*``, as Azure ML wants them.
     :param time_zone: of the schedule, a Windows name.
@@ -158,8 +160,9 @@ class MonitorScheduleOperator(AzflowOperator):
     def __init__(
         self,
         *,
-        signals: str,
+        watched: str,
         endpoint_name: str,
+        signals: Sequence[str] = ("data_drift", "data_quality"),
         schedule: str,
         time_zone: str = "UTC",
         days: int = 7,
@@ -172,7 +175,8 @@ class MonitorScheduleOperator(AzflowOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.signals = signals
+        self.watched = watched
+        self.signals = list(signals)
         self.endpoint_name = endpoint_name
         self.schedule = schedule
         self.time_zone = time_zone
@@ -218,8 +222,9 @@ class MonitorScheduleOperator(AzflowOperator):
             raise ConfigurationError(f"The endpoint {self.endpoint_name} has no deployment {deployment!r}.")
         collections = (resource["properties"].get("dataCollector") or {}).get("collections") or {}
         assets = {name: str(each.get("dataId") or "") for name, each in collections.items()}
-        signals = [Signal.model_validate(each) for each in json.loads(self.signals)]
-        for name in {_COLLECTIONS[each.type] for each in signals if each.data == "captured" and each.type in _KINDS}:
+        watched = [Signal.model_validate(each) for each in json.loads(self.watched)]
+        signals = [each for each in watched if each.data == "captured" and each.type in self.signals]
+        for name in {_COLLECTIONS[each.type] for each in signals}:
             if not assets.get(name):
                 raise ConfigurationError(
                     f"Deployment {self.endpoint_name}/{deployment} doesn't collect {name} into a data asset: give its "
@@ -231,6 +236,7 @@ class MonitorScheduleOperator(AzflowOperator):
             raise ConfigurationError(f"There is no data asset {name}, version {version}; was it archived or deleted?")
         monitor = definition(
             signals,
+            kinds=self.signals,
             days=self.days,
             collections=assets,
             training={"id": asset["id"], "type": asset["properties"]["dataType"]},

@@ -332,8 +332,10 @@ class Watch(Job):
     def _azure_monitors_can_say_it(self) -> Self:
         if self.azure_monitor is None:
             return self
-        if not self.looks_at_captured:
-            raise ValueError("azure_monitor is about captured requests: no signal has data: captured")
+        captured = {signal.type for signal in self.signals if signal.data == "captured"}
+        if not captured & set(self.azure_monitor.signals):
+            wanted = " or ".join(self.azure_monitor.signals)
+            raise ValueError(f"azure_monitor is about captured requests: no {wanted} has data: captured")
         if self.schedule.split()[2:4] != ["*", "*"]:
             raise ValueError("azure_monitor: Azure ML's cron schedules know neither days nor months: both must be *")
         for signal in self.signals:

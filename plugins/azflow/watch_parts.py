@@ -93,8 +93,11 @@ class AzureMonitor(Part):
     :ivar time_zone: of the schedule, a Windows name as Azure ML wants it.
     :ivar emails: who is told of a run.
     :ivar task: what the model does.
+    :ivar signals: which of the signals it has. ``prediction_drift`` is compared with the answers of the time before the
+        window: it fails until a deployment has served for so long.
     """
 
+    signals: tuple[Literal["data_drift", "data_quality", "prediction_drift"], ...] = ("data_drift", "data_quality")
     runtime_version: Literal["3.4", "3.5"] = "3.4"
     instance_type: Literal[
         "standard_e4s_v3", "standard_e8s_v3", "standard_e16s_v3", "standard_e32s_v3", "standard_e64s_v3"
@@ -103,7 +106,7 @@ class AzureMonitor(Part):
     emails: tuple[Text, ...] = ()
     task: Literal["classification", "regression"] = "classification"
 
-    _lists = field_validator("emails", mode="before")(as_tuple)
+    _lists = field_validator("emails", "signals", mode="before")(as_tuple)
 
 
 class Outcomes(Part):

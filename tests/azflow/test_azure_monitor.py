@@ -26,6 +26,7 @@ def shipped() -> dict[str, Any]:
     assert SPEC.watch is not None
     return definition(
         SPEC.watch.signals,
+        kinds=["data_drift", "data_quality", "prediction_drift"],
         days=7,
         collections=IDS,
         training={"id": "/data/flight_delay_train/versions/n1", "type": "mltable"},
@@ -92,7 +93,8 @@ def monitored(
     operator = MonitorScheduleOperator(
         task_id="azure_monitor",
         model="flight_delay",
-        signals=SPEC.watch.signals_json(),
+        watched=SPEC.watch.signals_json(),
+        signals=["data_drift", "prediction_drift"],
         endpoint_name="flight-delay",
         schedule="0 6 * * *",
     )
@@ -130,7 +132,7 @@ def test_a_deployment_that_collects_nothing_is_named(edge: Edge) -> None:
     ("changes", "said"),
     [
         ({"schedule": "0 6 1 * *"}, "know neither days nor months"),
-        ({"signals": [{"type": "data_quality", "thresholds": {"null_value_rate": 0.1}}]}, "no signal has data: capt"),
+        ({"signals": [{"type": "data_quality", "thresholds": {"null_value_rate": 0.1}}]}, "no data_drift or data_quality has data"),
         (
             {"signals": [{"type": "data_drift", "data": "captured", "numerical": {
                 "normalized_wasserstein_distance": 0.1, "population_stability_index": 0.1}}]},

@@ -289,6 +289,7 @@ def test_azflows_monitor_is_accepted_read_by_the_sdk_and_runs(client: Any, local
     ids = {name: client.data.get(f"watched-{ONCE}-v1-{name}", "1").id for name in ("model_inputs", "model_outputs")}
     monitor = definition(
         signals,
+        kinds=["data_drift", "data_quality"],
         days=7,
         collections=ids,
         training={"id": client.data.get(f"watched_{ONCE}_training", "1").id, "type": "mltable"},
