@@ -28,14 +28,16 @@ MOST_DAYS = 366
 
 def form() -> ParamsDict:
     """Which days, which versions."""
-    day: dict[str, Any] = {"type": ["null", "string"], "format": "date"}
+    text: dict[str, Any] = {"type": ["null", "string"]}
+    day = {**text, "format": "date"}
     return ParamsDict(
         {
             "backfill_from": Param(None, title="First day", description="Empty: the last day alone.", **day),
             "partition": Param(None, title="Last day", description="Empty: yesterday.", **day),
-            "version": Param("", type="string", title="Model version", description="That scores. Empty: who serves."),
+            # Airflow's form takes an empty text for a missing one and can't be sent then: what may be empty is null.
+            "version": Param(None, title="Model version", description="That scores. Empty: who serves.", **text),
             "against": Param(
-                "", type="string", title="Compare with version", description="On the same rows. Empty: with none."
+                None, title="Compare with version", description="On the same rows. Empty: with none.", **text
             ),
             "write": Param(
                 True, type="boolean", title="Write back", description="Replace the days' predictions in the SQL pool."
@@ -62,8 +64,8 @@ def rescoring(spec: ModelSpec, rescore: Rescore) -> DAG:
             task_id="versions",
             registered_model=spec.register_as.model,
             endpoint_name=spec.deploy.endpoint_name if spec.deploy is not None else "",
-            version="{{ params.version }}",
-            against="{{ params.against }}",
+            version="{{ params.version or '' }}",
+            against="{{ params.against or '' }}",
             **common,
         )
 

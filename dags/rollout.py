@@ -11,6 +11,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 from airflow.sdk.definitions.param import ParamsDict
+from airflow.sdk.exceptions import AirflowFailException
 
 from azflow import lifecycle
 from azflow.endpoints import DeployOperator, RolloutOperator, TrafficOperator
@@ -25,17 +26,31 @@ ACTIONS = {
 }
 
 
-def form(deploy: Deploy) -> ParamsDict:
+def form(deploy: Deploy, model: str) -> ParamsDict:
     """What a person says."""
     return ParamsDict(
         {
             "action": Param("roll_back", enum=list(ACTIONS), values_display=ACTIONS, title="What to do"),
+            # Airflow's form takes an empty text for a missing one and can't be sent then: what may be empty is null.
             "deployment": Param(
-                "", type="string", title="Deployment", description="For shift; roll back may name one."
+                None,
+                type=["null", "string"],
+                title="Deployment",
+                description="Shift: who gets the percent. Roll back: who gets everything; empty: who served before.",
             ),
-            "percent": Param(100, type="integer", minimum=0, maximum=100, title="Percent", description="For shift."),
+            "percent": Param(
+                100,
+                type="integer",
+                minimum=0,
+                maximum=100,
+                title="Percent",
+                description="Shift: of the traffic; 0 takes it away. The others share the rest as they did.",
+            ),
             "version": Param(
-                "", type="string", title="Model version", description="For promote: of the registered model."
+                None,
+                type=["null", "string"],
+                title="Model version",
+                description=f"Promote: which version of the registered model {model}.",
             ),
             "stages": lifecycle.stages_param(deploy),
         }
@@ -62,13 +77,18 @@ def rollout(spec: ModelSpec, deploy: Deploy) -> DAG:
 
         @task.branch
         def choose(params: dict[str, Any] | None = None) -> str:
-            return "deploy" if (params or {})["action"] == "promote" else "traffic"
+            said = params or {}
+            if said["action"] != "promote":
+                return "traffic"
+            if not said["version"]:
+                raise AirflowFailException(f"Promote which version of {spec.register_as.model}? The form names none.")
+            return "deploy"
 
         traffic = TrafficOperator(
             task_id="traffic",
             endpoint=deploy.endpoint_name,
             action="{{ params.action }}",
-            deployment="{{ params.deployment }}",
+            deployment="{{ params.deployment or '' }}",
             percent="{{ params.percent }}",
             **sample,
             **common,
@@ -101,7 +121,7 @@ def rollout(spec: ModelSpec, deploy: Deploy) -> DAG:
         choose() >> [traffic, deployed]
         deployed >> stages
         [traffic, stages] >> champion
-    dag.params = form(deploy)
+    dag.params = form(deploy, spec.register_as.model)
     return dag
 
 
