@@ -479,7 +479,8 @@ def test_an_update_fails_no_request(settings: Settings, assets: Folders) -> None
     async def scenario() -> None:
         async with running(settings, assets) as client:
             await client.endpoint("busy")
-            await client.deploy("busy", "blue", "vanilla", requestSettings={"requestTimeout": "PT30S"})
+            patient = {"requestTimeout": "PT30S", "maxQueueWait": "PT30S"}
+            await client.deploy("busy", "blue", "vanilla", requestSettings=patient)
             await client.endpoint("busy", {"blue": 100})
             uri = (await client.get("busy"))["properties"]["scoringUri"]
             key = (await client.arm.post(f"{client.root}/busy/listKeys")).json()["primaryKey"]
@@ -499,9 +500,7 @@ def test_an_update_fails_no_request(settings: Settings, assets: Folders) -> None
             threads = [threading.Thread(target=work) for _ in range(20)]
             for thread in threads:
                 thread.start()
-            ended = await client.deploy(
-                "busy", "blue", "chocolate", capacity=2, requestSettings={"requestTimeout": "PT30S"}
-            )
+            ended = await client.deploy("busy", "blue", "chocolate", capacity=2, requestSettings=patient)
             assert ended["status"] == "Succeeded"
             # An old server may still be answering what it was asked before: the last answers are the new ones'.
             async with asyncio.timeout(30):
