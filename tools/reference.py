@@ -59,6 +59,7 @@ MEANING = {
     "AzureMonitor.time_zone": "of `watch.schedule` there; a Windows name",
     "AzureMonitor.emails": "who is told of a run",
     "AzureMonitor.signals": "which of them; a drift of predictions is seen against those of the time before the window",
+    "AzureMonitor.features": "columns, where a signal names none; empty: all, row identifiers among them",
     "AzureMonitor.task": "what the model does",
     "Captured.days": "so many days of them; Azure ML files them by the clock, not by partition",
     "Captured.until": "the last day; a template",

@@ -40,6 +40,7 @@ def definition(
     signals: Sequence[Signal],
     *,
     kinds: Sequence[str],
+    features: Sequence[str] = (),
     days: int,
     collections: Mapping[str, str],
     training: Mapping[str, str],
@@ -51,6 +52,7 @@ def definition(
     """The ``monitorDefinition``. Pure.
 
     :param signals: those of `kinds` about captured requests become signals of the monitor.
+    :param features: the columns where a signal names none.
     :param collections: collection -> ARM id of its data asset.
     :param training: ``{"id", "type"}`` of the champion's training data asset.
     :param compute: ``{"runtime_version", "instance_type"}`` of serverless Spark.
@@ -62,7 +64,8 @@ def definition(
             continue
         name = signal.type if signal.type not in found else f"{signal.type}_{len(found)}"
         collection = _COLLECTIONS[signal.type]
-        found[name] = _signal(signal, _window(collections[collection], collection, days, 0), training, days)
+        columns = signal.features or features
+        found[name] = _signal(signal, columns, _window(collections[collection], collection, days, 0), training, days)
     alert = {
         "alertNotificationType": "Email",
         "emailNotificationSetting": {"emails": list(emails), "emailOn": ["JobFailed", "JobCompleted"]},
@@ -80,7 +83,9 @@ def definition(
     }
 
 
-def _signal(signal: Signal, production: dict[str, Any], training: Mapping[str, str], days: int) -> dict[str, Any]:
+def _signal(
+    signal: Signal, columns: Sequence[str], production: dict[str, Any], training: Mapping[str, str], days: int
+) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if signal.type == "prediction_drift":
         # Training data holds no predictions: the reference is what was answered in the time before.
@@ -93,8 +98,8 @@ def _signal(signal: Signal, production: dict[str, Any], training: Mapping[str, s
             "jobInputType": training["type"],
             "uri": training["id"],
         }
-        subset = {"filterType": "FeatureSubset", "features": list(signal.features)}
-        more = {"features": subset if signal.features else {"filterType": "AllFeatures"}}
+        subset = {"filterType": "FeatureSubset", "features": list(columns)}
+        more = {"features": subset if columns else {"filterType": "AllFeatures"}}
     return {
         "signalType": _KINDS[signal.type],
         "mode": "Disabled" if "*" in signal.warn_only else "Enabled",
@@ -144,6 +149,7 @@ class MonitorScheduleOperator(AzflowOperator):
 
     :param watched: `azflow.watch_parts.Signal` as JSON (`Watch.signals_json`).
     :param signals: types of those that the monitor has.
+    :param features: the columns where a signal names none; default: all, what identifies a row among them.
     :param endpoint_name: the online endpoint.
     :param schedule: cron; days and months must be ``*``, as Azure ML wants them.
     :param time_zone: of the schedule, a Windows name.
@@ -163,6 +169,7 @@ class MonitorScheduleOperator(AzflowOperator):
         watched: str,
         endpoint_name: str,
         signals: Sequence[str] = ("data_drift", "data_quality"),
+        features: Sequence[str] = (),
         schedule: str,
         time_zone: str = "UTC",
         days: int = 7,
@@ -177,6 +184,7 @@ class MonitorScheduleOperator(AzflowOperator):
         super().__init__(**kwargs)
         self.watched = watched
         self.signals = list(signals)
+        self.features = list(features)
         self.endpoint_name = endpoint_name
         self.schedule = schedule
         self.time_zone = time_zone
@@ -237,6 +245,7 @@ class MonitorScheduleOperator(AzflowOperator):
         monitor = definition(
             signals,
             kinds=self.signals,
+            features=self.features,
             days=self.days,
             collections=assets,
             training={"id": asset["id"], "type": asset["properties"]["dataType"]},

@@ -95,9 +95,11 @@ class AzureMonitor(Part):
     :ivar task: what the model does.
     :ivar signals: which of the signals it has. ``prediction_drift`` is compared with the answers of the time before the
         window: it fails until a deployment has served for so long.
+    :ivar features: which columns, where a signal names none; default: all, what identifies a row among them.
     """
 
     signals: tuple[Literal["data_drift", "data_quality", "prediction_drift"], ...] = ("data_drift", "data_quality")
+    features: tuple[Text, ...] = ()
     runtime_version: Literal["3.4", "3.5"] = "3.4"
     instance_type: Literal[
         "standard_e4s_v3", "standard_e8s_v3", "standard_e16s_v3", "standard_e32s_v3", "standard_e64s_v3"
@@ -106,7 +108,7 @@ class AzureMonitor(Part):
     emails: tuple[Text, ...] = ()
     task: Literal["classification", "regression"] = "classification"
 
-    _lists = field_validator("emails", "signals", mode="before")(as_tuple)
+    _lists = field_validator("emails", "signals", "features", mode="before")(as_tuple)
 
 
 class Outcomes(Part):

@@ -27,6 +27,7 @@ def shipped() -> dict[str, Any]:
     return definition(
         SPEC.watch.signals,
         kinds=["data_drift", "data_quality", "prediction_drift"],
+        features=["carrier", "distance"],
         days=7,
         collections=IDS,
         training={"id": "/data/flight_delay_train/versions/n1", "type": "mltable"},
@@ -132,7 +133,7 @@ def test_a_deployment_that_collects_nothing_is_named(edge: Edge) -> None:
     ("changes", "said"),
     [
         ({"schedule": "0 6 1 * *"}, "know neither days nor months"),
-        ({"signals": [{"type": "data_quality", "thresholds": {"null_value_rate": 0.1}}]}, "no data_drift or data_quality has data"),
+        ({"signals": [{"type": "data_quality", "thresholds": {"null_value_rate": 0.1}}]}, "no data_drift or data_q"),
         (
             {"signals": [{"type": "data_drift", "data": "captured", "numerical": {
                 "normalized_wasserstein_distance": 0.1, "population_stability_index": 0.1}}]},

@@ -40,6 +40,7 @@ def include(tmp_path: Path) -> Path:
         "ml/endpoints/flight_delay/endpoint.yml",
         "sql/monitoring/flight_delay_window.sql",
         "sql/monitoring/readings.sql",
+        "sql/rescoring/flight_versions.sql",
         "ml/jobs/flight_delay_monitor.yml",
     ]:
         file = root / name
