@@ -13,11 +13,12 @@ from workbench import AIRFLOW_PORT, PORT_BASE, ROOT, Workbench, kill_workers_of,
 import local_azure
 from airflow_components import AirflowApi, AirflowComponents, AirflowHome
 
-#: A worker that vanished is noticed within seconds instead of minutes.
+#: A worker or a triggerer that vanished is noticed within seconds instead of minutes.
 PROMPT = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
 }
 
 
@@ -27,6 +28,10 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     project, home = folder / "project", folder / "localazure"
     for part in ("dags", "plugins", "include"):
         shutil.copytree(ROOT / part, project / part, ignore=shutil.ignore_patterns("__pycache__"))
+    # Before Airflow looks: it takes half a minute to notice a new file.
+    shutil.copy(Path(__file__).with_name("spark_kills.py"), project / "dags")
+    for kind, name in (("notebooks", "leave_a_file.ipynb"), ("jobs", "leave_a_file.py")):
+        shutil.copy(Path(__file__).with_name(name), project / "include/spark" / kind)
     local_azure.command("up", home=home, port_base=PORT_BASE, quiet=True)
     components = None
     try:
