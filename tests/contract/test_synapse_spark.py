@@ -66,17 +66,20 @@ time.sleep(300)
 """
 #: By javac --release 11: public class Rows { public static void main(String[] arguments) {
 #: SparkSession spark = SparkSession.builder().getOrCreate();
-#: System.out.println("rows " + spark.range(Long.parseLong(arguments[0])).count()); spark.stop(); } }
+#: spark.range(Long.parseLong(arguments[0])).write().mode("overwrite").parquet(arguments[1]);
+#: System.out.println("rows " + spark.read().parquet(arguments[1]).count()); spark.stop(); } }
 ROWS_JAR = base64.b64decode(
-    "UEsDBBQAAAAIAHJ5dl24HlBtbAIAALoEAAAKAAAAUm93cy5jbGFzc41U3VITMRT+AoW0ZeWnCIgighZtQVzEH9RFVIoItQ6OdfTCq9BmytLtZt2k"
-    "OLyJr4EXleHCB/ChHM+2nQGHguzMJifJOd/5zk/y+8/RLwBLeJtEF7o5YhZ60MswuCv2hO0Jv2Jvbe/KkmHoXXZ916wwdGeyn5KII8GRtNAHi2Fa"
-    "hRVbBKK0I20diLBq66+eXYykotTaVT4D3667XlmGDPOZbOG/BunVlrqTRD8GOAYtDCHFkL2wJUNfRZqtMBdKYSTDzEXcOglcxgjHqIUxXPknEcV9"
-    "bWSN4ld1SsdIoXniKvt96PqmaMhLjchexTWOCQvXMcnQf2xdUH6FIUGutGzJI5nCCXBDKBUnm48yO2VhGjcZekI6IubTmfwZ1NeEEVoa8pvGDMdt"
-    "C3eQYZg4T5lwS6rum2Yl8ymq/6yFOdxlGKuJqswpvyTMZ9fskKSN8I2OuBKDU2yTuAebY8HCfSwyDHfICNU9iFaef0bAzVZ6aOFR1HYxbVTAsUTS"
-    "B/WN/MZyqkwJiNWESwCjmS+dEKhKq0oZbUIRvJNmR5X1QC+eJ7GCFxwvo+BeMaSPLV1/T1VlG6AV77ooGRXuM3w/SbKt2ALdEH7ZkzpdUKpaD5zT"
-    "TM4y/LgfyA7qJ2NpXTInexoiJzyv6BrpxJGjSxhSWqYYg7Xp+zLMeUJrSXni7Z7neEONfqEAODYZJs9XJYctZerHx/RCRF8XWPRG0PiEVkM0M5p7"
-    "Zn+CHTQVEniKZ+3jBcSaZulD8AYuFX5geG62e/EQ4w3caODWEbJAA/NzDTw4aMM7NMbJfpn+VazRKkW7/bT3mrDXsYE8xv8CUEsBAhQDFAAAAAgA"
-    "cnl2XbgeUG1sAgAAugQAAAoAAAAAAAAAAAAAAKSBAAAAAFJvd3MuY2xhc3NQSwUGAAAAAAEAAQA4AAAAlAIAAAAA"
+    "UEsDBBQAAAAIACqAdl3xJ6XM6gIAAE8GAAAKAAAAUm93cy5jbGFzc5VUbVcSQRR+RtEV3HzB1CwzLSzAjKJ3MSsxU8I0Ma3sbYQ5uAo7uDvo8Z/0"
+    "N+wDefzQD+hHdboDdLQjKnEOuzOzz3Nfnnvn/vp98BPAQ6R9aECjAY+JJjQzdGzwbR7JcTsbmV/bEGnF0Dxu2ZaaYGgMhpZ9aIHXgM9EK0yGIelk"
+    "I7zA0+si4ha4sxlxt3KRlF6lhOta0mYw1opWLiMchtFgKHkmITBZgcd8aEO7gQ4TnfAzhOpmMrRmhZp34o7gSjAM1+OW3J1Ht4EeE724wNB2KERS"
+    "2lkGL4FdUVl3B5OHn1PKsexsLJTQ2lw0cQn9DE0OfSLfQ8HECc6nuOKuUOR3AFcMDJoYwlWG/tPAZHfHsXROweApZqcdnhcrGujEWhCg2OW2cMpM"
+    "H67jhoGgiRDCDIF6bDB48jJDTsdqpV1fGNrvTROjuEUNQaitos6mpo7LXtzGHQNRE3dx75+WTO26SuSpE2VRsytkS0YWiKmIL3g+pqvwwKTWfkRx"
+    "00mmHrEWCVeOcgwxA+M60CdnqlMhMUT/T5a/RX9q4hmeU0nTsmir8vVK+OlSxk1M4QVDb55viri001ytWGqdVq7itnK1bNRUx1z68BIzBmZNJLTK"
+    "XTXE0drrXc7WKiVNzOk773GVLBiYp9Wi3CH7nni53J48t+j+9gRXa1WJCjMppXKVwwtzQq3LjNvejLc+LGPFwDudxHuS8JBp2dtyU1QNVPKa5mkl"
+    "nV2Gb0clrAIrRme4nckJN5CUcrNYiB2P5CTi0m5B1IAfzaUy4WKh4ybiPJdLUePS9VmlCeiQLIOMwZy1beHEc9x1BelkVAeOgS80ZepKwABnGDgd"
+    "Sg4rYJoIr2k8618DmB7Q9FygXSe9Gb2bwj/A9soAL95gsfp5Bp4ybXwfRgnnkiPhxug+ukroK+Gy/1oJw2FPtISR74iMlHC/vHlcwsQBJoESpunw"
+    "1V7VbYqeLWR3if4f8JF2fjpto7NP5PMzvmINfX8AUEsBAhQDFAAAAAgAKoB2XfEnpczqAgAATwYAAAoAAAAAAAAAAAAAAKSBAAAAAFJvd3MuY2xh"
+    "c3NQSwUGAAAAAAEAAQA4AAAAEgMAAAAA"
 )
 
 Submit = Callable[..., Any]
@@ -199,11 +202,15 @@ def test_a_batch_runs_on_spark(  # noqa: PLR0917 - fixtures
         assert processes(localazure) == []
 
 
-def test_a_jars_main_class_runs(spark: SparkClient, submit: Submit, upload: Any) -> None:
+def test_a_jars_main_class_runs(
+    spark: SparkClient, submit: Submit, upload: Any, folder: str, lake: ContainerClient
+) -> None:
     jar = upload("rows.jar", ROWS_JAR)
-    batch = submit(jar, class_name="Rows", arguments=["1000"])
-    broken = submit(jar, class_name="Rows", arguments=["many"])
+    batch = submit(jar, class_name="Rows", arguments=["1000", f"{folder}/rows"])
+    broken = submit(jar, class_name="Rows", arguments=["many", f"{folder}/none"])
     assert "rows 1000" in log_of(spark, ended(spark, batch).id)
+    written = [blob.name for blob in lake.list_blobs(f"{folder.split('/', 3)[3]}/rows/")]
+    assert any(name.endswith(".parquet") for name in written)
     cause = ended(spark, broken, "dead").errors[1]
     assert (cause.error_code, cause.source) == ("java.lang.NumberFormatException", "User")
     assert 'For input string: "many"' in cause.message

