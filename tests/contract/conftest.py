@@ -5,6 +5,12 @@ one:
 
     AZFLOW_LOCALAZURE_CONNECTION=<home>/connection.json pytest tests/contract
 
+test_synapse_spark.py runs against a real workspace too: the variable then names a file with tenant_id, client_id,
+client_secret (of a service principal that is Synapse Compute Operator and Artifact Publisher in the workspace, and
+Storage Blob Data Contributor), api_url ("https://login.microsoftonline.com"), synapse_endpoint
+("https://<workspace>.dev.azuresynapse.net"), spark_pool, storage_account, storage_account_url
+("https://<account>.blob.core.windows.net"), container, and ca_bundle (certifi's file).
+
 These tests know localazure as a program and as addresses; they import nothing of it.
 """
 
