@@ -39,7 +39,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from localazure_compute import notebook_source
 
-START_TIMEOUT = 120
+START_TIMEOUT = 280  # a busy machine's
 POLL = 0.05
 EXIT_ERROR = "NotebookExit"
 KERNEL = {"name": "python3", "display_name": "Synapse PySpark", "language": "python"}
@@ -93,7 +93,13 @@ class Host:
             request = json.loads((folder / "request.json").read_text())
             _write(folder, {"state": "Running"})
             assert self._kernel is not None
-            _write(folder, run(self._kernel, folder, request))
+            status = run(self._kernel, folder, request)
+            if is_out_of_memory(status):
+                # What is left of such a JVM serves nobody.
+                self.kill()
+                _write(folder, status)
+                return False
+            _write(folder, status)
         except Exception as error:
             # Whatever broke here isn't the notebook's; it still must end the run, with a name.
             self.kill()
@@ -193,6 +199,11 @@ def outcome(notebook: nbformat.NotebookNode, mirror: str = "") -> dict[str, Any]
             error = {"ename": item["ename"], "evalue": item["evalue"], "traceback": [f"Error in {where}:", *lines]}
             return {"state": "Failed", "error": _unmirrored(error, mirror), "failedCell": index}
     return {"state": "Succeeded", "exitValue": ""}
+
+
+def is_out_of_memory(status: dict[str, Any]) -> bool:
+    """Whether the driver's JVM has no memory left."""
+    return "java.lang.OutOfMemoryError" in str((status.get("error") or {}).get("evalue", ""))
 
 
 def _failed(error: Exception) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -46,12 +47,16 @@ def start(conf: Mapping[str, str]) -> None:
     from pyspark.sql import SparkSession
 
     from localazure_compute import spark_runtime
+    from localazure_compute.spark_job import bound_memory
 
     builder = SparkSession.builder.appName("synapse")
     for key, value in conf.items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
     _sessions.append(spark)
+    # The driver is two processes here, Python's and the JVM's; each may take what the driver has.
+    if size := re.fullmatch(r"(\d+)m", conf.get("spark.driver.memory", "")):
+        bound_memory(int(size[1]))
     # Classes load and the code generator warms up now, while nobody waits: it saves seconds of the first query.
     spark.range(1000).selectExpr("id % 7 AS k").groupBy("k").count().orderBy("k").collect()
     spark_runtime.install()

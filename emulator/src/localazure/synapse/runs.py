@@ -43,7 +43,7 @@ KIND = "synapse.run"
 ACTIVE = frozenset({"Starting", "Running"})
 _ID_LENGTH = 100
 _POLL_SECONDS = 0.1
-_START_SECONDS = 180.0
+_START_SECONDS = 300.0
 _LOG_LINES = 20
 _REQUEST_KEYS = frozenset({"notebook", "sparkPool", "sessionOptions", "honorSessionTimeToLive", "parameters"})
 
