@@ -38,6 +38,7 @@ DDL: Statements = [
     ("a narrower one that doesn't fit", "CREATE TABLE dbo.nr (a varchar(10)); INSERT INTO dbo.nr VALUES ('too long'); ALTER TABLE dbo.nr ALTER COLUMN a varchar(3)", 8152),
     ("identity", "CREATE TABLE dbo.idn (a int IDENTITY(10, 5) NOT NULL, b int); INSERT INTO dbo.idn (b) VALUES (1); INSERT INTO dbo.idn (b) VALUES (2); SELECT COUNT(DISTINCT a), MIN(a % 5) FROM dbo.idn", [(2, 0)]),
     ("a rename of a column", "CREATE TABLE dbo.rc (a int); RENAME OBJECT dbo.rc COLUMN a TO b; SELECT name FROM sys.columns WHERE object_id = OBJECT_ID('dbo.rc')", [("b",)]),
+    ("a rename of a view", "EXEC('CREATE VIEW dbo.rv AS SELECT id FROM dbo.f'); RENAME OBJECT dbo.rv TO rv_backup; EXEC('CREATE VIEW dbo.rv AS SELECT 1 AS one'); SELECT COUNT(*), MAX(one) FROM dbo.rv_backup CROSS JOIN dbo.rv; DROP VIEW dbo.rv_backup", [(4, 1)]),
     ("a rename onto another", "CREATE TABLE dbo.rn1 (a int); CREATE TABLE dbo.rn2 (a int); RENAME OBJECT dbo.rn1 TO rn2", 2714),
     ("sp_rename of a column", "CREATE TABLE dbo.spr (a int); EXEC sp_rename 'dbo.spr.a', 'b', 'COLUMN'; SELECT COL_LENGTH('dbo.spr', 'b')", [(4,)]),
     ("an index by another name", "CREATE TABLE dbo.ix (a int, b int) WITH (HEAP); CREATE INDEX ix_a ON dbo.ix (a); SELECT COUNT(*) FROM sys.indexes WHERE object_id = OBJECT_ID('dbo.ix')", [(2,)]),
