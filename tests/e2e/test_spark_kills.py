@@ -169,8 +169,8 @@ def processes(home: Path) -> tuple[dict[int, str], dict[int, str]]:
     return servers, sparks
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 400) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "it didn't come about"
+        assert time.monotonic() < deadline, f"it didn't come about within {seconds:.0f} s"
         time.sleep(0.2)
