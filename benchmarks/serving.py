@@ -179,6 +179,7 @@ class Losses:
         self.bundle = connection.verify
         self.name = f"bench-{uuid.uuid4().hex[:8]}"
         self.folder = folder
+        self.attained = 0.0  # requests a second of the last load
 
     def deploy(self, name: str, instances: int, **variables: str) -> None:
         from azure.ai.ml.entities import (
@@ -243,6 +244,7 @@ class Losses:
                 asked.append(asyncio.create_task(ask(number)))
                 number += 1
                 await asyncio.sleep(max(0.0, begun + number / RATE - time.monotonic()))
+            self.attained = number / (time.monotonic() - begun)
             await asyncio.gather(*asked)
             await happening
         return seen
@@ -269,13 +271,13 @@ class Losses:
         ]
         self.deploy("blue", 2)
         self.deploy("green", 2)
-        print(f"{'at 50 requests/s':32}{'requests':>10}{'failed':>10}")
+        print(f"{f'at {RATE} requests/s':32}{'requests':>10}{'attained/s':>12}{'failed':>10}")
         for title, shares, happens in scenarios:
             self.traffic(shares)
             seen = self.under_load(happens)
             lost = seen.total() - seen["answered"]
             failed += lost
-            print(f"{title:32}{seen.total():>10}{lost:>10}")
+            print(f"{title:32}{seen.total():>10}{self.attained:>12.1f}{lost:>10}")
             for problem, count in seen.most_common():
                 if problem != "answered":
                     print(f"    {count} x {problem}")
