@@ -27,6 +27,7 @@ from azure.ai.ml.entities import (
     ManagedOnlineDeployment,
     ManagedOnlineEndpoint,
     Model,
+    TargetUtilizationScaleSettings,
 )
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.storage.blob import ContainerClient
@@ -231,8 +232,12 @@ def test_what_is_asked_and_answered_is_collected(
             "response": DeploymentCollection(enabled="true"),
         }
     )
-    made = deployment(name, "blue", model, data_collector=collector)
+    scale = TargetUtilizationScaleSettings(
+        min_instances=1, max_instances=2, polling_interval=10, target_utilization_percentage=90
+    )
+    made = deployment(name, "blue", model, data_collector=collector, scale_settings=scale)
     client.online_deployments.begin_create_or_update(made).result()
+    assert client.online_deployments.get("blue", name).scale_settings == scale
     assert client.online_deployments.get("blue", name).data_collector.collections["model_inputs"].enabled == "true"
     answer = score(client, name, azureml_model_deployment="blue")
     asset = client.data.get(f"{name}-blue-model_inputs", "1")
