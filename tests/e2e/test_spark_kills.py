@@ -45,6 +45,11 @@ class Seen:
             }
         return {task: len([name for name in found if name.endswith(".parquet")]) for task, found in names.items()}
 
+    def go(self, folder: str) -> None:
+        """The word that the runs of a folder wait for."""
+        with BlobServiceClient(self.local["storage_account_url"], self.credential) as service:
+            service.get_blob_client(self.local["container"], f"{folder}/go").upload_blob(b"go")
+
     def states(self, ids: dict[str, str]) -> dict[str, str]:
         """Task -> the service's word for its run."""
         endpoint = self.local["synapse_endpoint"]
@@ -68,12 +73,12 @@ def seen(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> Seen:
 class Nightly:
     """One run of a DAG of spark_kills.py."""
 
-    def __init__(self, workbench: Workbench, where: str, seconds: float = 8) -> None:
+    def __init__(self, workbench: Workbench, where: str) -> None:
         local = workbench.local
         self.bench = replace(workbench, dag=f"spark_kills_{where}")
         self.folder = f"kills/{where}-{time.time_ns()}"
         root = f"abfss://{local['container']}@{local['storage_account']}.dfs.core.windows.net"
-        self.run = self.bench.start(out=f"{root}/{self.folder}", seconds=seconds)
+        self.run = self.bench.start(out=f"{root}/{self.folder}")
 
     def submitted(self) -> dict[str, str]:
         """Task -> the id of its remote run, once both have one."""
@@ -97,7 +102,7 @@ class Nightly:
 
 def test_killed_workers_and_a_killed_triggerer(workbench: Workbench, seen: Seen) -> None:
     """At the same time: the tasks of one run wait in workers, those of the other in the triggerer."""
-    workers, triggerer = Nightly(workbench, "worker", seconds=25), Nightly(workbench, "triggerer", seconds=15)
+    workers, triggerer = Nightly(workbench, "worker"), Nightly(workbench, "triggerer")
     before = {run.folder: run.submitted() for run in (workers, triggerer)}
     for task in TASKS:
         triggerer.bench.wait_for(triggerer.run, task, "deferred")
@@ -105,6 +110,8 @@ def test_killed_workers_and_a_killed_triggerer(workbench: Workbench, seen: Seen)
     for task in TASKS:
         kill_workers_of(workers.bench.tasks(workers.run)[task]["id"])
     workbench.components.start()
+    for run in (workers, triggerer):
+        seen.go(run.folder)
     for run, tries in ((workers, 2), (triggerer, 1)):
         assert run.bench.finish(run.run) == "success", run.bench.why(run.run)
         assert run.did() == {task: (before[run.folder][task], tries) for task in TASKS}
@@ -122,6 +129,7 @@ def test_a_killed_localazure_loses_its_runs_and_the_retry_does_the_work(workbenc
     # Nobody records any more what they do: they mustn't go on.
     wait_until(lambda: not sparks.keys() & processes(workbench.home)[1].keys(), 30)
     local_azure.command("up", home=workbench.home, quiet=True)
+    seen.go(night.folder)
     assert night.bench.finish(night.run) == "success", night.bench.why(night.run)
     did = night.did()
     assert {task: tries for task, (_, tries) in did.items()} == dict.fromkeys(TASKS, 2)
@@ -133,7 +141,7 @@ def test_a_killed_localazure_loses_its_runs_and_the_retry_does_the_work(workbenc
 def test_tasks_that_a_person_fails_have_their_runs_cancelled_within_ten_seconds(
     workbench: Workbench, seen: Seen
 ) -> None:
-    night = Nightly(workbench, "triggerer", seconds=600)
+    night = Nightly(workbench, "triggerer")
     runs = night.submitted()
     for task in TASKS:
         night.bench.wait_for(night.run, task, "deferred")
