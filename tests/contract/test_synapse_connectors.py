@@ -128,8 +128,8 @@ def test_types_and_nulls_come_through_exactly(work: dict[str, Any]) -> None:
     first, second = work["rows"]
     assert first == [
         "1", "-12.3456", "2026-01-31", "2026-01-31 23:59:59.123456", "2026-01-31 12:00:00.123000", "it's", "žluť",
-        "ab  ", "True", "255", "-3", "9007199254740993", "1.5", "0.1", "12.3456", "bytearray(b'\\x00\\xff')", "23:59:59.123",
-        "6F9619FF-8B86-D011-B42D-00C04FC964FF",
+        "ab  ", "True", "255", "-3", "9007199254740993", "1.5", "0.1", "12.3456", "bytearray(b'\\x00\\xff')",
+        "23:59:59.123", "6F9619FF-8B86-D011-B42D-00C04FC964FF",
     ]  # fmt: skip
     assert second == ["2", *["None"] * 17]
 
@@ -138,8 +138,8 @@ def test_columns_and_filters_are_the_pools_work(work: dict[str, Any], pool: Clie
     assert (work["filtered"], work["case"]) == ([1], 0)
     like = f"CREATE EXTERNAL TABLE%FROM [[]dbo].[[]{work['table']}]%WHERE%"
     rows = pool.query(f"SELECT command FROM sys.dm_pdw_exec_requests WHERE command LIKE '{like}'")
-    (sent,) = [command for (command,) in rows if "[price]" in command]
-    assert "[price] < 0" in sent and "[day] >= '2026-01-01'" in sent and "[n] = N'žluť'" in sent
+    (sent,) = [command for (command,) in rows if "[price] < 0" in command]
+    assert "[day] >= '2026-01-01'" in sent and "[n] = N'žluť'" in sent
     assert "[b]" not in sent, "a column that nobody asked for was unloaded"
 
 
@@ -197,7 +197,7 @@ def test_delta_is_read_by_the_serverless_pool(work: dict[str, Any], localazure: 
 # What goes wrong.
 BAD = {
     "python": ("kept = []\nwhile True:\n    kept.append(bytearray(100_000_000))", "MemoryError", "Error in cell 1:"),
-    "jvm": ("sc._gateway.new_array(sc._jvm.long, 500_000_000)", "java.lang.OutOfMemoryError", "Error in cell 1:"),
+    "jvm": ("spark.range(1).selectExpr('sequence(id, 400000000)').collect()", "OutOfMemoryError", "Error in cell 1:"),
     "executor": ("def fail(x): raise KeyError('row 7')\nsc.parallelize([1]).map(fail).collect()", "row 7", "cell 1"),
 }
 

@@ -5,6 +5,7 @@ The runs really run: Spark sessions, papermill, the lake by abfss paths.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import time
@@ -19,6 +20,7 @@ import requests
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient, ContainerClient
 from azure.synapse.artifacts import ArtifactsClient
+from azure.synapse.artifacts.aio import ArtifactsClient as AsyncArtifactsClient
 from azure.synapse.artifacts.models import NotebookResource, RunNotebookParameter, RunNotebookRequest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -328,6 +330,37 @@ def test_a_notebook_in_another_language_fails_by_name(client: ArtifactsClient, l
     result = ended(client, submit(client, localazure["spark_pool"], "scala"))
     assert result.run_status == "Failed"
     assert "%%spark is not implemented by localazure" in result.error.evalue
+
+
+async def test_the_asynchronous_client_does_the_same(localazure: Any) -> None:
+    from azure.identity.aio import ClientSecretCredential
+
+    names = {name: localazure[name] for name in ("tenant_id", "client_id", "client_secret")}
+    settings = {"authority": localazure["api_url"], "disable_instance_discovery": True}
+    verify = {"connection_verify": localazure["ca_bundle"]}
+    async with (
+        ClientSecretCredential(**names, **settings, **verify) as credential,
+        AsyncArtifactsClient(credential, localazure["synapse_endpoint"], **verify) as client,
+    ):
+        content = notebook(code("x = 1", "parameters"), code("mssparkutils.notebook.exit(str(x))"))
+        resource = NotebookResource.deserialize({"name": "asynchronous", "properties": content})
+        await (await client.notebook.begin_create_or_update_notebook("asynchronous", resource)).result()
+        assert "asynchronous" in [item.name async for item in client.notebook.get_notebooks_by_workspace()]
+        runs = []
+        for number in (5, 6):
+            run = str(uuid.uuid4())
+            given = {"x": RunNotebookParameter(type="int", value=number)}
+            request = RunNotebookRequest(notebook="asynchronous", spark_pool=localazure["spark_pool"], parameters=given)
+            await (await client.run_notebook.begin_create_run(run, request)).result()
+            runs.append(run)
+        assert (await client.run_notebook.cancel_run(runs[1])).result.run_status == "Cancelled"
+        end = time.monotonic() + DEADLINE_SECONDS
+        while (result := (await client.run_notebook.get_status(runs[0])).result).run_status in ("Starting", "Running"):
+            assert time.monotonic() < end
+            await asyncio.sleep(0.2)
+        assert (result.run_status, result.exit_value) == ("Succeeded", "5")
+        assert (await client.run_notebook.get_snapshot(runs[0])).result.snapshot.exit_value == "5"
+        await (await client.notebook.begin_delete_notebook("asynchronous")).result()
 
 
 # The notebook this project ships.

@@ -23,6 +23,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -41,6 +42,8 @@ from localazure_compute import notebook_source
 
 START_TIMEOUT = 280  # a busy machine's
 POLL = 0.05
+# https://spark.apache.org/docs/3.5.9/api/java/: org.apache.spark.util.SparkExitCode.OOM
+OUT_OF_MEMORY = 52
 EXIT_ERROR = "NotebookExit"
 KERNEL = {"name": "python3", "display_name": "Synapse PySpark", "language": "python"}
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -94,10 +97,11 @@ class Host:
             _write(folder, {"state": "Running"})
             assert self._kernel is not None
             status = run(self._kernel, folder, request)
-            if is_out_of_memory(status):
+            ended = self._how_jvm_ended(status)
+            if ended or is_out_of_memory(status):
                 # What is left of such a JVM serves nobody.
                 self.kill()
-                _write(folder, status)
+                _write(folder, with_cause(status, ended))
                 return False
             _write(folder, status)
         except Exception as error:
@@ -141,6 +145,18 @@ class Host:
         self._kernel = AsyncKernelManager(kernel_name="python3")
         run_sync(self._kernel.start_kernel)(env=environment, cwd=str(folder))
         _execute_silently(self._kernel, _READY_CODE.format(conf=conf))
+
+    def _how_jvm_ended(self, status: dict[str, Any]) -> str:
+        """What became of the JVM under a run that failed; '' if it is still there."""
+        if status["state"] != "Failed" or self._gateway is None:
+            return ""
+        try:
+            # Spark ends its process by itself; the run's Python notices a little earlier.
+            code = self._gateway.proc.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            return ""
+        reason = " (java.lang.OutOfMemoryError)" if code == OUT_OF_MEMORY else ""
+        return f"the driver's JVM ended with code {code}{reason}"
 
     def _end_run(self) -> None:
         """End the run's kernel, then its SparkContext: another Python can't have a second one in the JVM."""
@@ -199,6 +215,12 @@ def outcome(notebook: nbformat.NotebookNode, mirror: str = "") -> dict[str, Any]
             error = {"ename": item["ename"], "evalue": item["evalue"], "traceback": [f"Error in {where}:", *lines]}
             return {"state": "Failed", "error": _unmirrored(error, mirror), "failedCell": index}
     return {"state": "Succeeded", "exitValue": ""}
+
+
+def with_cause(status: dict[str, Any], cause: str) -> dict[str, Any]:
+    """A failed run's status whose error says first what was behind it."""
+    error = status["error"]
+    return status | {"error": error | {"evalue": f"{cause}: {error['evalue']}"}} if cause else status
 
 
 def is_out_of_memory(status: dict[str, Any]) -> bool:
