@@ -40,7 +40,8 @@ WRITERS = ("save", "parquet", "csv", "json", "text", "orc")
 FORMATS = frozenset({"parquet", "csv", "json", "text", "orc", "binaryfile", "noop", "console", "memory", "rate"})
 MARKER = "_SUCCESS"
 _CATALOGUE = re.compile(
-    r"^\s*(?:CREATE\s+(?:OR\s+REPLACE\s+)?(?:EXTERNAL\s+)?(?:TABLE|DATABASE|SCHEMA)|INSERT|DROP\s+(?:TABLE|DATABASE|SCHEMA)"
+    r"^\s*(?:CREATE\s+(?:OR\s+REPLACE\s+)?(?:EXTERNAL\s+)?(?:TABLE|DATABASE|SCHEMA)|INSERT"
+    r"|DROP\s+(?:TABLE(?!\s+IF\s+EXISTS)|DATABASE|SCHEMA)"  # what can't be there may be dropped if it exists
     r"|ALTER\s+TABLE|MERGE|UPDATE|DELETE|TRUNCATE|LOAD\s+DATA|MSCK)\b",
     re.IGNORECASE,
 )
