@@ -6,6 +6,7 @@ sends (method, arguments) to a worker; `Driver` in the worker speaks to the real
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import datetime as dt
 import multiprocessing
@@ -15,16 +16,20 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 KINDS = ("mssql-python", "mssql-python-rust", "pymssql", "python-tds", "sqlalchemy")
 ACCESS_TOKEN = 1256  # SQL_COPT_SS_ACCESS_TOKEN
+LIBRARY = "libltdl.so.7"
+#: Where tools/odbc_library.py puts it.
+UNPACKED = Path(__file__).resolve().parents[2] / "var/odbc"
 
 
 def missing(kind: str) -> str:
     """Why this client can't run here; empty when it can."""
-    if kind == "mssql-python" and not _loads("libltdl.so.7"):
-        return "Microsoft's ODBC driver needs the system library libltdl7"
+    if kind == "mssql-python" and not (_loads(LIBRARY) or (UNPACKED / LIBRARY).exists()):
+        return "Microsoft's ODBC driver needs libltdl7: install it, or run tools/odbc_library.py (no root needed)"
     return ""
 
 
@@ -34,6 +39,27 @@ def _loads(library: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _library_path() -> str:
+    """The loader's, with the folder of the unpacked library: read when a process starts."""
+    known = os.environ.get("LD_LIBRARY_PATH", "")
+    return f"{UNPACKED}{os.pathsep}{known}".rstrip(os.pathsep) if (UNPACKED / LIBRARY).exists() else known
+
+
+@contextlib.contextmanager
+def _environment(**changed: str) -> Iterator[None]:
+    """These variables for the processes that are started inside."""
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @dataclass(frozen=True)
@@ -260,6 +286,22 @@ class Driver:
         found = sqlalchemy.inspect(self._engine).get_columns(table, schema=schema)
         return [(c["name"], str(c["type"]), bool(c["nullable"])) for c in found]
 
+    def inspect_all(self, schema: str, table: str) -> dict[str, Any]:
+        """What else SQLAlchemy's inspector asks of a table."""
+        import sqlalchemy
+
+        inspector = sqlalchemy.inspect(self._engine)
+        return {
+            "schemas": schema in inspector.get_schema_names(),
+            "tables": table in inspector.get_table_names(schema=schema),
+            "views": inspector.get_view_names(schema=schema),
+            "key": inspector.get_pk_constraint(table, schema=schema)["constrained_columns"],
+            "foreign": inspector.get_foreign_keys(table, schema=schema),
+            "indexes": [index["column_names"] for index in inspector.get_indexes(table, schema=schema)],
+            "there": inspector.has_table(table, schema=schema),
+            "elsewhere": inspector.has_table("wire_nowhere", schema=schema),
+        }
+
     def close(self) -> None:
         if self._engine is not None:
             self._pooled.close()
@@ -313,16 +355,9 @@ class Client:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         provider = "msodbcsql18" if kind == "mssql-python" else "mssql-odbc"
-        before = os.environ.get("MSSQL_PYTHON_NATIVE_PROVIDER")
-        os.environ["MSSQL_PYTHON_NATIVE_PROVIDER"] = provider
-        try:
+        with _environment(MSSQL_PYTHON_NATIVE_PROVIDER=provider, LD_LIBRARY_PATH=_library_path()):
             self._process = context.Process(target=_work, args=(theirs, kind, dict(connection), options), daemon=True)
             self._process.start()
-        finally:
-            if before is None:
-                del os.environ["MSSQL_PYTHON_NATIVE_PROVIDER"]
-            else:
-                os.environ["MSSQL_PYTHON_NATIVE_PROVIDER"] = before
         theirs.close()
         if (failure := self._receive(60)) is not None:
             self._process.join(5)

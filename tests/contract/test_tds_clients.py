@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+import warnings
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -16,6 +17,7 @@ MSSQL_PYTHON = ("mssql-python", "mssql-python-rust")
 
 def _require(kind: str) -> None:
     if reason := missing(kind):
+        warnings.warn(f"the tests of {kind} are skipped: {reason}", stacklevel=2)  # a skip alone is overlooked
         pytest.skip(reason)
 
 
@@ -299,3 +301,26 @@ def test_sqlalchemy_reflects_a_table(localazure: dict[str, Any]) -> None:
             ("s", 'NVARCHAR(20) COLLATE "SQL_Latin1_General_CP1_CI_AS"', True),
             ("d", "DECIMAL(10, 2)", True),
         ]
+
+
+def test_sqlalchemys_inspector_finds_its_way(localazure: dict[str, Any]) -> None:
+    for client in clients("sqlalchemy", localazure):
+        client.run("IF SCHEMA_ID('wire') IS NULL EXEC('CREATE SCHEMA wire')")
+        client.run("IF OBJECT_ID('wire.seen') IS NOT NULL DROP VIEW wire.seen")
+        client.run("IF OBJECT_ID('wire.keyed') IS NOT NULL DROP TABLE wire.keyed")
+        client.run(
+            "CREATE TABLE wire.keyed (i int NOT NULL PRIMARY KEY NONCLUSTERED NOT ENFORCED, s varchar(20)) WITH (HEAP)",
+            "CREATE INDEX keyed_s ON wire.keyed (s)",
+            "CREATE VIEW wire.seen AS SELECT i FROM wire.keyed",
+        )
+        client.commit()
+        assert client.inspect_all("wire", "keyed") == {
+            "schemas": True,
+            "tables": True,
+            "views": ["seen"],
+            "key": ["i"],
+            "foreign": [],
+            "indexes": [["s"]],
+            "there": True,
+            "elsewhere": False,
+        }

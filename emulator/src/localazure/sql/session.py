@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -99,7 +100,8 @@ class Session(Running):
     def cancel(self) -> None:
         """From any thread: the running statement ends with error 3617."""
         self._cancelled.set()
-        self.cursor.interrupt()
+        with suppress(duckdb.ConnectionException):  # closed meanwhile: nothing runs
+            self.cursor.interrupt()
 
     def check_cancelled(self, line: int) -> None:
         if self._cancelled.is_set():
