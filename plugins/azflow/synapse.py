@@ -319,7 +319,7 @@ class SynapseSqlOperator(AzflowOperator):
     def _exports(self, connection: AzureConnection) -> dict[int, list[str]]:
         """The folders of the lake that CETAS statements write to, by the line where their batch begins.
 
-        A dedicated pool would add to what lies there, a serverless one refuses: a try after a failed one needs it empty.
+        A dedicated pool would add to what lies there, a serverless one refuses: another try needs it empty.
         """
         sources = exports.data_sources(self.script)
         found: dict[int, list[str]] = {}

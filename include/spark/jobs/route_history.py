@@ -1,5 +1,4 @@
-"""How late flights arrived, day by day, carrier by carrier, route by route: a Delta table in the lake that grows by a day
-a night.
+"""How late flights arrived, by day, carrier and route: a Delta table in the lake that grows by a day a night.
 
 The days from --from to --to are built from the SQL pool's table of flights, and so is what the table lacks of the
 --history-days up to --to. They are replaced as a whole: a re-run changes nothing, and nobody ever sees half a day.
