@@ -102,6 +102,8 @@ QUERY: Statements = [
     ("serverless: windows and grouping", "SELECT a % 2, COUNT(*), SUM(COUNT(*)) OVER () FROM dbo.three GROUP BY a % 2 HAVING COUNT(*) > 1", [(1, 2, 2)]),
     ("serverless: pivot", "SELECT [1], [2] FROM (SELECT a FROM dbo.three) s PIVOT (COUNT(a) FOR a IN ([1], [2])) p", [(1, 1)]),
     ("serverless: offset and fetch", "SELECT a FROM dbo.three ORDER BY a OFFSET 1 ROWS FETCH NEXT 1 ROWS ONLY", [(2,)]),
+    ("serverless: no json of rows yet", "SELECT a FROM dbo.three WHERE a = 1 FOR JSON PATH, ROOT('x')", 40517),
+    ("serverless: no xml of rows yet", "SELECT a FROM dbo.three FOR XML PATH('')", 40517),
     ("serverless: names of three parts", "SELECT COUNT(*) FROM demo.dbo.three", [(3,)]),
 ]  # fmt: skip
 

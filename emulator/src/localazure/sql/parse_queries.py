@@ -13,6 +13,9 @@ from localazure.sql.parse_expressions import ExpressionParser
 _TABLE_FUNCTIONS = frozenset({"OPENROWSET"})
 _ASSIGN = frozenset({"=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^="})
 
+_FORM_WORDS = ("AUTO", "PATH", "RAW", "EXPLICIT", "ROOT", "INCLUDE_NULL_VALUES", "WITHOUT_ARRAY_WRAPPER", "ELEMENTS",
+               "TYPE", ",", "(")  # fmt: skip
+
 
 class QueryParser(ExpressionParser):
     """Queries: SELECT, set operations, common tables, ORDER BY, OPTION."""
@@ -33,7 +36,13 @@ class QueryParser(ExpressionParser):
                     self._rows()
                     self.expect("ONLY")
         if self.at("FOR") and self.peek().key in {"XML", "JSON", "BROWSE"}:
-            raise errors.refused(f"FOR {self.peek().key}", self.line)
+            self.advance()
+            query.form = self.advance().key
+            while self.at_any(*_FORM_WORDS):
+                if self.at("("):
+                    self._skip_parentheses()
+                else:
+                    self.advance()
         query.options = self.option_clause()
         return query
 

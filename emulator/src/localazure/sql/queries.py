@@ -96,6 +96,9 @@ class QueryCompiler(SourceCompiler):
     def _ordered(self, query: s.Query, scope: Scope | None) -> CompiledQuery:
         if query.offset is not None and not self.context.kind.offset_fetch:
             raise errors.refused("OFFSET", query.line)
+        if query.form:  # a serverless pool has it
+            fail = errors.refused if self.context.kind.tables else errors.not_implemented
+            raise fail(f"FOR {query.form}", query.line)
         if query.options and not self.context.kind.hints:
             raise SqlError(15874, f"Query hint {next(iter(query.options))} is not allowed.", line=query.line)
         if isinstance(query.body, s.Select):

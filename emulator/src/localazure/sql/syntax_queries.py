@@ -366,12 +366,15 @@ class CommonTable(Node):
 
 @dataclass(slots=True)
 class Query(Node):
+    """``form``: XML or JSON of FOR .. at its end."""
+
     body: Select | SetOperation | Query
     tables: list[CommonTable] = field(default_factory=list)
     order: list[OrderItem] = field(default_factory=list)
     offset: Expr | None = None
     fetch: Expr | None = None
     options: dict[str, str] = field(default_factory=dict)
+    form: str = ""
 
 
 def reads_rows(node: object) -> bool:
