@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from azflow import canary
-from azflow.captured import DATASTORE, blob_service, may_hold
 from azflow.connection import AzureConnection
 from azflow.guardrails import Sample
 from azflow.ml_workspace import Workspace
@@ -43,6 +42,9 @@ def captured_requests(
 
     Requests without a valid answer of the champion's are left out: there is nothing to compare with.
     """
+    # Its module has an operator, and with it Airflow; a roll-out doesn't need that.
+    from azflow.captured import DATASTORE, blob_service, may_hold
+
     root = f"modelDataCollector/{endpoint}/{deployment}"
     oldest = datetime.now(UTC) - timedelta(hours=hours)
     with contextlib.closing(Workspace(connection)) as workspace:
