@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 import azflow.endpoint_files
 from azflow.connection import AzureConnection
+from azflow.endpoint_metrics import observe
 from azflow.endpoints import DeployOperator, RolloutOperator, TrafficOperator, endpoint_summary
 from azflow.online_endpoint import OnlineEndpoint
 
@@ -259,6 +261,9 @@ def test_the_whole_life_of_an_endpoint(connection: AzureConnection, models: list
         with pytest.raises(AirflowFailException, match=f"has no deployment 'v9'; there are .*{fourth}"):
             by_hand(endpoint, "shift", "v9")
         assert by_hand(endpoint, "roll_back", fourth)["before"] == {third["deployment"]: 100, fourth: 0}
+        # The endpoint has counted along, for everybody.
+        counted = observe(online, fourth, datetime.now(UTC) - timedelta(minutes=10), datetime.now(UTC))
+        assert counted is not None and counted.requests > 20 and counted.failed == 0 and counted.p95_ms
     assert not users.failures, users.failures[:3]
     assert set(users.answered) >= {first["deployment"], second["deployment"], third["deployment"]}
     assert len(users.answered) > 100

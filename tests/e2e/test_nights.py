@@ -220,6 +220,16 @@ def test_a_model_that_guesses_is_not_promoted(workbench: Workbench, first_night:
     assert states["register.model"] == states["roll_out.traffic"] == "skipped"
     assert traffic_of(workbench) == before
     assert "2013-03-09" in predictions(workbench)
+    # Both nights' decisions are written down, the first one's once, though it ran twice.
+    kept = query(
+        workbench,
+        "SELECT CONVERT(varchar(10), night, 120), decision, decided_by FROM ml.model_decisions "
+        "WHERE model_name = 'flight_delay' ORDER BY night",
+    )
+    assert [night for night, _, _ in kept] == ["2013-03-08", "2013-03-09"]
+    assert kept[-1] == ("2013-03-09", "rejected", "gate")
+    job = workbench.xcom(run_id, "train.job")["name"]
+    assert workbench.arm("GET", f"/jobs/{job}?api-version=2024-04-01")["properties"]["tags"]["decision"] == "rejected"
 
 
 @pytest.mark.usefixtures("guessing")
