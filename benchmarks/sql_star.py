@@ -234,6 +234,7 @@ def star(data: Path, columns: dict[str, str], rounds: int, same: Callable[[Rows,
         )
     agree = all(same(a, b) for a, b in zip(left["T-SQL"], left["DuckDB"], strict=True))
     ratio = totals["T-SQL"][0] / totals["DuckDB"][0]
-    memory = ", ".join(f"{name} {most[name] / 1e9:.1f} GB" for name in SIDES)
-    print(f"results {'agree' if agree else 'DIFFER'}; ratio {ratio:.2f} (aim {AIM}); most memory {memory}")
+    memory = "most memory " + ", ".join(f"{name} {most[name] / 1e9:.1f} GB" for name in SIDES)
+    cpu = totals["T-SQL"][1] / totals["DuckDB"][1]
+    print(f"results {'agree' if agree else 'DIFFER'}; ratio {ratio:.2f} (aim {AIM}), of CPU time {cpu:.2f}; {memory}")
     return agree and ratio <= AIM
