@@ -81,7 +81,7 @@ BREACHES = [
     ("too_few", lambda rows: (200, {"predictions": [0] * (len(rows) - 1)}), {}, r"\d+ predictions for \d+ rows"),
     ("turned_away", broken(429, "busy"), {}, "HTTP 429: .*raise instance_count or max_concurrent_requests_per_inst"),
     ("errors", broken(502), {}, "HTTP 502"),
-    ("slow", late_after(15, 0.02), {"max_p95_ms": 1}, "max_p95_ms"),
+    ("slow", late_after(15), {"max_p95_ms": 0.01}, "max_p95_ms"),
     ("not_json", broken(200, b"<html>"), {}, "isn't JSON"),
 ]
 

@@ -70,8 +70,8 @@ def test_what_only_others_saw_restores_the_traffic(two: FakeEndpoint, metrics: A
     [
         (None, "can't be read, our requests decide: (ResourceNotFound) no metrics here"),
         (
-            lambda name, wanted: (501, {"error": {"code": "NotImplementedOperation"}}),
-            "can't be read, our requests decide: NotImpl",
+            lambda name, wanted: (501, {"error": {"code": "NotImplementedOperation", "message": "x"}}),
+            "decide: (NotImplementedOperation) x",
         ),
         (lambda name, wanted: (200, {"value": []}), "tell nothing of new yet, our requests decide"),
         (lambda name, wanted: (200, b"<html>"), "tell nothing of new yet, our requests decide"),
