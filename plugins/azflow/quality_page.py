@@ -192,9 +192,7 @@ def results_table(summary: Mapping[str, Any]) -> pages.Html:
             return pages.badge("ok", "good")
         return pages.badge(*BADGES[result["severity"]])
 
-    ordered = sorted(
-        summary["results"], key=lambda result: (result["success"], list(BADGES).index(result["severity"]))
-    )
+    ordered = sorted(summary["results"], key=lambda result: (result["success"], list(BADGES).index(result["severity"])))
     return pages.table(
         ["", "Column", "Expectation", "Found", "Rows that break it", "A failure"],
         [
