@@ -42,7 +42,7 @@ EVERY = 28
 #: Trials of a night's AutoML job, where model.yml's own eight would make the year twice as long.
 TRIALS = 4
 #: Minutes that a period takes on two idle cores.
-MINUTES = 2.5
+MINUTES = 2
 #: A rest of the year that is shorter has too few flights to compare two models on.
 SHORTEST = 7
 _DAY = datetime.timedelta(days=1)

@@ -350,7 +350,7 @@ def test_nights_of_the_demo_are_not_mixed_with_a_years(world: dict[str, Any]) ->
 
 
 def test_the_announcement_says_how_long(world: dict[str, Any]) -> None:
-    assert "a night every 28 days, 12 to go; about 30 minutes" in year.announcement(year.open_record(None, None))
+    assert "a night every 28 days, 12 to go; about 24 minutes" in year.announcement(year.open_record(None, None))
 
 
 @pytest.mark.parametrize(
