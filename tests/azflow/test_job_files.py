@@ -77,7 +77,7 @@ def test_the_shipped_jobs_are_what_azures_sdk_takes(job: str) -> None:
     names = ("training_data", "challenger", "champion", "champion_version", "model", "model_name", "model_version",
              "baseline", "holdout", "signals", "min_rows", "window_start", "window_end")  # fmt: skip
     asked = ("deployment", "run_id", "task", "metric", "label", "time", "series")
-    captured = ("captured", "captured_deployment", "captured_until", "captured_days", "captured_why")
+    captured = ("captured", "captured_deployment", "captured_until", "captured_days", "captured_why", "outcomes")
     inputs = dict.fromkeys((*names, *asked, *captured), "azureml:thing:1")
     values = {"night": NIGHT, "inputs": inputs, "model": "m", "azure": {}, "params": {}}
     content = job_files.read_job(f"jobs/{job}", values)
