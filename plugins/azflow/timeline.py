@@ -22,6 +22,7 @@ _GAP = 22.0  # between panels
 _MONTHS = 30.0  # the axis
 _LANE = 26.0
 _CELL = 18.0
+_BESIDE, _MARKS_A_DAY = 12.0, 3
 _LETTER = 6.6  # the width of one, more or less
 _STROKES = {"accent": "var(--accent)", "soft": "var(--soft)", "good": "var(--good)", "bad": "var(--bad)"}
 
@@ -182,7 +183,9 @@ class Lane:
                 parts.append(_words((left + right) / 2, band + 17.5, piece.words, anchor="middle"))
             parts.append("</g>")
         for mark in self.marks:
-            at = min(x(mark.day.toordinal() + 1) + 12.0 * mark.place, RIGHT + 8)
+            at = x(mark.day.toordinal() + 1) + _BESIDE * mark.place
+            if at + _BESIDE * (_MARKS_A_DAY - 1 - mark.place) > WIDTH:
+                at -= _BESIDE * (_MARKS_A_DAY - 1)
             parts.append(f"<g><title>{escape(mark.note)}</title>{_sign(mark, at, top + 14)}</g>")
         return "".join(parts)
 
