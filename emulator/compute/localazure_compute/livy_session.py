@@ -19,7 +19,6 @@ import datetime
 import decimal
 import io
 import json
-import os
 import signal
 import sys
 import threading
@@ -163,7 +162,7 @@ def main(folder: Path) -> None:
     scala = folder / "tmp" / "scala"
     scala.mkdir(parents=True)
     plan["conf"]["spark.repl.class.outputDir"] = str(scala)
-    threading.Thread(target=spark_job.follow, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=spark_job.follow, args=(spark_job.parent(),), daemon=True).start()
     spark_job.prepare(plan)
     from pyspark.sql import SparkSession
 

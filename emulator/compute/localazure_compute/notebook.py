@@ -38,7 +38,7 @@ from jupyter_core.utils import run_sync
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
-from localazure_compute import notebook_source
+from localazure_compute import notebook_source, spark_job
 
 START_TIMEOUT = 280  # a busy machine's
 POLL = 0.05
@@ -64,7 +64,7 @@ class WarmKernelEngine(NBClientEngine):
 
 def main(folder: Path) -> int:
     """Serve the session's runs; 0 unless a session couldn't be started."""
-    host = Host(folder, os.getppid())
+    host = Host(folder, spark_job.parent())
     signal.signal(signal.SIGTERM, host.leave)
     threading.Thread(target=host.follow_parent, daemon=True).start()
     session = json.loads((folder / "session.json").read_text())

@@ -36,7 +36,7 @@ LEAST_OVERHEAD_MB = 384
 def main(plan: dict[str, Any]) -> None:
     """Runs the script in this process; exits with 1 when it raises."""
     if plan.get("followsParent"):
-        threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=follow, args=(parent(),), daemon=True).start()
     if plan.get("appIdFile"):
         threading.Thread(target=_tell_app_id, args=(Path(plan["appIdFile"]),), daemon=True).start()
     if plan.get("className"):
@@ -150,9 +150,14 @@ def _tell_app_id(file: Path) -> None:
     draft.replace(file)
 
 
-def follow(parent: int) -> None:
+def parent() -> int:
+    """The process that started this one; asked for late, it may be gone and another one have taken its place."""
+    return int(os.environ.get("LOCALAZURE_PARENT") or os.getppid())
+
+
+def follow(followed: int) -> None:
     """End with the parent, all of the group: a job nobody records any more must not go on writing to the lake."""
-    while os.getppid() == parent:
+    while os.getppid() == followed:
         time.sleep(0.5)
     os.killpg(0, signal.SIGKILL)
 

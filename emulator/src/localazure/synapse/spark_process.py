@@ -20,6 +20,8 @@ def environment(settings: Settings, folder: Path) -> dict[str, str]:
         **{name: os.environ[name] for name in _INHERITED if name in os.environ},
         "PYTHONPATH": str(settings.compute_source),
         "PYTHONUNBUFFERED": "1",
+        # Asked for at its start, the parent may be gone already, and whoever took its place be followed for ever.
+        "LOCALAZURE_PARENT": str(os.getpid()),
         **spark_local.environment(settings, folder),
         "REQUESTS_CA_BUNDLE": str(settings.ca_bundle),
         "SSL_CERT_FILE": str(settings.ca_bundle),
