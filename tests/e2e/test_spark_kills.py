@@ -163,7 +163,8 @@ def under_way(states: dict[str, str]) -> bool:
 
 
 def processes(home: Path) -> tuple[dict[int, str], dict[int, str]]:
-    """localazure's own, and those that compute for it: command lines by process id."""
+    """localazure's own, and those that compute for it: command lines by process id. An endpoint's servers are neither:
+    they go on answering while localazure is away."""
     servers: dict[int, str] = {}
     sparks: dict[int, str] = {}
     for process in Path("/proc").glob("[0-9]*"):
@@ -171,7 +172,7 @@ def processes(home: Path) -> tuple[dict[int, str], dict[int, str]]:
             line = (process / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-        if str(home) in line and int(process.name) != os.getpid():
+        if str(home) in line and int(process.name) != os.getpid() and "inference_server" not in line:
             computes = any(word in line for word in ("localazure_compute", "ipykernel", "java"))
             (sparks if computes else servers)[int(process.name)] = line
     return servers, sparks
