@@ -164,7 +164,7 @@ def under_way(states: dict[str, str]) -> bool:
 
 def processes(home: Path) -> tuple[dict[int, str], dict[int, str]]:
     """localazure's own, and those that compute for it: command lines by process id. An endpoint's servers are neither:
-    they go on answering while localazure is away."""
+    the next start ends them."""
     servers: dict[int, str] = {}
     sparks: dict[int, str] = {}
     for process in Path("/proc").glob("[0-9]*"):
