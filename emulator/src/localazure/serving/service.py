@@ -284,17 +284,22 @@ class ServingService:
         if share := endpoint["properties"]["traffic"].get(name):
             raise BadRequest(f"Deployment '{name}' has {share} % of the traffic; set it to 0 first.", "traffic")
         self._set_deployment_state(key, "Deleting")
+        self._drop_from_traffic(endpoint["name"], name)
         operation = self._long_running.begin(f"{endpoint['id']}/deployments/{name}")
         self._spawn(self._remove_deployment(endpoint["name"], name, operation))
         return Response(status_code=HTTPStatus.ACCEPTED, headers=self._long_running.headers(operation, kind="result"))
 
     async def _remove_deployment(self, endpoint: str, name: str, operation: str) -> None:
         await self._end(endpoint, name)
-        # A deleted deployment isn't in the traffic map any more, not even with 0.
+        # Somebody may have written it back meanwhile.
+        self._drop_from_traffic(endpoint, name)
+        self._long_running.succeed(operation)
+
+    def _drop_from_traffic(self, endpoint: str, name: str) -> None:
+        """A deleted deployment isn't in the traffic map any more, not even with 0."""
         document = self._store.get(_ENDPOINT, endpoint)
         if document and name in document["properties"]["traffic"]:
             self._store.update(_ENDPOINT, endpoint, lambda current: _without_traffic(current, name))
-        self._long_running.succeed(operation)
 
     async def _get_logs(self, request: Request, identity: Identity) -> dict[str, Any]:
         document = self._deployment(request)
