@@ -15,11 +15,10 @@ from airflow.sdk import DAG, CronPartitionTimetable
 from azflow import lifecycle
 from azflow.azure_monitor import MonitorScheduleOperator
 from azflow.captured import CapturedDataOperator
-from azflow.errors import SpecError
 from azflow.evaluation import ChampionOperator
 from azflow.ml import AzureMLJobOperator
 from azflow.monitoring import DriftAlarmOperator, MonitoringOperator, TrainingDataOperator, drift_asset
-from azflow.specs import ModelSpec, Watch, find_specs
+from azflow.specs import ModelSpec, Watch, readable_specs
 from azflow.synapse import SynapseSqlOperator
 
 
@@ -124,11 +123,7 @@ def retraining_on_drift(spec: ModelSpec) -> DAG:
     return dag
 
 
-for path in find_specs():
-    try:
-        spec = ModelSpec.load(path)
-    except SpecError:
-        continue  # shown by model_specs.py
+for spec in readable_specs():
     if spec.watch is not None:
         for dag in (endpoint_monitoring(spec, spec.watch), retraining_on_drift(spec)):
             globals()[dag.dag_id] = dag

@@ -13,11 +13,10 @@ from typing import Any
 from airflow.sdk import DAG, Param, task
 from airflow.sdk.definitions.param import ParamsDict
 
-from azflow.errors import SpecError
 from azflow.ml import AzureMLJobOperator
 from azflow.monitoring import TrainingDataOperator
 from azflow.rescoring import RescoredVersionsOperator, VersionComparisonOperator, VersionsPageOperator
-from azflow.specs import ModelSpec, Rescore, find_specs
+from azflow.specs import ModelSpec, Rescore, readable_specs
 from azflow.synapse import SynapseSqlOperator
 
 #: Where the second version's predictions go: beside the first one's.
@@ -153,11 +152,7 @@ def rescoring(spec: ModelSpec, rescore: Rescore) -> DAG:
     return dag
 
 
-for path in find_specs():
-    try:
-        spec = ModelSpec.load(path)
-    except SpecError:
-        continue  # shown by model_specs.py
+for spec in readable_specs():
     if spec.rescore is not None:
         dag = rescoring(spec, spec.rescore)
         globals()[dag.dag_id] = dag

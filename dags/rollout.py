@@ -15,9 +15,8 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from azflow import lifecycle
 from azflow.endpoints import DeployOperator, RolloutOperator, TrafficOperator
-from azflow.errors import SpecError
 from azflow.evaluation import ChampionOperator
-from azflow.specs import Deploy, ModelSpec, find_specs
+from azflow.specs import Deploy, ModelSpec, readable_specs
 
 ACTIONS = {
     "shift": "shift: give a deployment some percent",
@@ -125,11 +124,7 @@ def rollout(spec: ModelSpec, deploy: Deploy) -> DAG:
     return dag
 
 
-for path in find_specs():
-    try:
-        spec = ModelSpec.load(path)
-    except SpecError:
-        continue  # shown by model_specs.py
+for spec in readable_specs():
     if spec.deploy is not None:
         dag = rollout(spec, spec.deploy)
         globals()[dag.dag_id] = dag

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plugins"))
 from azflow import tsql_lint
 from azflow.errors import SpecError
 from azflow.prepare_steps import SqlStep
-from azflow.specs import INCLUDE, ModelSpec, Night, find_specs
+from azflow.specs import INCLUDE, Night, readable_specs
 from azflow.synapse import render
 from azflow.tsql_rules import Pool
 
@@ -42,12 +42,7 @@ def sql_files() -> list[str]:
 
 def pools() -> dict[str, Pool]:
     """The pool of each file that a step of a model sends somewhere."""
-    return {
-        step.sql: step.sql_pool
-        for spec in map(ModelSpec.load, find_specs())
-        for step in spec.prepare
-        if isinstance(step, SqlStep)
-    }
+    return {step.sql: step.sql_pool for spec in readable_specs() for step in spec.prepare if isinstance(step, SqlStep)}
 
 
 def rendered(

@@ -7,6 +7,7 @@ Pure: no Airflow, no SDK. Unknown keys are errors, and every error names the fil
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -449,6 +450,15 @@ class ModelSpec(Part):
 def find_specs(include: Path = INCLUDE) -> list[Path]:
     """Every model.yml below `include`, in order of the models' names."""
     return sorted(include.glob("models/*/model.yml"))
+
+
+def readable_specs() -> list[ModelSpec]:
+    """Every model whose model.yml can be read; ``dags/model_specs.py`` shows what is wrong with the others."""
+    found = []
+    for path in find_specs():
+        with contextlib.suppress(SpecError):
+            found.append(ModelSpec.load(path))
+    return found
 
 
 @dataclass(frozen=True)

@@ -39,19 +39,25 @@ def publish(client: ArtifactsClient, name: str, content: dict[str, Any]) -> Any:
 
 
 def submit(
-    client: ArtifactsClient, pool: str, name: str, parameters: dict[str, dict[str, Any]] | None = None, **request: Any
+    client: ArtifactsClient,
+    pool: str,
+    name: str,
+    run: str | None = None,
+    *,
+    parameters: dict[str, dict[str, Any]] | None = None,
+    **request: Any,
 ) -> str:
     """Start a run; its id. `parameters`: {name: {"type", "value"}}."""
-    run = str(uuid.uuid4())
+    run = run or str(uuid.uuid4())
     typed = {key: RunNotebookParameter(**value) for key, value in (parameters or {}).items()} or None
     body = RunNotebookRequest(notebook=name, spark_pool=pool, parameters=typed, **request)
     client.run_notebook.begin_create_run(run, body).result()
     return run
 
 
-def ended(client: ArtifactsClient, run: str) -> Any:
-    """The run's result, once it has ended."""
-    end = time.monotonic() + DEADLINE_SECONDS
+def ended(client: ArtifactsClient, run: str, within: float = DEADLINE_SECONDS) -> Any:
+    """The run's result, once it has ended; `within` seconds."""
+    end = time.monotonic() + within
     while (result := client.run_notebook.get_status(run).result).run_status in ("Starting", "Running"):
         assert time.monotonic() < end, f"the run is still {result.run_status}"
         time.sleep(0.2)

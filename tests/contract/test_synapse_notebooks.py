@@ -22,6 +22,7 @@ from azure.storage.blob import BlobServiceClient, ContainerClient
 from azure.synapse.artifacts import ArtifactsClient
 from azure.synapse.artifacts.aio import ArtifactsClient as AsyncArtifactsClient
 from azure.synapse.artifacts.models import NotebookResource, RunNotebookParameter, RunNotebookRequest
+from synapse_notebooks import code, ended, notebook, publish, submit
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHIPPED = CHECKOUT / "include/spark/notebooks/airport_congestion.ipynb"
@@ -47,52 +48,13 @@ def lake_url(localazure: Any) -> str:
     return f"abfss://{localazure['container']}@{localazure['storage_account']}.dfs.core.windows.net"
 
 
-def code(source: str, *tags: str) -> dict[str, Any]:
-    metadata = {"tags": list(tags)} if tags else {}
-    return {
-        "cell_type": "code",
-        "metadata": metadata,
-        "source": source.splitlines(True),
-        "outputs": [],
-        "execution_count": None,
-    }
-
-
-def notebook(*cells: dict[str, Any], **more: Any) -> dict[str, Any]:
-    metadata = {
-        "kernelspec": {"name": "synapse_pyspark", "display_name": "Synapse PySpark"},
-        "language_info": {"name": "python"},
-    }
-    return {"nbformat": 4, "nbformat_minor": 2, "metadata": metadata, "cells": list(cells), **more}
-
-
-def publish(client: ArtifactsClient, name: str, content: dict[str, Any]) -> Any:
-    resource = NotebookResource.deserialize({"name": name, "properties": content})
-    return client.notebook.begin_create_or_update_notebook(name, resource).result()
-
-
-def submit(client: ArtifactsClient, pool: str, name: str, run: str | None = None, **request: Any) -> str:
-    run = run or str(uuid.uuid4())
-    client.run_notebook.begin_create_run(run, RunNotebookRequest(notebook=name, spark_pool=pool, **request)).result()
-    return run
-
-
-def ended(client: ArtifactsClient, run: str) -> Any:
-    """The run's result, once it has ended."""
-    end = time.monotonic() + DEADLINE_SECONDS
-    while (result := client.run_notebook.get_status(run).result).run_status in ("Starting", "Running"):
-        assert time.monotonic() < end, f"the run is still {result.run_status}"
-        time.sleep(0.2)
-    return result
-
-
 @pytest.fixture
 def execute(client: ArtifactsClient, localazure: Any) -> Run:
     def run(*cells: dict[str, Any], parameters: dict[str, Any] | None = None, **request: Any) -> Any:
         name = f"test-{uuid.uuid4().hex[:8]}"
         publish(client, name, notebook(*cells))
-        typed = {key: RunNotebookParameter(**value) for key, value in (parameters or {}).items()} or None
-        return ended(client, submit(client, localazure["spark_pool"], name, parameters=typed, **request))
+        run = submit(client, localazure["spark_pool"], name, parameters=parameters, **request)
+        return ended(client, run, DEADLINE_SECONDS)
 
     return run
 
@@ -287,7 +249,7 @@ def test_the_same_run_id_is_one_run(client: ArtifactsClient, localazure: Any) ->
     run = f"once-{uuid.uuid4()}"
     for _ in range(3):
         submit(client, localazure["spark_pool"], "once", run)
-    first = ended(client, run)
+    first = ended(client, run, DEADLINE_SECONDS)
     submit(client, localazure["spark_pool"], "once", run)
     again = client.run_notebook.get_status(run).result
     assert (first.exit_value, again.run_status, again.session_id) == ("done", "Succeeded", first.session_id)
@@ -327,7 +289,7 @@ def test_a_run_of_what_is_not_there_is_refused(client: ArtifactsClient, localazu
 
 def test_a_notebook_in_another_language_fails_by_name(client: ArtifactsClient, localazure: Any) -> None:
     publish(client, "scala", notebook(code("%%spark\nval x = 1")))
-    result = ended(client, submit(client, localazure["spark_pool"], "scala"))
+    result = ended(client, submit(client, localazure["spark_pool"], "scala"), DEADLINE_SECONDS)
     assert result.run_status == "Failed"
     assert "%%spark is not implemented by localazure" in result.error.evalue
 
@@ -387,10 +349,10 @@ def test_airport_congestion_counts_what_the_schedule_says(client: ArtifactsClien
     publish(client, "airport_congestion", json.loads(SHIPPED.read_text()))
     database = localazure["sql_database"]
     tables = {"flights_table": f"{database}.{schema}.flights", "congestion_table": f"{database}.{schema}.congestion"}
-    parameters = {name: RunNotebookParameter(type="string", value=table) for name, table in tables.items()}
+    parameters = {name: {"type": "string", "value": table} for name, table in tables.items()}
     for _ in range(2):  # a re-run replaces the table
         run = submit(client, localazure["spark_pool"], "airport_congestion", parameters=parameters)
-        result = ended(client, run)
+        result = ended(client, run, DEADLINE_SECONDS)
         assert result.error is None, (result.error.evalue, result.error.traceback)
         assert json.loads(result.exit_value) == {"rows": 8, "airports": 4}
     counted = run_sql(f"SELECT * FROM {schema}.congestion ORDER BY flight_id")

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from localazure.core import certificates
-from localazure.core.errors import Unauthorized
+from localazure.core.errors import BadRequest, Unauthorized
 from localazure.settings import Settings
 
 LIFETIME_SECONDS = 3600
@@ -100,6 +100,19 @@ class Tokens:
             "ver": "1.0",
         }
         return jwt.encode(content | claims, self._key, algorithm="RS256", headers={"kid": self._key_id})
+
+    def of_managed_identity(self, resource: str) -> dict[str, str]:
+        """What a managed identity's endpoint answers: the application's token for `resource`, and when it ends.
+
+        Raises BadRequest if there is no such resource.
+        https://learn.microsoft.com/azure/app-service/overview-managed-identity, of the api-version 2017-09-01
+        """
+        if resource not in self.audiences():
+            known = ", ".join(sorted(each for each in self.audiences() if not each.endswith("/")))
+            raise BadRequest(f"There is no resource '{resource}'; there are {known}.", "resource", "UserError")
+        expires = int(time.time()) + LIFETIME_SECONDS
+        token = self.issue(self.object_id, resource)
+        return {"access_token": token, "expires_on": str(expires), "resource": resource, "token_type": "Bearer"}
 
     def verify(self, token: str, group: str) -> Identity:
         """The identity behind a token meant for an audience group: "arm", "synapse", "sql", "storage", ...

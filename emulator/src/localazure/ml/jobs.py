@@ -8,14 +8,13 @@ is there, other content with UserError / JobPropertyImmutable.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from localazure.core.auth import LIFETIME_SECONDS, Identity, Tokens
-from localazure.core.errors import BadRequest, Conflict, NotFound, Unauthorized
+from localazure.core.auth import Identity, Tokens
+from localazure.core.errors import Conflict, NotFound, Unauthorized
 from localazure.core.operations import LongRunning
 from localazure.core.registry import Answer, Operation
 from localazure.core.store import Store
@@ -72,18 +71,12 @@ class JobsService:
         ]
 
     async def _token(self, request: Request, identity: Identity) -> Answer:
-        """https://learn.microsoft.com/azure/app-service/overview-managed-identity, of the api-version 2017-09-01."""
+        """What a job's managed identity is answered."""
         job = self._tokens.verify(request.headers.get("secret", ""), "arm").subject
         document = self._store.get(JOBS, job.removeprefix("job:"))
         if not job.startswith("job:") or document is None or states.is_terminal(document):
             raise Unauthorized("The secret is no running job's.", "InvalidAuthenticationToken")
-        resource = request.query_params.get("resource", "")
-        if resource not in self._tokens.audiences():
-            known = ", ".join(sorted(each for each in self._tokens.audiences() if not each.endswith("/")))
-            raise BadRequest(f"There is no resource '{resource}'; there are {known}.", "resource", "UserError")
-        expires = int(time.time()) + LIFETIME_SECONDS
-        token = self._tokens.issue(self._tokens.object_id, resource)
-        return {"access_token": token, "expires_on": str(expires), "resource": resource, "token_type": "Bearer"}
+        return self._tokens.of_managed_identity(request.query_params.get("resource", ""))
 
     async def _studio(self, request: Request, identity: Identity) -> Answer:
         """The studio's place is taken by MLflow's user interface."""

@@ -8,12 +8,10 @@ https://learn.microsoft.com/azure/app-service/overview-managed-identity
 
 from __future__ import annotations
 
-import time
-
 from starlette.requests import Request
 
-from localazure.core.auth import LIFETIME_SECONDS, Identity, Tokens
-from localazure.core.errors import BadRequest, Unauthorized
+from localazure.core.auth import Identity, Tokens
+from localazure.core.errors import Unauthorized
 from localazure.core.registry import Answer, Operation
 from localazure.executors.spark_local import SUBJECT, TOKEN_PATH
 
@@ -32,10 +30,4 @@ class SparkIdentities:
         asking = self._tokens.verify(request.headers.get("secret", ""), "synapse").subject
         if not asking.startswith(SUBJECT):
             raise Unauthorized("The secret is no Spark process's.", "InvalidAuthenticationToken")
-        resource = request.query_params.get("resource", "")
-        if resource not in self._tokens.audiences():
-            known = ", ".join(sorted(each for each in self._tokens.audiences() if not each.endswith("/")))
-            raise BadRequest(f"There is no resource '{resource}'; there are {known}.", "resource", "UserError")
-        expires = int(time.time()) + LIFETIME_SECONDS
-        token = self._tokens.issue(self._tokens.object_id, resource)
-        return {"access_token": token, "expires_on": str(expires), "resource": resource, "token_type": "Bearer"}
+        return self._tokens.of_managed_identity(request.query_params.get("resource", ""))
