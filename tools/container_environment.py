@@ -1,15 +1,19 @@
 """Makes `.env` for docker-compose.yaml: `.env.example` with a secret of its own wherever a value is missing.
 
+    python3 tools/container_environment.py
+
 Refuses to replace an existing file: the database was made with its password. Standard library only.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import os
 import re
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,8 +29,10 @@ def _secret(name: str) -> str:
     return base64.urlsafe_b64encode(os.urandom(32)).decode() if name.endswith("FERNET_KEY") else secrets.token_hex(24)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Write `.env`; the exit code."""
+    description = "Makes .env for docker-compose.yaml, with generated secrets."
+    argparse.ArgumentParser(description=description).parse_args(arguments)
     target = ROOT / ".env"
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -40,4 +46,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

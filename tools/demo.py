@@ -318,9 +318,20 @@ def fetch(files: Mapping[str, Path]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What bin/demo was asked for; bin/up and bin/down are `--up` and `--down` of it, with a help of their own."""
     parser = argparse.ArgumentParser(
         prog="bin/demo", description="Retrains real models through every stage, on this machine, for one night."
     )
+    if command := next((one for one in ("up", "down") if f"--{one}" in arguments), None):
+        parser.prog, parser.usage = f"bin/{command}", f"bin/{command} [-h] [--airflow-port PORT]"
+        parser.description = {
+            "up": "Starts localazure and Airflow, runs nothing, and leaves them running. bin/down ends them.",
+            "down": "Ends what bin/up or bin/demo --keep left running; what is stored stays.",
+        }[command]
+        parser.add_argument(f"--{command}", action="store_true", help=argparse.SUPPRESS)
+        parser.add_argument("--airflow-port", type=int, metavar="PORT", default=8080, help="of the UI (default: 8080)")
+        parser.set_defaults(up=False, down=False, keep=False, reset=False, year=False)
+        return parser.parse_args(arguments)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--model",
@@ -339,12 +350,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, metavar="N", help="with --year: AutoML's trials a night (default: 4)")
     parser.add_argument("--keep", action="store_true", help="leave localazure and Airflow running afterwards")
     parser.add_argument(
-        "--partition", type=datetime.date.fromisoformat, help="the day to run (default: the next one, from 2013-03-08)"
+        "--partition",
+        type=datetime.date.fromisoformat,
+        metavar="DAY",
+        help="the day to run (default: the next one, from 2013-03-08)",
     )
-    parser.add_argument("--reset", action="store_true", help="forget every earlier night first")
-    parser.add_argument("--airflow-port", type=int, default=8080)
-    parser.add_argument("--up", action="store_true", help="start everything, run nothing, keep it running (bin/up)")
-    parser.add_argument("--down", action="store_true", help="end what --keep or bin/up left running (bin/down)")
+    parser.add_argument(
+        "--reset", action="store_true", help="forget every earlier night first, with all that is stored"
+    )
+    parser.add_argument("--airflow-port", type=int, metavar="PORT", default=8080, help="of the UI (default: 8080)")
+    parser.set_defaults(up=False, down=False)
     found = parser.parse_args(arguments)
     if not found.year and (found.every or found.trials):
         parser.error("--every and --trials belong to --year")

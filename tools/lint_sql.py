@@ -8,6 +8,7 @@ Prints ``file:line: severity rule: message``; the exit code is 1 if anything was
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -70,10 +71,15 @@ def findings(file: str, pool: Pool) -> list[str]:
 
 def main(files: Sequence[str]) -> int:
     """Lint `files`, or all of them."""
+    parser = argparse.ArgumentParser(prog="lint_sql.py", description="Checks the T-SQL below include/sql.")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="below include/sql; none: all of them")
+    paths = [Path(name).resolve() for name in parser.parse_args(files).files]
+    if outside := [path for path in paths if not (path.is_relative_to(SQL) and path.is_file())]:
+        parser.error(f"{outside[0]} is no file below {SQL}")
     known = pools()
-    asked = [Path(name).resolve().relative_to(SQL).as_posix() for name in files] or sql_files()
+    asked = [path.relative_to(SQL).as_posix() for path in paths] or sql_files()
     found = [line for file in asked for line in findings(file, known.get(file, "dedicated"))]
-    print("\n".join(found) if found else f"{len(asked)} files of T-SQL: nothing found")
+    print("\n".join(found) if found else f"T-SQL files checked: {len(asked)}; nothing found")
     return 1 if found else 0
 
 

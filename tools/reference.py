@@ -248,7 +248,9 @@ def _default(value: object) -> str:
         return "empty"
     if isinstance(value, list):
         return f"`[{', '.join(map(str, value))}]`"
-    return f"`{value:g}`" if isinstance(value, float | int) and not isinstance(value, bool) else f"`{value}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float | int) else f"`{value}`"
 
 
 def _type(schema: Mapping[str, Any]) -> str:
@@ -268,6 +270,8 @@ def _type(schema: Mapping[str, Any]) -> str:
         return "list of names" if "pattern" in items else f"list of {_type(items)}s"
     if kind == "object":
         return "names with values"
+    if kind == "boolean":
+        return "`true` or `false`"
     if kind in ("number", "integer"):
         return {"number": "number", "integer": "whole number"}[kind] + _limits(schema)
     return "text" + (f" like `{schema['pattern']}`".replace("|", "\\|") if "pattern" in schema else "")

@@ -11,7 +11,10 @@ import reference
 from azflow import prepare_steps, specs
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "emulator/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 AGAIN = "run `var/env/airflow/bin/python tools/reference.py`"
 
 
