@@ -43,6 +43,18 @@ class Autoscaling:
         scale = self._scale(key)
         return scale.clamped(len(fleet.instances)) if scale else wanted
 
+    async def bring(self, key: str, fleet: Fleet, count: int) -> bool:
+        """Bring a deployment to `count` instances, without losing a request; False if `fleet` isn't its any more.
+
+        Raises StartFailed, with the fleet as it was, and RouterError.
+        """
+        async with self.lock:
+            if self._fleets.get(key) is not fleet:
+                return False
+            released = await self._servers.scale(fleet, count)
+        await self._let_go(key, released)
+        return True
+
     async def keep(self) -> None:
         """Look and scale, for ever."""
         while True:
@@ -71,12 +83,8 @@ class Autoscaling:
         count = scaler.decide(asyncio.get_running_loop().time(), busy, before, at_once)
         if count == before:
             return
-        async with self.lock:
-            if self._fleets.get(key) is not fleet:
-                return
-            released = await self._servers.scale(fleet, count)
-        log.info("%s: %d instances instead of %d, for %d open requests", key, count, before, busy)
-        await self._let_go(key, released)
+        if await self.bring(key, fleet, count):
+            log.info("%s: %d instances instead of %d, for %d open requests", key, count, before, busy)
 
     def _scale(self, key: str) -> Scale | None:
         document = self._document(key)

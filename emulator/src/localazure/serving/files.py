@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from localazure.core.errors import AzureError, BadRequest
-from localazure.executors import environments
+from localazure.executors import environments, processes
 from localazure.executors.requirements import Requirements
 from localazure.serving import resources
 from localazure.serving.servers import Probe, Spec
@@ -178,6 +178,20 @@ def check_references(assets: Assets, properties: Mapping[str, Any]) -> None:
         if not resources.has_code(properties) and kind != _MLFLOW:
             message = f"A deployment without codeConfiguration needs a model of type {_MLFLOW}, not {kind}."
             raise BadRequest(message, "properties.codeConfiguration")
+
+
+def log_lines(settings: Settings, endpoint: str, document: Mapping[str, Any], container: str, tail: int) -> list[str]:
+    """The last lines of what a deployment's containers logged: `InferenceServer` or `StorageInitializer`. Blocks."""
+    folder = folder_of(settings, endpoint, document["name"]) / digest(document)
+    names = ["storage-initializer.log"]
+    if container.lower() == "inferenceserver":
+        names = sorted(path.name for path in folder.glob("inference-server-*.log"))
+    lines: list[str] = []
+    for name in names:
+        if len(names) > 1:
+            lines.append(f"--- {name}")
+        lines += processes.tail(folder / name, tail)
+    return lines
 
 
 def forget_versions(settings: Settings, endpoint: str, deployment: str, keep: Collection[Path]) -> None:

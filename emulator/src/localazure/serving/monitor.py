@@ -99,6 +99,17 @@ class Monitor:
             await self._read(endpoint)
         self._measure(fleets)
 
+    async def asked(self, document: Mapping[str, Any], query: Query) -> Any:
+        """The answer to a query about an endpoint or a deployment, by its document."""
+        name = document["name"]
+        if document["type"] == resources.DEPLOYMENT_TYPE:
+            label = f"{document['id'].split('/')[-3]}/{name}"
+            samples = {metric.name: list(self._measured(metric, label)) for metric in query.metrics}
+        else:
+            log = await self._read(name)
+            samples = {metric.name: list(self._requests(metric, query, log, name)) for metric in query.metrics}
+        return metrics.answer(query, document["id"], document["type"], self.settings.location, samples)
+
     def forget(self, endpoint: str) -> None:
         """An endpoint is deleted."""
         if log := self._logs.pop(endpoint, None):
@@ -111,16 +122,12 @@ class Monitor:
     async def _endpoint(self, request: Request, identity: Identity) -> Any:
         document = self.deployments.endpoint_of(request)
         query = Query.parse(request.query_params, metrics.ENDPOINT, resources.ENDPOINT_TYPE, datetime.now(UTC))
-        log = await self._read(document["name"])
-        samples = {metric.name: list(self._requests(metric, query, log, document["name"])) for metric in query.metrics}
-        return metrics.answer(query, document["id"], resources.ENDPOINT_TYPE, self.settings.location, samples)
+        return await self.asked(document, query)
 
     async def _deployment(self, request: Request, identity: Identity) -> Any:
         document = self.deployments.deployment_of(request)
         query = Query.parse(request.query_params, metrics.DEPLOYMENT, resources.DEPLOYMENT_TYPE, datetime.now(UTC))
-        label = f"{request.path_params['endpoint']}/{document['name']}"
-        samples = {metric.name: list(self._measured(metric, label)) for metric in query.metrics}
-        return metrics.answer(query, document["id"], resources.DEPLOYMENT_TYPE, self.settings.location, samples)
+        return await self.asked(document, query)
 
     async def _defined(self, request: Request, identity: Identity) -> Any:
         document = self.deployments.endpoint_of(request)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from localazure.core.errors import BadRequest, NotImplementedOperation
+from localazure.core.errors import BadRequest, Conflict, NotImplementedOperation
 from localazure.executors import durations
 from localazure.serving import scaling
 from localazure.serving.data_collector import Collected
@@ -32,7 +32,8 @@ _KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,256}")
 _REQUEST_SETTINGS = {"maxConcurrentRequestsPerInstance": 1, "requestTimeout": "PT5S", "maxQueueWait": "PT0.5S"}
 _PROBE = {"initialDelay": "PT10S", "period": "PT10S", "timeout": "PT2S", "successThreshold": 1, "failureThreshold": 30}
 _LONGEST_TIMEOUT_SECONDS = 300.0
-_MOST_INSTANCES = 8
+#: Of a deployment, on this machine.
+MOST_INSTANCES = 8
 _ALL = 100  # percent
 
 
@@ -65,7 +66,7 @@ def endpoint_document(identifier: str, body: Mapping[str, Any], previous: Docume
     properties = given | {"traffic": dict(given.get("traffic") or {}), "mirrorTraffic": {}}
     properties["properties"] = dict(given.get("properties") or {})
     properties["provisioningState"] = "Updating" if previous else "Creating"
-    return _document(identifier, ENDPOINT_TYPE, body, properties, _origin(previous, author))
+    return resource_document(identifier, ENDPOINT_TYPE, body, properties, origin(previous, author))
 
 
 def keys_of(body: Mapping[str, Any]) -> dict[str, str]:
@@ -137,7 +138,7 @@ def deployment_document(
         "requestSettings": _REQUEST_SETTINGS | _given(given.get("requestSettings")),
         "livenessProbe": _PROBE | _given(given.get("livenessProbe")),
         "readinessProbe": _PROBE | _given(given.get("readinessProbe")),
-        "scaleSettings": scaling.checked(given.get("scaleSettings"), kind == "Kubernetes", _MOST_INSTANCES),
+        "scaleSettings": scaling.checked(given.get("scaleSettings"), kind == "Kubernetes", MOST_INSTANCES),
         # The SDK fails on a Kubernetes deployment without them.
         "containerResourceRequirements": given.get("containerResourceRequirements") or {},
         "properties": dict(given.get("properties") or {}),
@@ -147,7 +148,7 @@ def deployment_document(
     if given.get("dataCollector"):
         properties["dataCollector"] = data_collector(given["dataCollector"])
     identifier = f"{endpoint['id']}/deployments/{name}"
-    document = _document(identifier, DEPLOYMENT_TYPE, body, properties, _origin(previous, author))
+    document = resource_document(identifier, DEPLOYMENT_TYPE, body, properties, origin(previous, author))
     document["sku"] = {"name": "Default"} | _given(body.get("sku"))
     document["sku"]["capacity"] = instances_of(document)
     for setting in ("requestSettings", "livenessProbe", "readinessProbe"):
@@ -205,10 +206,18 @@ def instances_of(deployment: Document) -> int:
     """How many instances a deployment wants. Raises BadRequest."""
     capacity = (deployment.get("sku") or {}).get("capacity")
     capacity = 1 if capacity is None else capacity
-    if isinstance(capacity, bool) or not isinstance(capacity, int) or not 1 <= capacity <= _MOST_INSTANCES:
-        raise BadRequest(f"sku.capacity must be a whole number from 1 to {_MOST_INSTANCES} here.", "sku.capacity")
+    if isinstance(capacity, bool) or not isinstance(capacity, int) or not 1 <= capacity <= MOST_INSTANCES:
+        raise BadRequest(f"sku.capacity must be a whole number from 1 to {MOST_INSTANCES} here.", "sku.capacity")
     scale = scaling.Scale.parse((deployment.get("properties") or {}).get("scaleSettings"))
     return scale.clamped(capacity) if scale else capacity
+
+
+def resized(deployment: Document, instances: int, wanted: str | None = None) -> Document:
+    """The deployment with another number of instances. Raises Conflict unless its state is `wanted`, if one is."""
+    state = deployment["properties"]["provisioningState"]
+    if wanted and state != wanted:
+        raise Conflict(f"Deployment '{deployment['name']}' is {state}.")
+    return deployment | {"sku": deployment["sku"] | {"capacity": instances}}
 
 
 def request_limit(deployment: Document) -> int | None:
@@ -227,25 +236,26 @@ def seconds(duration: str, target: str = "duration") -> float:
     return durations.seconds(duration, target) or 0.0
 
 
-def _document(
-    identifier: str, type_: str, body: Mapping[str, Any], properties: dict[str, Any], origin: dict[str, str]
+def resource_document(
+    identifier: str, type_: str, body: Mapping[str, Any], properties: dict[str, Any], system_data: dict[str, str]
 ) -> Document:
-    document: Document = {
+    """A resource of Resource Manager, with what `body` says beside its properties."""
+    made: Document = {
         "id": identifier,
         "name": identifier.rpartition("/")[2],
         "type": type_,
         "location": body.get("location"),
         "tags": dict(body.get("tags") or {}),
         "properties": properties,
-        "systemData": origin,
+        "systemData": system_data,
     }
     for field in ("identity", "kind"):
         if body.get(field) is not None:
-            document[field] = body[field]
-    return document
+            made[field] = body[field]
+    return made
 
 
-def _origin(previous: Document | None, author: str) -> dict[str, str]:
+def origin(previous: Document | None, author: str) -> dict[str, str]:
     """Who made and changed a resource, and when (Resource Manager's systemData)."""
     now = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
     created = {"createdAt": now, "createdBy": author, "createdByType": "Application"}

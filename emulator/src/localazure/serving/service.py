@@ -30,6 +30,7 @@ from localazure.ml.resources import require_workspace
 from localazure.serving import files, pages, resources, tokens, traffic
 from localazure.serving.autoscaling import Autoscaling
 from localazure.serving.data_collector import Collected, DataCollector
+from localazure.serving.managed_autoscaling import ManagedAutoscaling
 from localazure.serving.monitor import Monitor
 from localazure.serving.resources import Document
 from localazure.serving.router import Router, RouterError
@@ -79,8 +80,9 @@ class ServingService:
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._routing = asyncio.Lock()
         self._tokens = tokens.EndpointTokens(context.tokens, self._mode_of)
-        self._autoscaling = Autoscaling(self._router, self._servers, self._running, self._document, self._let_go)
+        self._autoscaling = Autoscaling(self._router, self._servers, self._running, self.deployment_named, self._let_go)
         self._monitor = Monitor(context.settings, self)
+        self._managed = ManagedAutoscaling(context.settings, context.store, self, self._monitor, self._autoscaling)
 
     def operations(self) -> list[Operation]:
         endpoints = _WORKSPACE + "/onlineEndpoints"
@@ -107,6 +109,7 @@ class ServingService:
         return [
             *(Operation(name, method, path, handler, "arm") for name, method, path, handler in rows),
             *watched,
+            *self._managed.operations(),
             page,
         ]
 
@@ -130,6 +133,7 @@ class ServingService:
                 self._bring(endpoint, name, None)
         self._spawn(self._watch())
         self._spawn(self._autoscaling.keep())
+        self._spawn(self._managed.keep())
 
     async def stop(self) -> None:
         """End every server. The documents stay: the next start brings them back."""
@@ -307,16 +311,8 @@ class ServingService:
         tail = body.get("tail") or 100
         if not isinstance(tail, int) or not 0 < tail <= _MOST_LOG_LINES:
             raise BadRequest(f"tail must be a number of lines from 1 to {_MOST_LOG_LINES}.", "tail")
-        endpoint = request.path_params["endpoint"]
-        folder = files.folder_of(self._settings, endpoint, document["name"]) / files.digest(document)
-        names = ["storage-initializer.log"]
-        if str(body.get("containerType") or "InferenceServer").lower() == "inferenceserver":
-            names = sorted(path.name for path in folder.glob("inference-server-*.log"))
-        lines: list[str] = []
-        for name in names:
-            if len(names) > 1:
-                lines.append(f"--- {name}")
-            lines += processes.tail(folder / name, tail)
+        container = str(body.get("containerType") or "InferenceServer")
+        lines = files.log_lines(self._settings, request.path_params["endpoint"], document, container, tail)
         return {"content": "\n".join(lines) + "\n" if lines else ""}
 
     # What the monitor asks for.
@@ -333,8 +329,20 @@ class ServingService:
     def log_of(self, endpoint: str) -> Path:
         return access_log(self._router.site, endpoint)
 
-    def _document(self, key: str) -> Document | None:
+    def endpoint_named(self, endpoint: str) -> Document | None:
+        return self._store.get(_ENDPOINT, endpoint)
+
+    def deployment_named(self, key: str) -> Document | None:
         return self._store.get(_DEPLOYMENT, key)
+
+    def resize(self, key: str, instances: int) -> bool:
+        """Write down how many instances a deployment has; False if it is being changed, or gone."""
+        try:
+            self._store.update(_DEPLOYMENT, key, lambda document: resources.resized(document, instances, "Succeeded"))
+            self._store.update(_LIVE, key, lambda document: resources.resized(document, instances))
+        except (Conflict, KeyError):
+            return False
+        return True
 
     def collected(self) -> Mapping[tuple[int, str, str, bool], int]:
         return self._collector.counted
