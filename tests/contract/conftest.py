@@ -26,8 +26,9 @@ from typing import Any
 
 import pytest
 
+import port_leases
+
 CHECKOUT = Path(__file__).resolve().parents[2]
-_PORTS = 60  # of a port base, the inference servers' included
 
 
 class Localazure(dict[str, Any]):
@@ -105,7 +106,7 @@ def localazure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Localazure]
     given = os.environ.get("AZFLOW_LOCALAZURE_CONNECTION")
     home = Path(given).parent if given else tmp_path_factory.mktemp("localazure")
     if not given:
-        _localazure(home, "--port-base", str(_free_ports()), "up")
+        _localazure(home, "--port-base", str(port_leases.lease()), "up")
     patch = pytest.MonkeyPatch()
     try:
         connection = Localazure(json.loads((home / "connection.json").read_text()), home)
@@ -135,23 +136,6 @@ def _localazure(home: Path, *arguments: str, timeout: float = 240) -> str:
     if ended.returncode != 0:
         pytest.fail(f"localazure {' '.join(arguments)} failed:\n{ended.stderr}", pytrace=False)
     return ended.stdout
-
-
-def _free_ports() -> int:
-    """A port base whose ports are free at the moment."""
-    bases = range(23000, 32000, 100)
-    # Sessions that start at the same moment begin to look at different places.
-    first = os.getpid() % len(bases)
-    for base in [*bases[first:], *bases[:first]]:
-        try:
-            for port in range(base, base + _PORTS):
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return base
-    pytest.fail("no free range of ports between 23000 and 32000")
 
 
 def _resolve_localhost(patch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workbench import AIRFLOW_PORT, PORT_BASE, ROOT, Workbench, kill_workers_of, land_days
+from workbench import ROOT, Workbench, kill_workers_of, land_days
 
 import local_azure
+import port_leases
 from airflow_components import AirflowApi, AirflowComponents, AirflowHome
 
 #: A worker or a triggerer that vanished is noticed within seconds instead of minutes.
@@ -24,7 +25,7 @@ PROMPT = {
 
 @pytest.fixture(scope="session")
 def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
-    folder = tmp_path_factory.mktemp("nights")
+    folder, port = tmp_path_factory.mktemp("nights"), port_leases.lease()
     project, home = folder / "project", folder / "localazure"
     for part in ("dags", "plugins", "include"):
         shutil.copytree(ROOT / part, project / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -32,13 +33,13 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     shutil.copy(Path(__file__).with_name("spark_kills.py"), project / "dags")
     for kind, name in (("notebooks", "leave_a_file.ipynb"), ("jobs", "leave_a_file.py")):
         shutil.copy(Path(__file__).with_name(name), project / "include/spark" / kind)
-    local_azure.command("up", home=home, port_base=PORT_BASE, quiet=True)
+    local_azure.command("up", home=home, port_base=port, quiet=True)
     components = None
     try:
         local = local_azure.connection(home)
         airflow = AirflowHome(
             folder / "airflow",
-            AIRFLOW_PORT,
+            port + 80,
             local_azure.airflow_connection(local),
             Path(local["ca_bundle"]),
             project,
@@ -52,7 +53,7 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     finally:
         if components is not None:
             components.stop()
-        local_azure.command("down", home=home, port_base=PORT_BASE, quiet=True)
+        local_azure.command("down", home=home, quiet=True)
 
 
 @pytest.fixture(scope="session")

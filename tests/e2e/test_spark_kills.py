@@ -18,7 +18,7 @@ from azure.identity import ClientSecretCredential
 from azure.storage.blob import BlobServiceClient
 from azure.synapse.artifacts import ArtifactsClient
 from azure.synapse.spark import SparkClient
-from workbench import PORT_BASE, Workbench, kill_workers_of
+from workbench import Workbench, kill_workers_of
 
 import local_azure
 
@@ -133,7 +133,7 @@ def test_a_killed_localazure_loses_its_runs_and_the_retry_does_the_work(workbenc
             os.kill(pid, signal.SIGKILL)
     # Nobody records any more what they do: they mustn't go on.
     wait_until(lambda: not sparks.keys() & processes(workbench.home)[1].keys(), 30)
-    local_azure.command("up", home=workbench.home, port_base=PORT_BASE, quiet=True)
+    local_azure.command("up", home=workbench.home, quiet=True)
     seen.go(night.folder)
     assert night.bench.finish(night.run) == "success", night.bench.why(night.run)
     did = night.did()

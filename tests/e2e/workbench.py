@@ -24,7 +24,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 from airflow_components import AirflowApi, AirflowComponents  # noqa: E402
 from demo import FIRST_MODEL, dag_of, land  # noqa: E402
 
-PORT_BASE, AIRFLOW_PORT = 28400, 28480
 PATIENCE = 600.0
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import port_leases
 import pytest
 import pytest_asyncio
 
@@ -23,7 +24,6 @@ from localazure.serving.data_collector import Collected, DataCollector, event
 from localazure.settings import Settings
 from localazure.storage.locations import Location
 
-PORT_BASE = 23420
 DEPLOYMENT = "flights/blue"
 ASKED = {
     "collections": {
@@ -73,7 +73,7 @@ class Places:
 @pytest_asyncio.fixture
 async def collector(certified: Settings) -> AsyncIterator[tuple[DataCollector, Appended]]:
     storage = Appended()
-    collector = DataCollector(replace(certified, port_base=PORT_BASE), storage, Places())  # type: ignore[arg-type]
+    collector = DataCollector(replace(certified, port_base=port_leases.lease()), storage, Places())  # type: ignore[arg-type]
     await collector.start()
     yield collector, storage
     await collector.stop()

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import port_leases
 import pytest
 
 from localazure.core import certificates
@@ -25,7 +26,7 @@ from localazure.serving.routing import DeploymentRoute, EndpointRoute, configura
 from localazure.settings import Settings
 
 KEY = "local-key-0123456789"
-PORT_BASE = 23400
+PORT_BASE = port_leases.lease()
 
 
 class Upstream:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import port_leases
 import pytest
 
 from localazure.core import certificates
@@ -29,7 +30,6 @@ from localazure.serving.router import router_command
 from localazure.serving.service import ServingService
 from localazure.settings import Settings
 
-PORT_BASE = 23300
 API = {"api-version": "2023-04-01-preview"}
 
 SCORE = """
@@ -147,7 +147,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    made = Settings.load(tmp_path_factory.mktemp("home"), port_base=PORT_BASE)
+    made = Settings.load(tmp_path_factory.mktemp("home"), port_base=port_leases.lease())
     certificates.ensure(made)
     return made
 

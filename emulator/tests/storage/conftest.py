@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
+import port_leases
 import pytest
 
 from localazure import supervisor
@@ -17,9 +17,7 @@ from localazure.storage.blobs import BlobStore
 
 @pytest.fixture(scope="session")
 def blobs(certified: Settings) -> Iterator[BlobStore]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        settings = replace(certified, port_base=probe.getsockname()[1] - 2)
+    settings = replace(certified, port_base=port_leases.lease())
     azurite = next(program for program in supervisor.programs(settings) if program.name == "azurite")
     (settings.home / "azurite").mkdir(exist_ok=True)
     process = processes.start(
