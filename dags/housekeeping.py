@@ -1,6 +1,7 @@
-"""Cancels Azure ML jobs that no task waits for any more, on every connection that a model uses.
+"""Cancels what runs and no task waits for any more (Azure ML jobs, notebook runs, Spark batches, SQL requests), on every
+connection that a model uses.
 
-Runs four times a day and by hand; with ``only_report`` it cancels nothing.
+Runs every hour and by hand; with ``only_report`` it cancels nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ connections = {found[1] if found else DEFAULT_CONNECTION for found in named}
 
 with DAG(
     "housekeeping",
-    description="Cancels Azure ML jobs that nobody waits for; names old deployments and data assets",
-    schedule="35 */6 * * *",
+    description="Cancels remote runs that nobody waits for; names old deployments and data assets",
+    schedule="35 * * * *",
     catchup=False,
     max_active_runs=1,
     tags={"azflow", "housekeeping"},

@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from azflow.connection import AzureConnection
-from azflow.errors import ConfigurationError, RunExists, SpecError
+from azflow.errors import ConfigurationError, RunExists, SpecError, first_line
 from azflow.remote import Found, RunFailure, RunState, RunStates
+from azflow.run_records import NotebookRecords
 from azflow.spark_files import memory_hint, studio_url
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from azure.synapse.artifacts.models import RunNotebookResult
 
     from azflow.credentials import AsyncRestClient
+
+logger = logging.getLogger(__name__)
 
 SERVICE = "Synapse notebook run"
 API_VERSION = "2022-03-01-preview"
@@ -85,7 +89,7 @@ class SynapseNotebookRuns:
     # -- RemoteRuns --------------------------------------------------------------------------------------------------
 
     def lookup(self, name: str) -> Found | None:
-        """The run with the id `name`. The service keeps no tags: no digest."""
+        """The run with the id `name`. The service keeps no tags: no digest (it is part of the id)."""
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
@@ -107,6 +111,7 @@ class SynapseNotebookRuns:
         for other, content in (payload.get("others") or {}).items():
             self._publish(other, content, str(payload["spark_pool"]))
         self._publish(str(payload["notebook"]), payload["content"], str(payload["spark_pool"]))
+        self._record(name, tags)
         request: dict[str, Any] = {
             "notebook": payload["notebook"],
             "sparkPool": payload["spark_pool"],
@@ -219,6 +224,16 @@ class SynapseNotebookRuns:
 
     def _state(self, result: RunNotebookResult, id: str) -> RunState:
         return STATES.of(str(result.run_status), id=id, url=self.url(id))
+
+    def _record(self, name: str, tags: Mapping[str, str]) -> None:
+        """Leave a record of the run for who looks for those that nobody waits for. It runs without one, too."""
+        if not self._connection.storage_account_url:
+            return
+        try:
+            with contextlib.closing(NotebookRecords(self._connection)) as records:
+                records.write(name, tags)
+        except Exception as problem:
+            logger.warning("%s %s has no record in the lake: %s", SERVICE, name, first_line(problem))
 
     def _publish(self, name: str, content: Mapping[str, Any], spark_pool: str) -> None:
         """PUT /notebooks/{name} unless it exists; equal names mean equal content."""

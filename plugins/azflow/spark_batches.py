@@ -120,7 +120,7 @@ class SparkBatches:
 
     def state(self, id: str) -> RunState:
         """GET .../batches/{id}"""
-        return self._state(self._known(id), id)
+        return self.state_of(self._known(id))
 
     async def astate(self, id: str) -> RunState:
         """As `state`, for the triggerer."""
@@ -133,7 +133,7 @@ class SparkBatches:
         response = await self._async_rest.send(HttpRequest("GET", self._url(f"/{id}?detailed=true")))
         if response.status_code != _OK:
             raise HttpResponseError(response=response)
-        return self._state(response.json(), id)
+        return self.state_of(response.json())
 
     def cancel(self, id: str) -> None:
         """DELETE .../batches/{id}; a batch that is over already, or gone, is no error."""
@@ -143,7 +143,7 @@ class SparkBatches:
             self._call("DELETE", f"/{id}")
         except HttpResponseError:
             batch = self._batch(id)
-            if batch is not None and not self._state(batch, id).is_terminal:
+            if batch is not None and not self.state_of(batch).is_terminal:
                 raise
 
     def result(self, id: str) -> dict[str, Any]:
@@ -212,6 +212,26 @@ class SparkBatches:
         progress["read"] = begin + len(lines)
         return lines
 
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """All that the pool lists, whoever made them."""
+        begin, total = 0, 1
+        while begin < total:
+            page = self._call("GET", f"?from={begin}&size={_PAGE}&detailed=true")
+            sessions = page.get("sessions") or []
+            if not sessions:
+                break
+            yield from sessions
+            begin += len(sessions)
+            total = int(page.get("total") or 0)
+
+    def state_of(self, batch: Mapping[str, Any]) -> RunState:
+        """The state of a batch as Livy shows it."""
+        state = STATES.of(str(batch.get("state")), id=str(batch.get("id")))
+        result = _RESULTS.get(str(batch.get("result")))
+        if state.is_terminal and result is not None and result != state.phase:
+            return RunState(f"{state.raw} ({batch['result']})", result)
+        return state
+
     def definition(self, name: str) -> dict[str, Any]:
         """GET /sparkJobDefinitions/{name}: its properties.
 
@@ -271,29 +291,13 @@ class SparkBatches:
 
     def _named(self, name: str) -> dict[str, Any] | None:
         """The batch called `name`, from the list; of several the one that did the work, else one that still may."""
-        found: dict[str, dict[str, Any]] = {}
-        begin, total = 0, 1
-        while begin < total:
-            page = self._call("GET", f"?from={begin}&size={_PAGE}&detailed=true")
-            sessions = page.get("sessions") or []
-            if not sessions:
-                break
-            found |= {str(each["id"]): each for each in sessions if each.get("name") == name}
-            begin += len(sessions)
-            total = int(page.get("total") or 0)
+        found = {str(each["id"]): each for each in self.batches() if each.get("name") == name}
         order = {"succeeded": 0, "active": 1, "failed": 2, "cancelled": 2}
-        return min(found.values(), key=lambda each: (order[self._found(each).state.phase], each["id"]), default=None)
+        return min(found.values(), key=lambda each: (order[self.state_of(each).phase], each["id"]), default=None)
 
     def _found(self, batch: Mapping[str, Any]) -> Found:
         id = str(batch["id"])
-        return Found(id, self._state(batch, id), (batch.get("tags") or {}).get(DIGEST_TAG))
-
-    def _state(self, batch: Mapping[str, Any], id: str) -> RunState:
-        state = STATES.of(str(batch.get("state")), id=id)
-        result = _RESULTS.get(str(batch.get("result")))
-        if state.is_terminal and result is not None and result != state.phase:
-            return RunState(f"{state.raw} ({batch['result']})", result)
-        return state
+        return Found(id, self.state_of(batch), (batch.get("tags") or {}).get(DIGEST_TAG))
 
     def _log(self, id: str, batch: Mapping[str, Any]) -> list[str]:
         lines: Sequence[Any] = []

@@ -50,7 +50,8 @@ class Edge:
             names = sorted(name for name in self.blobs if name.startswith(prefix))
             items = "".join(
                 f"<Blob><Name>{escape(name.partition('/')[2])}</Name><Properties><Content-Length>"
-                f"{len(self.blobs[name])}</Content-Length><BlobType>BlockBlob</BlobType></Properties></Blob>"
+                f"{len(self.blobs[name])}</Content-Length><BlobType>BlockBlob</BlobType>"
+                "<Last-Modified>Fri, 08 Mar 2013 00:00:00 GMT</Last-Modified></Properties></Blob>"
                 for name in names
             )
             listing = f"<?xml version='1.0'?><EnumerationResults><Blobs>{items}</Blobs></EnumerationResults>"
@@ -61,6 +62,9 @@ class Edge:
             return 201, b"", {"ETag": '"1"'}
         if path not in self.blobs:
             return 404, b"", {"x-ms-error-code": "BlobNotFound"}
+        if request.method == "DELETE":
+            del self.blobs[path]
+            return 202, b""
         content = self.blobs[path]
         headers = {"ETag": '"1"', "x-ms-blob-type": "BlockBlob", "Last-Modified": "Fri, 08 Mar 2013 00:00:00 GMT"}
         if request.method == "HEAD":

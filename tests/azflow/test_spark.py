@@ -429,7 +429,7 @@ def test_a_traceback_isnt_hidden_by_what_the_jvm_prints_after_it() -> None:
 async def test_states_are_livys_unless_the_result_says_more(include: Path, livy: LivyEdge) -> None:
     runs = SparkBatches(AzureConnection.load(), "pool")
     seen = {
-        (state, result): runs._state({"state": state, "result": result}, "0").phase
+        (state, result): runs.state_of({"id": 0, "state": state, "result": result}).phase
         for state, result in [
             ("not_started", "Uncertain"), ("running", "Uncertain"), ("success", "Succeeded"), ("success", "Failed"),
             ("dead", "Failed"), ("dead", "Cancelled"), ("killed", "Uncertain"), ("error", None),
