@@ -224,8 +224,20 @@ fs.rm(root, True)
 assert not fs.exists(root)
 assert notebookutils.notebook.run('child', 60, {{'x': 21}}) == '42'
 assert double(4) == 8
+vault, secret = '{localazure["key_vault"]}', 'notebook-{uuid.uuid4().hex[:8]}'
+credentials = notebookutils.credentials
+assert credentials.putSecret(vault, secret, 'kept') == 'kept' == credentials.getSecret(vault, secret)
+assert mssparkutils.credentials.getSecret(vault, secret) == 'kept'
+assert credentials.isValidToken(credentials.getToken('Vault'))
+for wrong, words in ((vault, 'SecretNotFound'), ('other', "there is no key vault 'other'")):
+    try:
+        credentials.getSecret(wrong, 'never-there')
+    except RuntimeError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(wrong)
 refused = 0
-for call in ("notebookutils.credentials.getSecret('vault', 'name')", "notebookutils.fs.getMountPath('/m')",
+for call in ("notebookutils.credentials.getSecretWithLS('vault', 'name')", "notebookutils.fs.getMountPath('/m')",
              "frame.write.saveAsTable('t')", "spark.sql('CREATE TABLE t (a INT)')",
              "spark.read.format('jdbc')", "notebookutils.lakehouse"):
     try:

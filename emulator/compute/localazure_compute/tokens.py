@@ -22,9 +22,10 @@ RESOURCES = {
     "azuremanagement": "https://management.azure.com",
     "aml": "https://ml.azure.com",
     "ml": "https://ml.azure.com",
+    "vault": "https://vault.azure.net",
 }
 #: Azure's other audiences: localazure has no such service.
-ABSENT = ("Vault", "DataLakeStore", "AzureOSSDB", "Kusto", "ADF", "AzureDataExplorer", "MSGraph")
+ABSENT = ("DataLakeStore", "AzureOSSDB", "Kusto", "ADF", "AzureDataExplorer", "MSGraph")
 _SPARE_SECONDS = 300
 _HTTP_BAD_REQUEST = 400
 

@@ -1,4 +1,6 @@
-"""`notebookutils.credentials`: tokens of the notebook's identity. Key Vault and linked services aren't there.
+"""`notebookutils.credentials`: tokens of the notebook's identity, and the key vault's secrets by that identity.
+
+Linked services aren't there.
 
 https://learn.microsoft.com/azure/synapse-analytics/spark/microsoft-spark-utilities#credentials-utilities
 """
@@ -9,16 +11,13 @@ import base64
 import json
 import time
 
-from localazure_compute import tokens
+from localazure_compute import key_vault, tokens
 from notebookutils import _help
 
-_VAULT = "localazure has no Key Vault"
 _LINKED = "localazure has no linked services"
 _REFUSED = {
-    "getSecret": _VAULT,
-    "getSecretWithLS": _VAULT,
-    "putSecret": _VAULT,
-    "putSecretWithLS": _VAULT,
+    "getSecretWithLS": _LINKED,
+    "putSecretWithLS": _LINKED,
     "getConnectionStringOrCreds": _LINKED,
     "getFullConnectionString": _LINKED,
     "getConnectionStringAsMap": _LINKED,
@@ -27,10 +26,25 @@ _REFUSED = {
 
 
 def getToken(audience: str, name: str = "") -> str:
-    """A token for a key (Storage, DW, Synapse, AzureManagement, AML) or a resource. Raises PermissionError."""
+    """A token for a key (Storage, Vault, DW, Synapse, AzureManagement, AML) or a resource. Raises PermissionError."""
     if name:
         raise NotImplementedError(f"notebookutils.credentials.getToken with a linked service: {_LINKED}")
     return tokens.token(audience)
+
+
+def getSecret(akvName: str, secret: str, linkedService: str = "") -> str:
+    """The value of a secret in the vault `akvName`, its current version. Raises RuntimeError in the vault's words."""
+    if linkedService:
+        raise NotImplementedError(f"notebookutils.credentials.getSecret with a linked service: {_LINKED}")
+    return key_vault.get(akvName, secret)
+
+
+def putSecret(akvName: str, secretName: str, secretValue: str, linkedService: str = "") -> str:
+    """Put a secret into the vault `akvName`, as a new version; the value. Raises RuntimeError in the vault's words."""
+    if linkedService:
+        raise NotImplementedError(f"notebookutils.credentials.putSecret with a linked service: {_LINKED}")
+    key_vault.put(akvName, secretName, secretValue)
+    return secretValue
 
 
 def isValidToken(token: str) -> bool:

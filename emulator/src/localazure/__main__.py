@@ -94,6 +94,7 @@ def _addresses(settings: Settings) -> list[tuple[str, str]]:
         ("Synapse SQL (TDS)", f"{settings.sql_server}, database {settings.sql_database}"),
         ("Synapse serverless SQL (TDS)", settings.sql_server_ondemand),
         ("Blob storage", settings.blob_url),
+        ("Key Vault", f"{settings.key_vault_url}, or {settings.key_vault_uri}"),
         ("Scoring", settings.router_url),
         ("MLflow (starts when asked)", settings.mlflow_url),
         ("Certificates to trust", str(settings.ca_bundle)),

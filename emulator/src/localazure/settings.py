@@ -109,6 +109,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("storage_account", "azflowlake", "the storage account"),
     Setting("storage_account_key", _account_key, "the storage account's key (base64)", generated=True),
     Setting("container", "lake", "the data lake's container; Azure ML's own is `azureml`"),
+    Setting("key_vault", "kv-azflow", "the key vault"),
     Setting("sql_database", "azflow", "the dedicated SQL pool"),
     Setting("sql_login", "sqladmin", "the SQL administrator"),
     Setting("sql_password", _sql_password, "the SQL administrator's password", generated=True),
@@ -143,6 +144,7 @@ class Settings:
     storage_account: str
     storage_account_key: str
     container: str
+    key_vault: str
     sql_database: str
     sql_login: str
     sql_password: str
@@ -179,6 +181,7 @@ class Settings:
                 values[row.name] = row.default() if callable(row.default) else row.default
         values["port_base"] = _port(values["port_base"])
         values["public_host"] = _host_name(values["public_host"])
+        values["key_vault"] = _vault_name(values["key_vault"])
         # Not resolved: a virtual environment's interpreter is a link, and only by that name it finds its packages.
         values["compute_python"] = Path(values["compute_python"])
         if isinstance(values["azurite"], str):
@@ -269,6 +272,38 @@ class Settings:
         return f"{self.public_host},{self.serverless_port}"
 
     @property
+    def key_vault_url(self) -> str:
+        """The key vault, at an address that needs no name of its own; its paths are at the root, as clients want it.
+
+        Azure's SDKs must be told there not to compare the vault's name with the resource of its tokens
+        (`verify_challenge_resource=False`). At `key_vault_uri` they needn't.
+        """
+        return self.api_url
+
+    @property
+    def key_vault_host(self) -> str:
+        """The vault's own host, in the place of `<vault>.vault.azure.net`."""
+        return f"{self.key_vault}.vault.{self.public_host}"
+
+    @property
+    def key_vault_uri(self) -> str:
+        """The key vault at its own host, which must resolve: `https://kv-azflow.vault.localhost:18400`."""
+        return f"https://{self.key_vault_host}:{self.api_port}"
+
+    @property
+    def key_vault_resource(self) -> str:
+        """The resource of tokens for the vault, in the place of `https://vault.azure.net` (which is good as well)."""
+        return f"https://vault.{self.public_host}:{self.api_port}"
+
+    @property
+    def key_vault_id(self) -> str:
+        """The key vault's ARM id."""
+        return (
+            f"/subscriptions/{self.subscription_id}/resourceGroups/{self.resource_group}"
+            f"/providers/Microsoft.KeyVault/vaults/{self.key_vault}"
+        )
+
+    @property
     def workspace_id(self) -> str:
         """The workspace's ARM id."""
         return (
@@ -342,6 +377,8 @@ class Settings:
             "storage_account": self.storage_account,
             "storage_account_url": self.blob_url,
             "container": self.container,
+            "key_vault": self.key_vault,
+            "key_vault_url": self.key_vault_url,
             "synapse_endpoint": self.api_url,
             "sql_server": self.sql_server,
             "sql_server_ondemand": self.sql_server_ondemand,
@@ -406,6 +443,16 @@ def _host_name(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", value):
         raise ValueError(f"public_host must be one lower-case label (letters, digits, hyphens), not {value!r}")
     return value
+
+
+def _vault_name(value: Any) -> str:
+    # https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates#vault-name-and-object-name
+    if not isinstance(value, str) or not re.fullmatch(r"(?!.*--)[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]", value):
+        raise ValueError(
+            "key_vault must be 3 to 24 letters, digits and single hyphens, begin with a letter and end with a letter "
+            f"or digit, not {value!r}"
+        )
+    return value.lower()
 
 
 def _write_private(path: Path, content: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from localazure.storage.blobs import BlobStore
 log = logging.getLogger(__name__)
 
 # In this order they are built and started; they stop in reverse.
-SERVICES = ("identity", "storage", "ml", "serving", "batch", "synapse")
+SERVICES = ("identity", "storage", "keyvault", "ml", "serving", "batch", "synapse")
 
 _GRACE_SECONDS = 5
 # Longer than clients keep an idle connection, so that none is closed under a request.

@@ -7,22 +7,19 @@ Claims: https://learn.microsoft.com/entra/identity-platform/access-token-claims-
 from __future__ import annotations
 
 import base64
-import contextlib
-import os
 import secrets
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from localazure.core import certificates
+from localazure.core import certificates, keys
 from localazure.core.errors import BadRequest, Unauthorized
 from localazure.settings import Settings
 
@@ -58,6 +55,8 @@ class Tokens:
             "synapse": _with_and_without_slash("https://dev.azuresynapse.net", settings.api_url),
             "sql": _with_and_without_slash("https://database.windows.net"),
             "storage": _with_and_without_slash("https://storage.azure.com"),
+            # Key Vault refuses the audience with a slash (AKV10022).
+            "vault": frozenset({"https://vault.azure.net", settings.key_vault_resource}),
             # Online endpoints take Entra's tokens for Azure ML, or tokens of their own.
             "scoring": _with_and_without_slash("https://ml.azure.com"),
             "endpoint": frozenset({"urn:azureml:onlineEndpoint"}),
@@ -171,7 +170,8 @@ class Tokens:
     def _key(self) -> rsa.RSAPrivateKey:
         path = self._settings.home / "keys" / "tokens.pem"
         if not path.exists():
-            _make_key(path)
+            made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            keys.write_once(path, certificates.private_pem(made))
         key = serialization.load_pem_private_key(path.read_bytes(), None)
         if not isinstance(key, rsa.RSAPrivateKey):
             raise ValueError(f"{path} isn't an RSA key; remove it, and a new one is made")
@@ -185,19 +185,6 @@ class Tokens:
         digest = hashes.Hash(hashes.SHA256())
         digest.update(public)
         return base64.urlsafe_b64encode(digest.finalize()[:15]).decode()
-
-
-def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(certificates.private_pem(key))
-    # A link fails if the key is there by now: of several processes the first one's key wins.
-    with contextlib.suppress(FileExistsError):
-        os.link(draft, path)
-    draft.unlink()
 
 
 def _with_and_without_slash(*audiences: str) -> frozenset[str]:

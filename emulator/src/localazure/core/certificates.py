@@ -51,7 +51,9 @@ def ensure(settings: Settings) -> None:
 def _names(settings: Settings) -> set[str]:
     account = settings.storage_account
     # Clients differ in what they accept of wildcards, so the account's names are there in full as well.
-    below = ("*", f"{account}.blob.core", f"{account}.dfs.core", "*.blob.core", "*.dfs.core")
+    below = (
+        "*", f"{account}.blob.core", f"{account}.dfs.core", "*.blob.core", "*.dfs.core", f"{settings.key_vault}.vault",
+    )  # fmt: skip
     return _hosts(settings) | {f"{name}.{host}" for host in _hosts(settings) for name in below}
 
 

@@ -79,6 +79,8 @@ def environment(settings: Settings, folder: Path) -> dict[str, str]:
         "LOCALAZURE_LAKE_SAS": account_sas(settings),
         "LOCALAZURE_TOKEN_ENDPOINT": settings.api_url + TOKEN_PATH,
         "LOCALAZURE_TOKEN_SECRET": secret,
+        "LOCALAZURE_KEY_VAULT": settings.key_vault,
+        "LOCALAZURE_KEY_VAULT_URL": settings.key_vault_url,
         "LOCALAZURE_SQL_SERVER": settings.sql_server,
         "LOCALAZURE_SQL_DATABASE": settings.sql_database,
         "LOCALAZURE_WORKSPACE": settings.workspace,

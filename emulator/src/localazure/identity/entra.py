@@ -27,6 +27,7 @@ from starlette.responses import JSONResponse, Response
 from localazure.core.auth import LIFETIME_SECONDS, Identity, Tokens
 from localazure.core.errors import BadRequest
 from localazure.core.registry import Operation
+from localazure.identity.machine import MachineIdentity
 from localazure.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Entra:
             Operation("SigningKeys_Get", "GET", "/{tenant}/discovery/keys", self._keys, None),
             Operation("Token_IssueV2", "POST", "/{tenant}/oauth2/v2.0/token", self._token_v2, None, _FORM_LIMIT),
             Operation("Token_Issue", "POST", "/{tenant}/oauth2/token", self._token_v1, None, _FORM_LIMIT),
+            *MachineIdentity(self._settings, self._tokens).operations(),
         ]
 
     async def start(self) -> None:

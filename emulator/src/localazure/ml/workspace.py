@@ -92,6 +92,7 @@ class WorkspaceService:
                 "mlFlowTrackingUri": tracking_uri(settings),
                 "workspaceId": settings.workspace_guid,
                 "storageAccount": f"{group}/providers/Microsoft.Storage/storageAccounts/{settings.storage_account}",
+                "keyVault": settings.key_vault_id,
                 "provisioningState": "Succeeded",
             },
         }
