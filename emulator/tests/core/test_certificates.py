@@ -39,7 +39,15 @@ def handshake(settings: Settings, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["localhost", "127.0.0.1", "::1", "azflowlake.blob.core.localhost", "azflowlake.dfs.core.localhost"]
+    "name",
+    [
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        "azflowlake.blob.core.localhost",
+        "azflowlake.dfs.core.localhost",
+        "kv-azflow.vault.localhost",
+    ],
 )
 def test_clients_accept_every_name_of_the_server(certified: Settings, name: str) -> None:
     handshake(certified, name)

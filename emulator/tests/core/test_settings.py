@@ -65,6 +65,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         Settings.load(tmp_path, color="red")
     with pytest.raises(ValueError, match="port_base must be between"):
         Settings.load(tmp_path, port_base=80)
+    for name in ("kv", "1-vault", "key--vault", "vault-", "key_vault", "x" * 25):
+        with pytest.raises(ValueError, match="key_vault must be 3 to 24 letters"):
+            Settings.load(tmp_path / name, key_vault=name)
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(ValueError, match=r"settings\.json isn't JSON"):
         Settings.load(tmp_path)

@@ -39,9 +39,10 @@ class Seal:
 
     def open(self, sealed: str, about: str) -> bytes:
         """The content. Raises SealBroken."""
+        cipher = self._cipher
         try:
             raw = base64.b64decode(sealed + "=" * (-len(sealed) % 4), altchars=b"-_", validate=True)
-            return self._cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], about.encode())
+            return cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], about.encode())
         except (ValueError, InvalidTag):
             raise SealBroken(f"not sealed for {about} with the key {self._path}") from None
 
