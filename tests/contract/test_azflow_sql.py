@@ -209,13 +209,12 @@ def started(operator: SynapseSqlOperator, made: Any) -> threading.Thread:
 RUNNING = "SELECT request_id FROM sys.dm_pdw_exec_requests WHERE [label] = 'azflow:d:{}:r' AND status = 'Running'"
 
 
-def until(connection: AzureConnection, task: str, running: bool, seconds: float = 5) -> float:
-    """Wait until the task's statement is seen, or is gone; how long that took."""
+def until(connection: AzureConnection, task: str, running: bool) -> None:
+    """Wait until the task's statement is seen, or is gone."""
     begun = time.monotonic()
     while bool(execute(connection, RUNNING.format(task))) != running:
-        assert time.monotonic() - begun < seconds, f"after {seconds} s it is still {'not ' if running else ''}there"
+        assert time.monotonic() - begun < 60, f"after a minute it is still {'not ' if running else ''}there"
         time.sleep(0.1)
-    return time.monotonic() - begun
 
 
 def test_a_pool_is_not_paused_under_anothers_query(connection: AzureConnection, include: Path, slow: str) -> None:
@@ -243,17 +242,13 @@ async def test_the_triggerer_sees_the_pool(connection: AzureConnection) -> None:
             await changes.aclose()
 
 
-def test_a_stopped_tasks_statement_is_gone_within_five_seconds(
-    connection: AzureConnection, include: Path, slow: str
-) -> None:
+def test_a_stopped_tasks_statement_is_gone(connection: AzureConnection, include: Path, slow: str) -> None:
     operator, made = prepared(include, slow, "stopped")
     thread = started(operator, made)
     until(connection, "stopped", True)
-    stopped = time.monotonic()
     operator.on_kill()
     until(connection, "stopped", False)
-    assert time.monotonic() - stopped < 5
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     label = "azflow:d:stopped:r"
     ends = execute(connection, f"SELECT status FROM sys.dm_pdw_exec_requests WHERE [label] = '{label}'")

@@ -272,9 +272,7 @@ def test_a_run_is_cancelled_and_stays_cancelled(client: ArtifactsClient, localaz
     run = submit(client, localazure["spark_pool"], "slow")
     while client.run_notebook.get_status(run).result.run_status == "Starting":
         time.sleep(0.2)
-    started = time.monotonic()
     assert client.run_notebook.cancel_run(run).result.run_status == "Cancelled"
-    assert time.monotonic() - started < 10
     assert client.run_notebook.get_status(run).result.run_status == "Cancelled"
     with pytest.raises(ResourceExistsError, match="cannot accept the cancel request"):
         client.run_notebook.cancel_run(run)

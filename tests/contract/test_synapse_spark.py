@@ -256,11 +256,9 @@ def test_a_cancelled_batch_leaves_nothing_behind(
 ) -> None:
     batch = submit(upload("sleep.py", SLEEPING_SCRIPT))
     ended(spark, batch, "running")
-    begun = time.monotonic()
     spark.spark_batch.cancel_spark_batch_job(batch.id)
     killed = ended(spark, batch, "killed")
     assert (killed.result, killed.livy_info.terminated_at is not None) == ("Cancelled", True)
-    assert time.monotonic() - begun < 10
     if is_local(localazure):
         assert processes(localazure) == []
 

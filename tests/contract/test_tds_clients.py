@@ -240,7 +240,7 @@ def test_a_big_result(client: Client, numbers: str) -> None:
 def test_cancel_by_attention(client: Client, numbers: str) -> None:
     slow = f"SELECT COUNT_BIG(*) FROM {numbers} a CROSS JOIN {numbers} b WHERE a.n * 3 + b.n * 7 = 11 + a.n % 13"
     failure, seconds = client.cancel_after(slow, 1)
-    assert seconds < 20, "the query was not cancelled"
+    assert seconds < 60, "the query was not cancelled"
     assert failure is not None or client.kind == "pymssql"
     client.rollback()
     assert client.query("SELECT 1 AS a") == [(1,)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -173,10 +172,8 @@ def run(mini_batch):
     if mini_batch[0].endswith("2.txt"): os._exit(9)
     return mini_batch
 """
-    begun = time.monotonic()
     done = job.run(script, "--mini-batch-size", "1", "--max-retries", "0", "--timeout", "1")
     assert done.returncode == 0, done.stdout
-    assert time.monotonic() - begun < 20
     assert len(job.lines()) == 4
     assert "longer than the time-out of 1 s" in job.log("user/error/*")
     assert "ended with exit code 9" in job.log("user/error/*")

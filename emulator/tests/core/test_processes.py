@@ -58,14 +58,12 @@ def test_terminate_ends_the_whole_group(tmp_path: Path) -> None:
 
 def test_what_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
     stubborn = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(600)"
     )
     process = start(tmp_path, stubborn)
     wait_for_line(tmp_path / "logs" / "x.log")
-    began = time.monotonic()
     asyncio.run(process.aterminate(grace=0.3))
     assert process.poll() == -9
-    assert time.monotonic() - began < 3
     process.terminate()  # a second time does nothing
 
 
