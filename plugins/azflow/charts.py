@@ -51,9 +51,10 @@ class Scale:
 
 
 def _svg(height: float, body: str, label: str) -> Html:
+    # On a narrow screen it scrolls: as wide as that, nobody could read it.
     return Html(
-        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}" '
-        f'xmlns="http://www.w3.org/2000/svg">{body}</svg>'
+        f'<div class="scroll wide"><svg viewBox="0 0 {WIDTH} {height:g}" role="img" '
+        f'aria-label="{escape(label, quote=True)}" xmlns="http://www.w3.org/2000/svg">{body}</svg></div>'
     )
 
 

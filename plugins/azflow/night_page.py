@@ -172,7 +172,7 @@ def _verdict(report: Mapping[str, Any]) -> Html:
             difference["value"],
             difference.get("low"),
             difference.get("high"),
-            "good" if _is_better(difference["value"], verdict) else "bad",
+            _tone(difference, verdict),
             _interval(difference, signed=True),
         )
         parts.append(charts.intervals([row], lines={"no difference": 0.0}, label="difference of the metric"))
@@ -215,9 +215,12 @@ def _interval(found: Mapping[str, Any], *, signed: bool = False) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _is_better(difference: float, verdict: Mapping[str, Any]) -> bool:
-    """Whether a challenger that differs so from the champion is at least as good."""
-    return difference <= 0 if verdict.get("lower_is_better") else difference >= 0
+def _tone(difference: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
+    """Good or bad only where the whole interval says so."""
+    sign = -1 if verdict.get("lower_is_better") else 1
+    ends = [sign * difference[end] for end in ("low", "high") if isinstance(difference.get(end), int | float)]
+    surely = ends or [sign * difference["value"]]
+    return "good" if min(surely) > 0 else "bad" if max(surely) < 0 else "accent"
 
 
 def _slices(report: Mapping[str, Any]) -> Html:
@@ -448,7 +451,9 @@ def _written(report: Mapping[str, Any]) -> Html:
         return Html("")
     count = rows_written(report)
     intro = f"{count:,} predictions of {report['partition']}, replaced in one switch." if count is not None else ""
-    shown = table(left["columns"], left["rows"]) if left.get("columns") else ""
+    shown = ""
+    if left.get("columns"):
+        shown = table([str(column).replace("_", " ") for column in left["columns"]], left["rows"])
     return section("Written back", intro, shown)
 
 
@@ -487,7 +492,7 @@ def _cost(report: Mapping[str, Any]) -> Html:
         return Html("")
     total = sum(seconds.values())
     rows = [charts.Span(task, 0.0, each, "bar", hours(each)) for task, each in seconds.items()]
-    intro = f"{hours(total)} in all: how long Azure ML's jobs held nodes, times their nodes."
+    intro = f"{hours(total)} in all: how long Azure ML's jobs held nodes, times their nodes. Bars are node seconds."
     said = _spend_judgement([*report["left"].values(), *(report.get("spent") or {}).values()])
     return section("What the jobs cost", intro, said, charts.spans(rows, label="node seconds by task"))
 
@@ -510,16 +515,18 @@ def _spend_judgement(found: Iterable[object]) -> str:
 def _assets(report: Mapping[str, Any]) -> Html:
     rows: list[tuple[object, object, object]] = []
     for task, value in report["left"].items():
-        if task.startswith("data.") and isinstance(value, Mapping):
-            name = value.get("id") or value.get("name")
-            rows.append(("Data asset", code(name), _tags(value.get("tags"))))
+        if not (task.startswith("data.") and isinstance(value, Mapping)):
+            continue
+        if name := value.get("id") or value.get("name"):  # the task that exports leaves no asset
+            rows.append(("Data asset", code(name), _data(value)))
     model = _left(report, "register.model")
     if model:
         name = model.get("id") or f"{model.get('name')}:{model.get('version')}"
-        rows.append(("Model", code(name), model.get("path")))
+        rows.append(("Model", code(name), code(model["path"]) if model.get("path") else ""))
     deployed = _left(report, "roll_out.deploy")
     if deployed:
-        rows.append(("Deployment", code(deployed.get("deployment")), deployed.get("scoring_uri")))
+        uri = deployed.get("scoring_uri")
+        rows.append(("Deployment", code(deployed.get("deployment")), code(uri) if uri else ""))
     for task in ("train.job", "evaluate.job", "write_back.score"):
         job = _left(report, task)
         if job:
@@ -529,13 +536,12 @@ def _assets(report: Mapping[str, Any]) -> Html:
     return section("Versions", "What this night made and used, by name.", table(["", "Name", ""], rows))
 
 
-def _tags(tags: object) -> str:
-    if not isinstance(tags, Mapping):
-        return ""
-    return ", ".join(f"{name} {value}" for name, value in _short(tags.items()))
-
-
-def _short(items: Iterable[tuple[object, object]]) -> Iterable[tuple[object, str]]:
-    for name, value in items:
-        shown = str(value)
-        yield name, shown if len(shown) <= 24 else f"{shown[:12]}…"  # noqa: PLR2004
+def _data(asset: Mapping[str, Any]) -> str:
+    """How many rows and columns an asset points at, and the digest of its schema."""
+    rows, columns, schema = asset.get("rows"), asset.get("columns"), asset.get("schema_hash")
+    shown = (
+        f"{rows:,} rows" if isinstance(rows, int) else "",
+        f"{len(columns)} columns" if isinstance(columns, Sequence) else "",
+        f"schema {schema}" if schema else "",
+    )
+    return ", ".join(part for part in shown if part)

@@ -22,11 +22,11 @@ STYLE = """
 :root { color-scheme: light dark;
   --ink: #16202c; --soft: #5b6878; --line: #e3e8ee; --ground: #f6f8fa; --card: #ffffff; --accent: #2563a8;
   --accent-soft: #dbe8f6; --good: #1a7f4b; --good-soft: #dcf3e6; --bad: #c0352b; --bad-soft: #fbe3e1;
-  --warn: #9a6700; --warn-soft: #fbefcf; --muted: #a9b4c0; }
+  --warn: #9a6700; --warn-soft: #fbefcf; --muted: #8693a2; }
 @media (prefers-color-scheme: dark) { :root {
   --ink: #e4eaf1; --soft: #97a5b5; --line: #2b3643; --ground: #10161d; --card: #18212b; --accent: #6aa9ec;
   --accent-soft: #1e354e; --good: #4cc38a; --good-soft: #14352a; --bad: #f2857c; --bad-soft: #45201e;
-  --warn: #e3b341; --warn-soft: #3d3010; --muted: #5a6878; } }
+  --warn: #e3b341; --warn-soft: #3d3010; --muted: #708196; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
@@ -50,6 +50,7 @@ th { text-align: left; color: var(--soft); font-weight: 500; font-size: 12.5px; 
   padding: 6px 12px 6px 0; white-space: nowrap; }
 td { border-bottom: 1px solid var(--line); padding: 7px 12px 7px 0; vertical-align: top; }
 tr:last-child td { border-bottom: 0; }
+td code { overflow-wrap: anywhere; } td:has(code) { min-width: 150px; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .badge { display: inline-block; border-radius: 999px; padding: 1px 9px; font-size: 12.5px; font-weight: 550;
   white-space: nowrap; background: var(--line); color: var(--ink); }

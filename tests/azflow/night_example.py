@@ -10,7 +10,6 @@ STEPS = [
     ("prepare.stage_weather", 2.7, 1.4, "SynapseSqlOperator"),
     ("prepare.stage_planes", 2.9, 1.1, "SynapseSqlOperator"),
     ("prepare.stage_airports", 3.0, 0.9, "SynapseSqlOperator"),
-    ("prepare.export_schedule", 7.4, 1.2, "SynapseSqlOperator"),
     ("prepare.airport_congestion", 9.9, 31.6, "SynapseNotebookOperator"),
     ("prepare.build_features", 43.2, 3.9, "SynapseSqlOperator"),
     ("data.export", 48.1, 2.2, "SynapseSqlOperator"),
@@ -157,11 +156,14 @@ def night() -> dict[str, Any]:
         "measured": True,
         "quality": [quality],
         "left": {
+            "data.export": {"batches": []},
             "data.train": {
                 "id": "azureml:flight_delay_train:20130309.1",
-                "tags": {"rows": "53741", "schema": "9c1f" * 8},
+                "rows": 53741,
+                "columns": ["flight_id", "late", "distance"],
+                "schema_hash": "9c1f" * 4,
             },
-            "data.holdout": {"id": "azureml:flight_delay_holdout:20130309.1", "tags": {"rows": "6341"}},
+            "data.holdout": {"id": "azureml:flight_delay_holdout:20130309.1", "rows": 6341},
             "train.job": {
                 "name": "train-1",
                 "status": "Completed",

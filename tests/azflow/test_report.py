@@ -102,6 +102,13 @@ def test_what_the_data_says_is_escaped() -> None:
     read(html)
 
 
+def test_what_made_no_asset_is_no_version() -> None:
+    html = night_page.render(night())
+    assert html.count("Data asset") == len(["train", "holdout"])
+    assert ">None<" not in html
+    assert "53,741 rows, 3 columns, schema 9c1f9c1f9c1f9c1f" in html
+
+
 def test_plots_are_well_formed() -> None:
     html = night_page.render(night())
     plots = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
@@ -313,10 +320,12 @@ def test_a_model_of_minutes_is_shown_in_minutes() -> None:
         xml.dom.minidom.parseString(plot)
 
 
-@pytest.mark.parametrize(("difference", "tone"), [(-0.45, "good"), (0.45, "bad")])
-def test_less_error_is_good(difference: float, tone: str) -> None:
+@pytest.mark.parametrize(
+    ("low", "value", "high", "tone"), [(-0.6, -0.45, -0.3, "good"), (0.3, 0.45, 0.6, "bad"), (-0.1, 0.2, 0.5, "accent")]
+)
+def test_less_error_is_good_where_the_interval_says_so(low: float, value: float, high: float, tone: str) -> None:
     report = night_of_minutes()
-    report["left"]["evaluate.verdict"]["difference"]["value"] = difference
+    report["left"]["evaluate.verdict"]["difference"] |= {"low": low, "value": value, "high": high}
     html = night_page.render(report)
     plot = html[html.index("difference of the metric") :]
     assert f'class="{tone}"' in plot[: plot.index("</svg>")]
