@@ -21,7 +21,6 @@ import resource
 import runpy
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -29,6 +28,8 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any
+
+from localazure_compute.parents import follow, parent
 
 LEAST_OVERHEAD_MB = 384
 
@@ -148,18 +149,6 @@ def _tell_app_id(file: Path) -> None:
     draft = file.with_suffix(".new")
     draft.write_text(context.applicationId)
     draft.replace(file)
-
-
-def parent() -> int:
-    """The process that started this one; asked for late, it may be gone and another one have taken its place."""
-    return int(os.environ.get("LOCALAZURE_PARENT") or os.getppid())
-
-
-def follow(followed: int) -> None:
-    """End with the parent, all of the group: a job nobody records any more must not go on writing to the lake."""
-    while os.getppid() == followed:
-        time.sleep(0.5)
-    os.killpg(0, signal.SIGKILL)
 
 
 def _place(files: list[str], archives: list[str]) -> None:

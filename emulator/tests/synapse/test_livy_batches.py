@@ -197,8 +197,8 @@ async def test_a_restart_ends_what_was_active_by_name(home: Settings, tokens: To
 
 async def test_a_driver_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     follower = (
-        "import os, threading, time, localazure_compute.spark_job as job\n"
-        "threading.Thread(target=job.follow, args=(os.getppid(),), daemon=True).start()\n"
+        "import os, threading, time\nfrom localazure_compute import parents\n"
+        "threading.Thread(target=parents.follow, args=(os.getppid(),), daemon=True).start()\n"
         "time.sleep(60)"
     )
     parent = (

@@ -20,6 +20,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,8 @@ _EXIT_POLL_SECONDS = 0.05
 _RESTARTS = 5
 _RESTART_WINDOW_SECONDS = 600.0
 _FAILURE_LINES = 30
+# Asked for later, it may be gone and another process have taken its place.
+_SUPERVISOR = os.getppid()
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Instance:
             argv += ["--model_dir", str(spec.model_dir)]
         self._process = processes.start(
             argv,
-            env=self._environment | {"LOCALAZURE_LISTENER": str(descriptor)},
+            env=self._environment | {"LOCALAZURE_LISTENER": str(descriptor)} | _parents(),
             cwd=spec.code,
             log=self.log,
             pass_fds=[descriptor],
@@ -391,6 +394,13 @@ def listen(port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _parents() -> dict[str, str]:
+    """Whose child a server may be. Only on Linux does the supervisor adopt those of an API that was killed."""
+    if sys.platform != "linux":
+        return {}
+    return {"LOCALAZURE_PARENTS": f"{os.getpid()},{_SUPERVISOR}"}
 
 
 def _end_of(process: processes.Process) -> asyncio.Event:
