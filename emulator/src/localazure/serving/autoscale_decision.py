@@ -30,7 +30,7 @@ def decide(profile: Profile, readings: Sequence[float | None], instances: int, c
     lowest, highest = min(profile.minimum, most), min(profile.maximum, most)
     bounded = max(lowest, min(highest, instances))
     if bounded != instances:
-        return Decision(bounded, f"profile '{profile.name}' has {lowest} to {highest} instances")
+        return Decision(bounded, f"profile '{profile.name}': {lowest} to {highest}")
     values = [
         (rule, value / instances if value is not None and rule.trigger.per_instance else value)
         for rule, value in zip(profile.rules, readings, strict=True)

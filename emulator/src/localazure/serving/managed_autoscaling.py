@@ -243,8 +243,8 @@ class ManagedAutoscaling:
         readings = [await self._reading(rule.trigger) for rule in profile.rules]
         before = len(fleet.instances)
         decision = decide(profile, readings, before, self._cooling(document["name"]), MOST_INSTANCES)
-        self._say(document["name"], profile, decision.reason)
         if decision.instances == before:
+            self._say(document["name"], profile, decision.reason)
             return
         # What is wanted first, then what brings it about, as with every change of a deployment.
         if not self._deployments.resize(key, decision.instances):
@@ -280,7 +280,7 @@ class ManagedAutoscaling:
         return known is not None and datetime.now(UTC) < datetime.fromisoformat(known["until"])
 
     def _say(self, name: str, profile: Profile, reason: str) -> None:
-        """Log what keeps a setting from scaling, or made it scale, once."""
+        """Log which profile holds, and what keeps it from scaling, once."""
         said = f"profile '{profile.name}'" + (f": {reason}" if reason else "")
         if self._said.get(name) != said:
             self._said[name] = said
