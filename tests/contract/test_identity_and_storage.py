@@ -20,6 +20,7 @@ SCOPES = [
     "https://dev.azuresynapse.net/.default",
     "https://database.windows.net/.default",
     "https://storage.azure.com/.default",
+    "https://vault.azure.net/.default",
 ]
 
 

@@ -287,10 +287,11 @@ def test_a_job_reads_a_secret_with_its_managed_identity(
 
 
 ASK_AIRFLOW = """
-import logging, sys
+import asyncio, logging, sys
 logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
 from azflow.connection import AzureConnection
 connection = AzureConnection.load("azure_default")
+assert asyncio.run(AzureConnection.aload("azure_default")) == connection
 with connection.rest_client() as client:
     from azure.core.rest import HttpRequest
     address = f"{connection.ml_workspace_url}?api-version=2024-04-01"

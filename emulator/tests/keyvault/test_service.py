@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -41,11 +42,15 @@ def error(answer: Any) -> tuple[int, str, str]:
         ({}, "Property value has invalid value"),
         ({"value": 1}, "Property value has invalid value"),
         ([], "must be a JSON object"),
-        ({"value": "x", "attributes": []}, ""),
+        ({"value": "x", "attributes": []}, "Property attributes has invalid value"),
         ({"value": "x", "attributes": [1]}, "Property attributes has invalid value"),
         ({"value": "x", "attributes": {"enabled": "yes"}}, "Property enabled has invalid value"),
         ({"value": "x", "attributes": {"exp": "2030"}}, "Property exp has invalid value"),
         ({"value": "x", "attributes": {"nbf": True}}, "Property nbf has invalid value"),
+        ({"value": "x", "attributes": {"exp": -1}}, "Property exp has invalid value"),
+        ({"value": "x", "attributes": {"nbf": 10**12}}, "Property nbf has invalid value"),
+        ({"value": "\ud83d"}, "half of a surrogate pair"),
+        ({"value": "x", "tags": {"a": "\udd11"}}, "half of a surrogate pair"),
         ({"value": "x", "contentType": "x" * 256}, "Property contentType has invalid value"),
         ({"value": "x", "tags": {"a": 1}}, "Property tags has invalid value"),
         ({"value": "x", "tags": {"a" * 257: ""}}, "Property tags has invalid value"),
@@ -53,14 +58,16 @@ def error(answer: Any) -> tuple[int, str, str]:
     ],
 )
 def test_a_body_that_is_no_secret_is_refused(vault: TestClient, body: Any, words: str) -> None:
-    answer = vault.put("/secrets/name", json=body)
-    if not words:
-        assert answer.status_code == 200
-        return
-    status, code, message = error(answer)
+    status, code, message = error(vault.put("/secrets/name", content=json.dumps(body)))
     assert (status, code) == (400, "BadParameter")
     assert words in message
     assert vault.get("/secrets/name").status_code == 404
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"value": "x"', "[" * 100_000, "\xff"])
+def test_a_body_that_is_no_json_is_the_clients_mistake(vault: TestClient, content: str) -> None:
+    assert error(vault.put("/secrets/name", content=content.encode("latin-1")))[0] == 400
+    assert error(vault.put("/secrets/name", content=b"x" * 300_000))[0] == 413
 
 
 @pytest.mark.parametrize("name", ["a_b", "a.b", "x" * 128, "a%2Fb", "%C3%BC"])

@@ -200,7 +200,7 @@ class ApiRequest(Request):
         """The body's JSON value. Raises BadRequest if it isn't JSON."""
         try:
             return json.loads(await self.body())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRequest(f"The request's body isn't valid JSON: {error}", code="InvalidRequestContent") from None
 
 

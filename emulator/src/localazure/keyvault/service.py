@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -38,6 +39,8 @@ _TAG_LENGTH = 256
 _CONTENT_TYPE_LENGTH = 255
 #: https://learn.microsoft.com/rest/api/keyvault/secrets/get-secrets/get-secrets: at most, and if nothing is said
 _PAGE = 25
+# 9999-12-31T23:59:59Z: no client's date goes further.
+_LAST_SECOND = 253_402_300_799
 # A value of the largest size with every character escaped, and tags.
 _BODY_LIMIT = 256 * 1024
 _NAME = re.compile(r"[0-9a-zA-Z-]{1,127}")
@@ -241,21 +244,29 @@ async def _body(request: Request) -> dict[str, Any]:
     body = await request.json()
     if not isinstance(body, dict):
         raise bad_parameter("The request body must be a JSON object.")
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise bad_parameter("The request body isn't Unicode: it has half of a surrogate pair.") from None
     return body
 
 
 def _change(body: dict[str, Any]) -> Change:
     """Attributes, content type and tags of a request's body. Raises VaultError 400."""
-    given = body.get("attributes") or {}
-    content_type, tags = body.get("contentType"), body.get("tags")
+    given, content_type, tags = (body.get(name) for name in ("attributes", "contentType", "tags"))
+    if given is None:
+        given = {}
     if not isinstance(given, dict):
         raise bad_parameter("Property attributes has invalid value: it is an object.")
     enabled = given.get("enabled")
     if not isinstance(enabled, bool | None):
         raise bad_parameter("Property enabled has invalid value: it is true or false.")
     for name in ("nbf", "exp"):
-        if isinstance(given.get(name), bool) or not isinstance(given.get(name), int | None):
-            raise bad_parameter(f"Property {name} has invalid value: it is a number of seconds since 1970-01-01.")
+        time = given.get(name)
+        if time is not None and (isinstance(time, bool) or not isinstance(time, int) or not 0 <= time <= _LAST_SECOND):
+            raise bad_parameter(
+                f"Property {name} has invalid value: it is a number of seconds since 1970-01-01, until the year 9999."
+            )
     if not isinstance(content_type, str | None) or len(content_type or "") > _CONTENT_TYPE_LENGTH:
         raise bad_parameter(
             f"Property contentType has invalid value: it has at most {_CONTENT_TYPE_LENGTH} characters."
