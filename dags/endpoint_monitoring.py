@@ -33,7 +33,7 @@ def endpoint_monitoring(spec: ModelSpec, watch: Watch) -> DAG:
         max_active_runs=1,
         tags={"azflow", "monitoring", spec.name},
         default_args={"owner": spec.owner, "retries": 1, "retry_delay": timedelta(seconds=30)},
-        doc_md=__doc__,
+        doc_md=documentation(spec, watch),
     ) as dag:
         window = SynapseSqlOperator(task_id="window", sql=watch.window, **common)
         champion = ChampionOperator(task_id="champion", **lifecycle.who_is_champion(spec), **common)
@@ -101,6 +101,25 @@ def endpoint_monitoring(spec: ModelSpec, watch: Watch) -> DAG:
     return dag
 
 
+def documentation(spec: ModelSpec, watch: Watch) -> str:
+    """The monitor's page in Airflow."""
+    return f"""### What has moved since the champion of {spec.name} was trained?
+
+Described under `watch` in `include/models/{spec.name}/model.yml`. The form's partition is the window's last day.
+
+| task | what it does |
+|---|---|
+| window | exports the last {watch.window_days} days: features, predictions, and outcomes where they are known |
+| champion, baseline | who serves, and what it was trained and judged on |
+| captured | what callers asked the endpoint, as its data collector wrote it, where a signal is about that |
+| monitor | an Azure ML job that compares them |
+| readings | a row a reading in the SQL pool: ok, warn, alarm or undefined |
+| verdict | says them in its log; its link *Report* leads to the page |
+| alarm | starts `retraining_on_drift_{spec.name}`, once within {watch.cool_down_days} days of data |
+| azure_monitor | keeps Azure ML's own monitor up to date, where `watch` asks for one |
+"""
+
+
 def retraining_on_drift(spec: ModelSpec) -> DAG:
     """A night for the partition that raised the alarm."""
     with DAG(
@@ -111,6 +130,8 @@ def retraining_on_drift(spec: ModelSpec) -> DAG:
         max_active_runs=1,
         tags={"azflow", "monitoring", spec.name},
         default_args={"owner": spec.owner},
+        doc_md=f"Starts `nightly_retraining_{spec.name}` for the partition whose readings raised an alarm, as "
+        f"`endpoint_monitoring_{spec.name}` told it. A night that is there already isn't started again.",
     ) as dag:
         TriggerDagRunOperator(
             task_id="night",

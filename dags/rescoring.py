@@ -31,12 +31,14 @@ def form() -> ParamsDict:
     day = {**text, "format": "date"}
     return ParamsDict(
         {
-            "backfill_from": Param(None, title="First day", description="Empty: the last day alone.", **day),
-            "partition": Param(None, title="Last day", description="Empty: yesterday.", **day),
+            "backfill_from": Param(None, title="First day", description="Empty: only the last day.", **day),
+            "partition": Param(None, title="Last day", description="Empty: the day before today.", **day),
             # Airflow's form takes an empty text for a missing one and can't be sent then: what may be empty is null.
-            "version": Param(None, title="Model version", description="That scores. Empty: who serves.", **text),
+            "version": Param(
+                None, title="Model version", description="Which one scores. Empty: the one that serves.", **text
+            ),
             "against": Param(
-                None, title="Compare with version", description="On the same rows. Empty: with none.", **text
+                None, title="Compare with version", description="Scores the same rows. Empty: no comparison.", **text
             ),
             "write": Param(
                 True, type="boolean", title="Write back", description="Replace the days' predictions in the SQL pool."

@@ -49,13 +49,15 @@ _TOOLTIPS = {
     "arrival": "Wait until the partition is complete",
     "prepare": "Synapse: T-SQL, notebooks and Spark jobs build the features",
     "quality": "Great Expectations, pushed down to the SQL pool",
-    "data": "Azure ML data assets that point at the exported sets",
+    "data": "What has passed is exported, and Azure ML data assets point at it",
     "train": "Azure ML job",
     "evaluate": "Champion against challenger on the same hold-out, and the verdict",
+    "approve": "The gate alone, or a person who sees the verdict",
     "register": "The challenger becomes a version of the registered model; without an endpoint, the champion too",
     "roll_out": "Canary deployment, then traffic stage by stage",
     "record": "What was decided, by whom, and whether it serves: a row in the SQL pool, tags in the workspace",
     "write_back": "Predictions of the partition, replaced in the SQL pool",
+    "report": "One page in the lake, whatever happened before",
 }
 
 
@@ -504,9 +506,10 @@ def _partition() -> Param:
 def documentation(planned: Plan) -> str:
     """The DAG's page in Airflow."""
     spec = planned.spec
-    steps = "\n".join(
-        f"| {stage} | {', '.join(f'`{task.id}`' for task in planned.stage(stage))} |" for stage in planned.stages()
-    )
+    names = {
+        stage: ", ".join(task.name for task in planned.stage(stage) if task.id != stage) for stage in planned.stages()
+    }
+    steps = "\n".join(f"| {stage} | {_TOOLTIPS[stage]} | {tasks} |" for stage, tasks in names.items())
     skipped = "`register` is skipped" if spec.deploy is None else "`register` and `roll_out` are skipped"
     approval = "a person" if isinstance(spec.approve, Approve) else "automatic"
     return f"""### {spec.name}
@@ -516,8 +519,8 @@ def documentation(planned: Plan) -> str:
 Described in `include/models/{spec.name}/model.yml`. Runs at `{spec.schedule}` ({spec.timezone}) for the day before;
 starts by hand with a form (*Trigger*). Approval: {approval}.
 
-| stage | tasks |
-|---|---|
+| stage | what happens | tasks |
+|---|---|---|
 {steps}
 
 If the challenger isn't promoted, {skipped} and the champion scores the partition.
