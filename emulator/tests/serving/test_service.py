@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import ssl
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -542,3 +544,56 @@ def test_endpoints_come_back(settings: Settings, assets: Folders) -> None:
 
     asyncio.run(first())
     asyncio.run(second())
+
+
+def test_requests_of_past_minutes_scale_a_managed_deployment(settings: Settings, assets: Folders) -> None:
+    """An autoscale setting's rule on what the router logged, carried out while somebody asks."""
+
+    async def scenario() -> None:
+        async with running(settings, assets) as client:
+            await client.endpoint("busy", compute=None)
+            await client.deploy("busy", "blue", "vanilla", endpointComputeType="Managed")
+            await client.endpoint("busy", {"blue": 100}, compute=None)
+            lines = [
+                json.dumps({"ts": time.time() - 60 * ago, "status": 200, "duration": 0.01, "deployment": "blue"})
+                for ago in (1, 2, 3)
+                for _ in range(300)
+            ]
+            with client.service.log_of("busy").open("a") as log:
+                log.write("\n".join([*lines, ""]))
+
+            def rule(operator: str, threshold: float, direction: str) -> dict[str, Any]:
+                trigger = {
+                    "metricName": "RequestsPerMinute", "metricResourceUri": f"{client.root}/busy", "timeGrain": "PT1M",
+                    "statistic": "Sum", "timeWindow": "PT5M", "timeAggregation": "Maximum", "operator": operator,
+                    "threshold": threshold,
+                }  # fmt: skip
+                action = {"direction": direction, "type": "ChangeCount", "value": "2", "cooldown": "PT1H"}
+                return {"metricTrigger": trigger, "scaleAction": action}
+
+            group = settings.workspace_id.partition("/providers/")[0]
+            setting = f"{group}/providers/Microsoft.Insights/autoscalesettings/busy"
+            rules = [rule("GreaterThan", 299, "Increase"), rule("LessThan", 100, "Decrease")]
+            profile = {"name": "p", "capacity": {"minimum": "1", "maximum": "7", "default": "1"}, "rules": rules}
+            properties = {"targetResourceUri": f"{client.root}/busy/deployments/blue", "profiles": [profile]}
+            body = {"location": "local", "properties": properties}
+            assert (await client.arm.put(setting, json=body)).status_code == 201
+            while len(client.service.fleets()["busy/blue"].addresses) < 3:
+                assert (await client.score("busy")).status_code == 200
+            # The rule is met as before, and cools down.
+            await asyncio.sleep(2.5)
+            assert (await client.get("busy/deployments/blue"))["sku"]["capacity"] == 3
+
+            profile |= {"capacity": {"minimum": "1", "maximum": "1", "default": "1"}, "rules": []}
+            assert (await client.arm.put(setting, json=body)).status_code == 200
+            while (await client.get("busy/deployments/blue"))["sku"]["capacity"] > 1:
+                assert (await client.score("busy")).status_code == 200
+            await client.ended(await client.arm.delete(f"{client.root}/busy"))
+            # The setting outlives what it scales, and can still be disabled.
+            disabled = await client.arm.patch(setting, json={"properties": {"enabled": False}})
+            assert (disabled.status_code, disabled.json()["properties"]["enabled"]) == (200, False)
+            assert (await client.arm.put(setting, json=body | {"tags": {"a": "b"}})).status_code == 200
+            statuses = [(await client.arm.delete(setting)).status_code for _ in range(2)]
+            assert statuses == [200, 204]
+
+    asyncio.run(scenario())
