@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 
-from localazure_compute import delta_changes, lake, mounts, spark_runtime
+from localazure_compute import delta_changes, lake, mounts, spark_runtime, spark_tables
 from localazure_compute.delta_changes import Clause, Merge
 from localazure_compute.delta_folder import DeltaFolder
 
 _REFUSED = {
-    "forName": "tables have paths; use DeltaTable.forPath",
     "create": "write a DataFrame with format('delta')",
     "createIfNotExists": "write a DataFrame with format('delta')",
     "createOrReplace": "write a DataFrame with mode('overwrite') and format('delta')",
@@ -54,6 +54,14 @@ class DeltaTable(metaclass=_Refusing):
         folder = _folder(path)
         folder.table()
         return cls(sparkSession, folder)
+
+    @classmethod
+    def forName(cls, sparkSession: SparkSession, tableOrViewName: str) -> DeltaTable:
+        """The table of the workspace's catalogue. Raises AnalysisException if there is none, or it isn't Delta's."""
+        found = spark_tables.named(sparkSession, tableOrViewName)
+        if not found.is_delta:
+            raise AnalysisException(f"`{tableOrViewName}` is not a Delta table.")
+        return cls.forPath(sparkSession, found.location)
 
     @classmethod
     def isDeltaTable(cls, sparkSession: SparkSession, identifier: str) -> bool:

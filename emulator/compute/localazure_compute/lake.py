@@ -37,13 +37,14 @@ HTTP_PRECONDITION_FAILED = 412
 _ABFSS = re.compile(
     r"^(?:abfss?|wasbs?)://(?P<container>[^@/]+)@(?P<account>[^./]+)\.(?P<host>[^/]+)(?:/(?P<path>.*))?$", re.IGNORECASE
 )
+_IN_TEXT = re.compile(r"(?:abfss?|wasbs?)://[^@/\s]+@[^./\s]+\.[^/\s,;\"'`)]+", re.IGNORECASE)
 _DATASTORE = re.compile(
     r"^azureml://(?:subscriptions/.+?/workspaces/[^/]+/)?datastores/(?P<datastore>[^/]+)(?:/paths)?(?:/(?P<path>.*))?$",
     re.IGNORECASE,
 )
 _SCHEMES = ("abfss://", "abfs://", "wasbs://", "wasb://", "azureml://")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
-_HOME = "/user/trusted-service-user"
+HOME = "/user/trusted-service-user"
 _WILDCARD = re.compile(r"[*?\[{]")
 
 
@@ -105,8 +106,13 @@ def address(path: object) -> str | None:
     container, account = os.environ.get("LOCALAZURE_LAKE_CONTAINER", ""), _account()
     if _SCHEME.match(path) or not container or not account:
         return None
-    inner = path if path.startswith("/") else f"{_HOME}/{path}"
+    inner = path if path.startswith("/") else f"{HOME}/{path}"
     return f"abfss://{container}@{account}.dfs.core.windows.net{inner}"
+
+
+def addresses(text: str) -> list[LakePath]:
+    """The abfss and wasbs addresses that stand in a text, such as a statement or an argument."""
+    return [parse(found) for found in _IN_TEXT.findall(text)]
 
 
 def parse(path: str) -> LakePath:
@@ -175,6 +181,19 @@ class Lake:
         if response is None or response.headers.get("x-ms-meta-hdi_isfolder", "").lower() == "true":
             return None
         return int(response.headers["Content-Length"])
+
+    def properties(self, path: LakePath) -> Entry | None:
+        """What is known of a blob, also of one that marks a folder; None if there is none."""
+        response = self._request("HEAD", path, missing_ok=True)
+        if response is None:
+            return None
+        return Entry(
+            path=path.path,
+            size=int(response.headers["Content-Length"]),
+            etag=response.headers.get("ETag", ""),
+            modified=parsedate_to_datetime(response.headers["Last-Modified"]),
+            is_folder_marker=response.headers.get("x-ms-meta-hdi_isfolder", "").lower() == "true",
+        )
 
     def read(self, path: LakePath, limit: int | None = None) -> bytes:
         """A blob's content, or its first `limit` bytes. Raises FileNotFoundError."""
@@ -255,6 +274,13 @@ class Lake:
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="lake") as pool:
             for future in [pool.submit(function, *(i if isinstance(i, tuple) else (i,))) for i in items]:  # type: ignore[arg-type]
                 future.result()
+
+    def containers(self) -> list[str]:
+        """The account's containers, by name."""
+        response = self._request("GET", LakePath("", self.account, "", ""), query={"comp": "list"})
+        assert response is not None
+        names = ElementTree.fromstring(response.content).iterfind("./Containers/Container/Name")
+        return sorted(name.text or "" for name in names)
 
     # -- HTTP
 

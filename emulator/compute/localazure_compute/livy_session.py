@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from localazure_compute import livy_magics, spark_job
+from localazure_compute import livy_magics, parents, spark_job
 
 POLL = 0.05
 SQL_ROWS = 1000
@@ -96,7 +96,11 @@ class Interpreter:
         return {"application/json": {"schema": json.loads(frame.schema.json()), "data": rows}}
 
     def _run_scala(self, code: str) -> dict[str, Any]:
+        from localazure_compute import spark_catalogue  # with PySpark, which `prepare` makes importable
+
         if self._scala is None:
+            if spark_catalogue.is_attached():
+                spark_catalogue.current().mount_all()
             self._scala = ScalaShell(self._spark, self._scala_folder)
         return {"text/plain": self._scala.run(code)}
 
@@ -162,7 +166,7 @@ def main(folder: Path) -> None:
     scala = folder / "tmp" / "scala"
     scala.mkdir(parents=True)
     plan["conf"]["spark.repl.class.outputDir"] = str(scala)
-    threading.Thread(target=spark_job.follow, args=(spark_job.parent(),), daemon=True).start()
+    threading.Thread(target=parents.follow, args=(parents.parent(),), daemon=True).start()
     spark_job.prepare(plan)
     from pyspark.sql import SparkSession
 

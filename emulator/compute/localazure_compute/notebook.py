@@ -38,7 +38,7 @@ from jupyter_core.utils import run_sync
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
-from localazure_compute import notebook_source, spark_job
+from localazure_compute import notebook_source, parents
 
 START_TIMEOUT = 280  # a busy machine's
 POLL = 0.05
@@ -64,7 +64,7 @@ class WarmKernelEngine(NBClientEngine):
 
 def main(folder: Path) -> int:
     """Serve the session's runs; 0 unless a session couldn't be started."""
-    host = Host(folder, spark_job.parent())
+    host = Host(folder, parents.parent())
     signal.signal(signal.SIGTERM, host.leave)
     threading.Thread(target=host.follow_parent, daemon=True).start()
     session = json.loads((folder / "session.json").read_text())
@@ -168,6 +168,8 @@ class Host:
         context = getattr(companion, "MODULE$").getActive()
         if context.isDefined():
             context.get().stop()
+        # Those of the lake lead to the process that has just ended.
+        self._gateway.jvm.org.apache.hadoop.fs.FileSystem.closeAll()
         sessions = self._gateway.jvm.org.apache.spark.sql.SparkSession
         sessions.clearActiveSession()
         sessions.clearDefaultSession()

@@ -8,7 +8,7 @@ A local Spark has no ABFS driver. `install()` changes PySpark's DataFrameReader 
   `overwrite` (static and dynamic), `errorifexists` and `ignore` mean what they mean to Spark.
 
 A path without a scheme is one of the default file system, the workspace's own container; `file:` is the local disk.
-What would not outlive the session or needs a connector that isn't there is refused by name.
+What needs a connector that isn't there is refused by name.
 Reference: https://spark.apache.org/docs/3.5.9/sql-data-sources-load-save-functions.html
 """
 
@@ -28,7 +28,7 @@ from urllib.parse import unquote
 
 from pyspark import RDD, SparkContext
 from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql.readwriter import DataFrameReader, DataFrameWriter
 
 from localazure_compute import lake, mounts
@@ -39,12 +39,6 @@ READERS = ("load", "parquet", "csv", "json", "text", "orc")
 WRITERS = ("save", "parquet", "csv", "json", "text", "orc")
 FORMATS = frozenset({"parquet", "csv", "json", "text", "orc", "binaryfile", "noop", "console", "memory", "rate"})
 MARKER = "_SUCCESS"
-_CATALOGUE = re.compile(
-    r"^\s*(?:CREATE\s+(?:OR\s+REPLACE\s+)?(?:EXTERNAL\s+)?(?:TABLE|DATABASE|SCHEMA)|INSERT"
-    r"|DROP\s+(?:TABLE(?!\s+IF\s+EXISTS)|DATABASE|SCHEMA)"  # what can't be there may be dropped if it exists
-    r"|ALTER\s+TABLE|MERGE|UPDATE|DELETE|TRUNCATE|LOAD\s+DATA|MSCK)\b",
-    re.IGNORECASE,
-)
 
 
 def refuse(what: str, instead: str = "") -> NotImplementedError:
@@ -96,6 +90,16 @@ class Mirror:
             raise path_not_found(text)
         return str(local)
 
+    def fetch_file(self, path: LakePath) -> Path:
+        """Bring one file up to date; where it is. Raises FileNotFoundError."""
+        known, local = self._lake.properties(path), self.local(path)
+        if known is None or known.is_folder_marker:
+            raise FileNotFoundError(f"{path} doesn't exist")
+        if self._etags.get(local) != known.etag or not local.is_file():
+            self._lake.download(path, local)
+            self._etags[local] = known.etag
+        return local
+
     def fetch_files(self, folder: LakePath, names: list[str]) -> None:
         """Bring files below a folder that never change to the mirror. Raises FileNotFoundError."""
         missing = [name for name in names if not self.local(folder.child(name)).exists()]
@@ -111,6 +115,11 @@ class Mirror:
     def forget(self, file: Path) -> None:
         """The next read of a mirrored file fetches it again."""
         self._etags.pop(file, None)
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what is in the mirror's shape and isn't the lake's."""
+        return self._folder / ".scratch"
 
     def staging(self) -> Path:
         """A fresh folder name for a write; the folder doesn't exist yet."""
@@ -183,10 +192,7 @@ def install(folder: Path, connectors: Callable[[Mirror], Mapping[str, Connector]
         cls.options = _mapped_options
     DataFrameWriter.mode = _recorded_mode(DataFrameWriter.mode)
     DataFrameWriter.partitionBy = _recorded_partitions(DataFrameWriter.partitionBy)
-    for name in ("saveAsTable", "insertInto"):
-        setattr(DataFrameWriter, name, _refused(f"DataFrameWriter.{name}", "write to an abfss path"))
-    DataFrame.writeTo = _refused("DataFrame.writeTo", "write to an abfss path")
-    SparkSession.sql = _checked_sql(SparkSession.sql)
+    DataFrame.writeTo = _refused("DataFrame.writeTo", "use DataFrame.write.saveAsTable")
     for name in ("textFile", "wholeTextFiles"):
         setattr(SparkContext, name, _reading_rdd(getattr(SparkContext, name), mirror))
     RDD.saveAsTextFile = _writing_rdd(RDD.saveAsTextFile, mirror)
@@ -396,19 +402,6 @@ def _refused(what: str, instead: str) -> Callable[..., Any]:
         raise refuse(what, instead)
 
     return refused
-
-
-def _checked_sql(original: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
-    @functools.wraps(original)
-    def sql(self: SparkSession, sqlQuery: str, *args: Any, **named: Any) -> DataFrame:
-        if match := _CATALOGUE.match(sqlQuery):
-            words = " ".join(match.group().upper().split())
-            raise refuse(
-                f"{words} in Spark SQL (catalogue tables outlive a session in Synapse)", "use views and abfss paths"
-            )
-        return original(self, sqlQuery, *args, **named)
-
-    return sql
 
 
 def mirror_folder() -> Path:

@@ -14,16 +14,18 @@ from collections.abc import Mapping
 from pyspark.sql import DataFrame
 from pyspark.sql.readwriter import DataFrameReader, DataFrameWriter
 
-from localazure_compute import spark_lake, synapsesql
+from localazure_compute import spark_catalogue, spark_lake, spark_tables, synapsesql
 from localazure_compute.spark_lake import Connector, Mirror
 
 _mirrors: list[Mirror] = []
 
 
 def install() -> Mirror:
-    """Paths of the lake, Delta tables and `synapsesql` in PySpark's readers and writers, for this process."""
+    """Paths of the lake, Delta, the workspace's tables and `synapsesql` in PySpark, for this process."""
     made = spark_lake.install(spark_lake.mirror_folder(), _connectors)
     synapsesql.install(made)
+    spark_catalogue.install(made)
+    spark_tables.install(made)
     _mirrors.append(made)
     return made
 

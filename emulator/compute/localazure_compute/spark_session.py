@@ -49,6 +49,7 @@ def start(conf: Mapping[str, str]) -> None:
     from localazure_compute import spark_runtime
     from localazure_compute.spark_job import bound_memory
 
+    spark_runtime.install()
     builder = SparkSession.builder.appName("synapse")
     for key, value in conf.items():
         builder = builder.config(key, value)
@@ -59,7 +60,6 @@ def start(conf: Mapping[str, str]) -> None:
         bound_memory(int(size[1]))
     # Classes load and the code generator warms up now, while nobody waits: it saves seconds of the first query.
     spark.range(1000).selectExpr("id % 7 AS k").groupBy("k").count().orderBy("k").collect()
-    spark_runtime.install()
     shell = _shell()
     shell.user_ns.update(_names())
     shell.register_magic_function(_sql_magic, "line_cell", "sql")

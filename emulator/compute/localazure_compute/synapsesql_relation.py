@@ -8,8 +8,6 @@ through Python. https://spark.apache.org/docs/3.5.9/api/java/org/apache/spark/sq
 from __future__ import annotations
 
 import datetime
-import functools
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
+from localazure_compute import jvm_callbacks
 from localazure_compute.synapsesql_pushdown import Filter
 
 _CONNECTOR = "org.apache.spark.sql.connector"
@@ -28,15 +27,12 @@ Unload = Callable[[list[str], list[Filter]], Path]
 #: Whether a filter is among those that the pool can apply.
 CanPush = Callable[[Filter], bool]
 
-#: What `build` raised lately, until it came back through the JVM.
-_raised: deque[Exception] = deque(maxlen=16)
-
 
 def relation(spark: SparkSession, name: str, schema: StructType, unload: Unload, can_push: CanPush) -> DataFrame:
     """A DataFrame of a relation called `name`. Each query on it calls `unload` anew when it is planned."""
     from pyspark.java_gateway import ensure_callback_server_started
 
-    _report_errors_of_callbacks()
+    jvm_callbacks.report_errors()
     gateway = spark.sparkContext._gateway
     ensure_callback_server_started(gateway)
     jvm = spark._jvm
@@ -128,11 +124,8 @@ class _ScanBuilder:
         self._required = required
 
     def build(self) -> Any:
-        try:
+        with jvm_callbacks.reported():
             folder = self._unload(list(self._required.fieldNames()), self._filters)
-        except Exception as error:
-            _raised.append(error)
-            raise
         jvm = self._spark._jvm
         options = _options(self._spark)
         table = jvm.org.apache.spark.sql.execution.datasources.v2.parquet.ParquetTable(
@@ -187,21 +180,3 @@ def _value(value: Any) -> Any:
         case "java.sql.Date" | "java.time.LocalDate":
             return datetime.date.fromisoformat(value.toString())
     return value
-
-
-@functools.cache
-def _report_errors_of_callbacks() -> None:
-    """Have an error raised in `build` come back as it was raised, not as the JVM's account of a failed callback."""
-    from pyspark.errors.exceptions import captured
-
-    original = captured.convert_exception
-
-    def convert(error: Any) -> Any:
-        text = error.toString() if _raised else ""
-        for raised in list(_raised):
-            if f"{type(raised).__name__}: {raised}" in text:
-                _raised.remove(raised)
-                return raised
-        return original(error)
-
-    captured.convert_exception = convert

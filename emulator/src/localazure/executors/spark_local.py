@@ -28,6 +28,8 @@ _SAS_VERSION = "2021-12-02"
 _SAS_DAYS = 3
 #: Where a Spark process gets its tokens (answered by synapse.identities), and what its secret's subject begins with.
 TOKEN_PATH = "/spark/token"
+#: Where it finds the workspace's databases (answered by synapse.lake_databases).
+CATALOGUE_PATH = "/spark/catalogue"
 SUBJECT = "spark:"
 _SECRET_AUDIENCE = "https://dev.azuresynapse.net"
 
@@ -48,7 +50,14 @@ BASE: dict[str, str] = {
     "spark.ui.showConsoleProgress": "false",
     "spark.sql.shuffle.partitions": "4",
     "spark.sql.session.timeZone": "UTC",
+    # Databases and tables are the workspace's (localazure_compute.spark_catalogue), not of a metastore of the process.
     "spark.sql.catalogImplementation": "in-memory",
+    "spark.sql.legacy.createHiveTableByDefault": "false",
+    "spark.sql.hive.manageFilesourcePartitions": "false",
+    # Another session may have written to a table since this one listed its files.
+    "spark.sql.filesourceTableRelationCacheSize": "0",
+    # The lake's files are equally far from everywhere: not asked for each one.
+    "spark.sql.sources.ignoreDataLocality": "true",
     "spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version": "2",
 }
 
@@ -79,6 +88,7 @@ def environment(settings: Settings, folder: Path) -> dict[str, str]:
         "LOCALAZURE_LAKE_SAS": account_sas(settings),
         "LOCALAZURE_TOKEN_ENDPOINT": settings.api_url + TOKEN_PATH,
         "LOCALAZURE_TOKEN_SECRET": secret,
+        "LOCALAZURE_CATALOGUE_ENDPOINT": settings.api_url + CATALOGUE_PATH,
         "LOCALAZURE_KEY_VAULT": settings.key_vault,
         "LOCALAZURE_KEY_VAULT_URL": settings.key_vault_url,
         "LOCALAZURE_SQL_SERVER": settings.sql_server,

@@ -16,6 +16,7 @@ from localazure.synapse.batches import Batches
 from localazure.synapse.capacity import Capacity
 from localazure.synapse.drivers import Drivers
 from localazure.synapse.identities import SparkIdentities
+from localazure.synapse.lake_databases import LakeDatabases
 from localazure.synapse.livy_sessions import LivySessions
 from localazure.synapse.notebooks import Notebooks
 from localazure.synapse.pools import Pools
@@ -52,6 +53,7 @@ class Synapse:
         self._definitions = SparkJobDefinitions(settings, store, self._pools, self._batches)
         self._sql_pools = sql_pools
         self._identities = SparkIdentities(Tokens(settings))
+        self._lake_databases = LakeDatabases(settings, store, Tokens(settings))
         self._runs = Runs(settings, store, self._notebooks, self._pools, self._sessions, capacity=self._capacity)
 
     def operations(self) -> list[Operation]:
@@ -60,7 +62,8 @@ class Synapse:
         woken = [replace(each, handler=self._waking(each.handler)) if each.audience else each for each in found]
         more = self._sql_pools.operations() if self._sql_pools else []
         livy = [*self._batches.operations(), *self._livy_sessions.operations(), *self._definitions.operations()]
-        return [*woken, *self._pools.operations(), *livy, *self._identities.operations(), *more]
+        own = [*self._identities.operations(), *self._lake_databases.operations()]
+        return [*woken, *self._pools.operations(), *livy, *own, *more]
 
     def _waking(self, handler: Handler) -> Handler:
         """Whoever talks to the endpoint is likely to run a notebook: the session that stands by is brought up."""
