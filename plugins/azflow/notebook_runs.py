@@ -148,8 +148,7 @@ class SynapseNotebookRuns:
             )
         request = HttpRequest(
             "GET",
-            f"{self._connection.synapse_endpoint.rstrip('/')}/notebooks/runs/{quote(id, safe='')}",
-            params={"api-version": API_VERSION},
+            self._run_url(id),
             headers={"Accept": "application/json"},
         )
         response = await self._async_client.send(request)
@@ -158,14 +157,18 @@ class SynapseNotebookRuns:
         return STATES.of(str(response.json()["result"]["runStatus"]), id=id, url=self.url(id))
 
     def cancel(self, id: str) -> None:
-        """POST /notebooks/runs/{id}/cancel; a run that is over already is no error."""
-        from azure.core.exceptions import HttpResponseError
+        """POST /notebooks/runs/{id}/cancel; a run that is over already is no error.
 
-        try:
-            self.client.run_notebook.cancel_run(id)
-        except HttpResponseError:
-            if not self.state(id).is_terminal:
-                raise
+        Without the SDK, whose import takes seconds: the triggerer cancels, too.
+        """
+        from azure.core.exceptions import HttpResponseError
+        from azure.core.rest import HttpRequest
+
+        client = self._connection.rest_client(self._connection.synapse_scope)
+        with contextlib.closing(client):
+            response = client.send_request(HttpRequest("POST", self._run_url(id, "/cancel")))
+        if response.status_code >= REFUSALS[0] and not self.state(id).is_terminal:
+            raise HttpResponseError(message=refusal(response), response=response)
 
     def result(self, id: str) -> dict[str, Any]:
         """``{"run_id", "status", "exit_value", "session_id", "spark_pool", "url"}``"""
@@ -211,6 +214,10 @@ class SynapseNotebookRuns:
         if self._async_client is not None:
             await self._async_client.close()
             self._async_client = None
+
+    def _run_url(self, id: str, action: str = "") -> str:
+        endpoint = self._connection.synapse_endpoint.rstrip("/")
+        return f"{endpoint}/notebooks/runs/{quote(id, safe='')}{action}?api-version={API_VERSION}"
 
     # -- steps -------------------------------------------------------------------------------------------------------
 

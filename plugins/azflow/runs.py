@@ -18,7 +18,8 @@ honoured, jitter. A failed poll is logged and tried again.
 
 **Stop.** The deadline is the trigger's own: it cancels the remote run and says so. ``on_kill`` cancels only if the task
 instance really left its waiting state: Airflow 3.3.2 also calls it when a trigger moves to another triggerer
-(apache/airflow PR 73454) and when a worker is drained. ``cleanup`` never cancels.
+(apache/airflow PR 73454) and when a worker is drained. ``cleanup`` never cancels. A trigger that no triggerer has begun
+yet can't be told anything: what a person ends in these seconds, `azflow.listener` hands over.
 
 **Finish.** In the worker: the result, or an error with id, URL, cause and the last log lines.
 """
@@ -301,7 +302,11 @@ class RemoteRunOperator(AzflowOperator):
         """Store id and URL at once: the link works while the run does, and the trigger knows which run is current."""
         self.find_links(runs, run_id)
         ti = context["ti"]
-        ti.xcom_push(RUN_XCOM, {"id": run_id, "name": name, "url": self.run_url, "service": self.service})
+        reference = self.remote_runs()
+        found = {"id": run_id, "name": name, "url": self.run_url, "service": self.service}
+        # For `azflow.listener`, which has no operator.
+        opened = {"factory": reference.factory, "arguments": dict(reference.arguments), "conn_id": self.conn_id}
+        ti.xcom_push(RUN_XCOM, {**found, **opened})
         for link in self.operator_extra_links:
             ti.xcom_push(link.xcom_key, getattr(self, link.attribute))
         self.log.info("%s: %s", self.service, self.run_url)
@@ -319,6 +324,9 @@ class RemoteRunOperator(AzflowOperator):
             if (left := deadline - time.time()) <= 0:
                 raise self._timed_out(run_id, cancel_run(runs, run_id))
             if time.monotonic() >= until:
+                # Airflow tells a worker within 5 s that its task was ended, and a deferral ends the worker before.
+                if self._task_state(context) not in ("running", "unknown"):
+                    self._stopped(context, runs, run_id)
                 self._defer(run_id, deadline)
             self._sleep(min(interval, left, until - time.monotonic()))
             interval = min(interval * 1.3, _MAX_GRACE_INTERVAL)
@@ -366,10 +374,9 @@ class RemoteRunOperator(AzflowOperator):
         )
 
     def _stopped(self, context: Context, runs: RemoteRuns, run_id: str) -> NoReturn:
-        """After SIGTERM: cancel if the task was taken from us, else leave the run to the next try."""
-        ti = context["ti"]
-        map_index = ti.map_index if ti.map_index is not None else -1
-        state = task_state(ti.dag_id, ti.run_id, ti.task_id, map_index)
+        """After SIGTERM, or before a deferral: cancel if the task was taken from us, else leave the run to the next
+        try."""
+        state = self._task_state(context)
         if state in ("running", "unknown"):
             raise RunAbandoned(service=self.service, id=run_id, url=self.run_url)
         problem = cancel_run(runs, run_id)
@@ -377,6 +384,10 @@ class RemoteRunOperator(AzflowOperator):
         raise AirflowFailException(
             f"The task was stopped (it is {state or 'cleared'} now); {self.service} {run_id} {said}."
         )
+
+    def _task_state(self, context: Context) -> str:
+        ti = context["ti"]
+        return task_state(ti.dag_id, ti.run_id, ti.task_id, ti.map_index if ti.map_index is not None else -1)
 
     def _timed_out(self, run_id: str, problem: str) -> RemoteRunTimedOut:
         minutes, because = self.progress.get("deadline") or (self.timeout_minutes, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -14,9 +15,12 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from azflow.connection import AzureConnection
 from azflow.edge import as_azflow_error, retry_after
 from azflow.errors import AccessDenied, UnknownRunState, first_line
-from azflow.remote import RemoteRuns, RunsReference, RunState, cancel_run
+from azflow.remote import CANCEL_PAUSES, RemoteRuns, RunsReference, RunState, cancel_run
 
-#: XCom in which a task keeps its current remote run: {"id", "name", "url", "service"}.
+log = logging.getLogger(__name__)
+
+#: XCom in which a task keeps its current remote run: {"id", "name", "url", "service", "factory", "arguments",
+#: "conn_id"}.
 RUN_XCOM = "azflow_run"
 
 _POLL_TIMEOUT = 60.0
@@ -243,22 +247,58 @@ class RemoteRunTrigger(BaseTrigger):
 
     async def _still_waited_for(self) -> str:
         """Why the run must not be cancelled; an empty text if it must."""
-        from asgiref.sync import sync_to_async
-
         ti = self.task_instance
         if ti is None:
             return "its task instance isn't known"
         map_index = ti.map_index if ti.map_index is not None else -1
-        state = await sync_to_async(task_state)(ti.dag_id, ti.run_id, ti.task_id, map_index)
-        if state == "unknown":
-            return "its task's state can't be read"
-        if state != "deferred":
-            return ""
-        # Deferred: either another triggerer took over (same run), or the task was cleared and waits for another run.
-        current = await sync_to_async(current_run)(ti.dag_id, ti.run_id, ti.task_id, map_index)
-        if current is not None and current != self.run_id:
-            return ""
-        return "its task still waits for it"
+        return await still_waited_for(self.run_id, ti.dag_id, ti.run_id, ti.task_id, map_index)
+
+
+async def still_waited_for(run_id: str, *place: Any) -> str:
+    """Why a remote run of a task instance that was deferred must not be cancelled; an empty text if it must.
+
+    :param place: DAG, run, task, map index.
+    """
+    from asgiref.sync import sync_to_async
+
+    state = await sync_to_async(task_state)(*place)
+    if state == "unknown":
+        return "its task's state can't be read"
+    if state != "deferred":
+        return ""
+    # Deferred: either another triggerer took over (same run), or the task was cleared and waits for another run.
+    current = await sync_to_async(current_run)(*place)
+    if current is not None and current != run_id:
+        return ""
+    return "its task still waits for it"
+
+
+async def cancel_left_run(
+    *, factory: str, arguments: dict[str, Any], conn_id: str, service: str, run_id: str, place: list[Any]
+) -> str:
+    """Run by the triggerer when a person has ended a task (`azflow.listener`); what was done, for Airflow's record.
+
+    A run that is over is left alone: to cancel a deployment is to delete it.
+
+    :param place: DAG, run, task, map index.
+    """
+    if reason := await still_waited_for(run_id, *place):
+        return f"{service} {run_id} is left alone: {reason}."
+    async with _Poller.shared(RunsReference(factory, arguments), conn_id) as poller:
+        for pause in CANCEL_PAUSES:
+            try:
+                state = await poller.state(run_id)
+                break
+            except Exception as error:
+                log.warning("%s %s: a poll failed (%s)", service, run_id, first_line(error))
+                await asyncio.sleep(pause)
+        else:
+            return f"{service} {run_id} could not be looked at, and is left to the DAG housekeeping."
+        if state.is_terminal:
+            return f"{service} {run_id} is over: {state}."
+        problem = await poller.cancel(run_id)
+    said = f"could not be cancelled: {problem}" if problem else "was cancelled"
+    return f"{service} {run_id} {said}: its task was ended by a person."
 
 
 def task_state(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:

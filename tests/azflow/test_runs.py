@@ -342,6 +342,15 @@ def test_a_worker_cancels_only_if_the_task_was_taken_from_it(
     assert isinstance(raised.value, AirflowFailException) == bool(cancels)
 
 
+def test_a_task_that_was_ended_is_not_deferred_but_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Until its next heartbeat the worker doesn't know, and after the deferral nobody would.
+    service = memory_runs.reset(polls_until_end=10**6)
+    monkeypatch.setattr(azflow.runs, "task_state", lambda *_: "failed")
+    with pytest.raises(AirflowFailException, match=r"The task was stopped \(it is failed now\); .* was cancelled"):
+        run(grace_seconds=0.01)
+    assert service.cancels == list(service.runs)
+
+
 def test_a_worker_stopped_before_submission_submits_nothing() -> None:
     service = memory_runs.reset()
     operator, context = a_try()
