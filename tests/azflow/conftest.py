@@ -1,12 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-
-# Before anything imports airflow: a home of the tests' own, so that no user's configuration or database is touched.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="azflow-tests-"))
-os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
 
 import pytest
 
