@@ -41,10 +41,10 @@ def test_a_server_outlives_the_api_and_not_the_supervisor() -> None:
     with subprocess.Popen([sys.executable, "-c", SUPERVISOR], env=environment, stdout=subprocess.PIPE) as supervisor:
         assert supervisor.stdout is not None
         api, server = (int(pid) for pid in supervisor.stdout.readline().split())
-        time.sleep(1)  # the follower has noted who its parents are
+        time.sleep(0.6)  # the follower has noted who its parents are
         os.kill(api, signal.SIGKILL)
         assert supervisor.stdout.readline() == b"the api ended\n"
-        time.sleep(1.2)
+        time.sleep(0.8)
         assert lives(server)
         supervisor.kill()
     try:

@@ -581,7 +581,7 @@ def test_requests_of_past_minutes_scale_a_managed_deployment(settings: Settings,
             while len(client.service.fleets()["busy/blue"].addresses) < 3:
                 assert (await client.score("busy")).status_code == 200
             # The rule is met as before, and cools down.
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(1.5)
             assert (await client.get("busy/deployments/blue"))["sku"]["capacity"] == 3
 
             profile |= {"capacity": {"minimum": "1", "maximum": "1", "default": "1"}, "rules": []}

@@ -219,17 +219,26 @@ class ManagedAutoscaling:
 
     async def keep(self) -> None:
         """Look and scale, for ever."""
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            for document in self._store.list(_SETTING):
-                name = document["name"]
-                if self._paused.get(name, 0.0) > time.monotonic():
-                    continue
-                try:
-                    await self._look(document)
-                except (AzureError, RouterError, StartFailed, OSError) as error:
-                    self._paused[name] = time.monotonic() + _AFTER_FAILURE_SECONDS
-                    log.warning("autoscale setting %s: %s", name, error)
+        try:
+            while True:
+                await asyncio.sleep(_LOOK_SECONDS)
+                for document in self._store.list(_SETTING):
+                    await self._try(document)
+        finally:
+            for task in self._telling:
+                task.cancel()
+
+    async def _try(self, document: Document) -> None:
+        """One look at one setting. What fails is tried again after a while; the other settings don't wait for it."""
+        name = document["name"]
+        if self._paused.get(name, 0.0) > time.monotonic():
+            return
+        try:
+            await self._look(document)
+        except Exception as error:
+            self._paused[name] = time.monotonic() + _AFTER_FAILURE_SECONDS
+            expected = isinstance(error, AzureError | RouterError | StartFailed | OSError)
+            log.warning("autoscale setting %s: %s", name, error, exc_info=not expected)
 
     async def _look(self, document: Document) -> None:
         setting = Setting.parse(document["properties"], MOST_INSTANCES)

@@ -103,12 +103,11 @@ class ServingService:
             ("OnlineDeployments_Delete", "DELETE", deployment, self._delete_deployment),
             ("OnlineDeployments_GetLogs", "POST", deployment + "/getLogs", self._get_logs),
         ]
-        watched = self._monitor.operations(endpoint, deployment)
         # Where links lead: Azure has Azure ML studio for it. A browser brings no token.
         page = Operation("OnlineEndpoints_Page", "GET", "/endpoints/realtime/{endpoint}/detail", self._page, None)
         return [
             *(Operation(name, method, path, handler, "arm") for name, method, path, handler in rows),
-            *watched,
+            *self._monitor.operations(endpoint, deployment),
             *self._managed.operations(),
             page,
         ]
@@ -498,9 +497,11 @@ class ServingService:
     async def _let_go(self, key: str, instances: list[Instance]) -> None:
         """Route by the fleets as they are now, and end what a fleet has released. Raises RouterError."""
         self._draining |= {instance.address for instance in instances}
-        await self._route()
-        if instances:
-            self._spawn(self._drain(key, instances))
+        try:
+            await self._route()
+        finally:
+            if instances:
+                self._spawn(self._drain(key, instances))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
