@@ -281,20 +281,6 @@ def test_parameters_have_their_declared_type(steady: Session, kind: SqlType, val
         ("CREATE SECURITY POLICY p ADD FILTER PREDICATE dbo.f(a) ON dbo.t WITH (STATE = ON)", "CREATE SECURITY POLICY"),
         ("ALTER SECURITY POLICY p WITH (STATE = OFF)", "ALTER SECURITY POLICY"),
         ("DROP SECURITY POLICY IF EXISTS p", "DROP SECURITY POLICY"),
-        ("GRANT SELECT ON dbo.t(a) TO reader", "GRANT"),
-        ("GRANT SELECT ON SCHEMA::dbo TO [reader]", "GRANT"),
-        ("REVOKE SELECT ON dbo.t FROM reader", "REVOKE"),
-        ("DENY SELECT ON dbo.t TO reader", "DENY"),
-        ("CREATE USER [x] FROM EXTERNAL PROVIDER", "CREATE USER"),
-        ("CREATE USER x WITHOUT LOGIN", "CREATE USER"),
-        ("CREATE LOGIN x WITH PASSWORD = 'hidden-value'", "CREATE LOGIN"),
-        ("ALTER USER x WITH DEFAULT_SCHEMA = ml", "ALTER USER"),
-        ("DROP USER IF EXISTS x", "DROP USER"),
-        ("CREATE ROLE x AUTHORIZATION dbo", "CREATE ROLE"),
-        ("ALTER ROLE db_datareader ADD MEMBER x", "ALTER ROLE"),
-        ("DROP ROLE x", "DROP ROLE"),
-        ("EXEC sp_addrolemember 'db_datareader', 'x'", "Membership of roles"),
-        ("EXEC sys.sp_droprolemember @rolename = 'db_datareader', @membername = 'x'", "Membership of roles"),
         ("CREATE CERTIFICATE c WITH SUBJECT = 'x'", "CREATE CERTIFICATE"),
         ("CREATE SYMMETRIC KEY k WITH ALGORITHM = AES_256 ENCRYPTION BY CERTIFICATE c", "CREATE SYMMETRIC KEY"),
         ("DROP SYMMETRIC KEY k", "DROP SYMMETRIC KEY"),
@@ -302,15 +288,15 @@ def test_parameters_have_their_declared_type(steady: Session, kind: SqlType, val
         ("DROP DATABASE ENCRYPTION KEY", "DROP DATABASE ENCRYPTION KEY"),
         ("ALTER DATABASE dw SET ENCRYPTION ON", "ALTER DATABASE SET ENCRYPTION"),
         ("ALTER DATABASE dw MODIFY NAME = other", "ALTER DATABASE MODIFY NAME"),
-        ("ALTER AUTHORIZATION ON SCHEMA::dbo TO x", "ALTER AUTHORIZATION"),
-        ("CREATE SCHEMA ml AUTHORIZATION x", "AUTHORIZATION"),
+        ("ALTER AUTHORIZATION ON dbo.t TO x", "ALTER AUTHORIZATION ON OBJECT"),
         ("CREATE TABLE dbo.m (a varchar(9) MASKED WITH (FUNCTION = 'default()'))", "MASKED column"),
         ("ALTER TABLE dbo.t ALTER COLUMN b ADD MASKED WITH (FUNCTION = 'default()')", "MASKED column"),
         ("ALTER TABLE dbo.t ALTER COLUMN b varchar(3) MASKED WITH (FUNCTION = 'default()')", "MASKED column"),
         ("ALTER TABLE dbo.t ALTER COLUMN b DROP MASKED", "MASKED column"),
         ("ADD SENSITIVITY CLASSIFICATION TO dbo.t.b WITH (LABEL = 'Secret')", "ADD SENSITIVITY CLASSIFICATION"),
         ("DROP SENSITIVITY CLASSIFICATION FROM dbo.t.b", "DROP SENSITIVITY CLASSIFICATION"),
-        ("EXECUTE AS USER = 'x'", "EXECUTE AS"),
+        ("EXECUTE AS LOGIN = 'x'", "EXECUTE AS LOGIN"),
+        ("GRANT VIEW SERVER STATE TO x", "GRANT of a server's permission"),
     ],
 )
 def test_what_would_not_be_enforced_is_refused_by_name(steady: Session, batch: str, construct: str) -> None:
@@ -318,7 +304,6 @@ def test_what_would_not_be_enforced_is_refused_by_name(steady: Session, batch: s
         run(steady, batch)
     assert caught.value.number == 40517, str(caught.value)
     assert caught.value.message.startswith(f"{construct} is not implemented by localazure.")
-    assert "hidden-value" not in caught.value.message
 
 
 def test_settings_of_speed_are_taken(session: Session) -> None:
@@ -366,12 +351,12 @@ def test_describe_runs_nothing(session: Session) -> None:
 
 def test_every_statement_of_the_grammar_has_its_handler() -> None:
     """What parses either runs or is refused by name: no statement falls through."""
-    from localazure.sql import syntax_statements, tables
+    from localazure.sql import syntax_security, syntax_statements, tables
     from localazure.sql.interpreter import Interpreter
 
     kinds = {
         kind
-        for kind in vars(syntax_statements).values()
+        for kind in [*vars(syntax_statements).values(), *vars(syntax_security).values()]
         if isinstance(kind, type)
         and issubclass(kind, syntax_statements.Statement)
         and kind is not syntax_statements.Statement

@@ -13,6 +13,7 @@ import pytest
 
 from localazure.core.auth import Tokens
 from localazure.settings import Settings
+from localazure.sql.principals import Identity
 from localazure.tds.connection import Limits, Service
 from localazure.tds.server import Server, tls_contexts
 
@@ -62,8 +63,8 @@ def running(certified: Settings, tokens: Tokens) -> Iterator[Running]:
         sts_url="https://localhost:1/tenant",
         tls=classic,
         strict_tls=strict,
-        verify_token=lambda token: tokens.verify(token, "sql").subject,
-        open_session=lambda login, application, host: StandIn(root, login, application, host),
+        verify_token=lambda token: Identity(tokens.verify(token, "sql").subject, administrator=True, external=True),
+        open_session=lambda who, application, host, database: StandIn(root, who.name, application, host),
         limits=LIMITS,
     )
     server = Running(service, certified, tokens)

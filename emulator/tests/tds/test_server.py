@@ -285,7 +285,7 @@ def test_a_large_result_arrives_whole(client: RawClient) -> None:
 
 
 def test_attention_ends_a_running_statement(client: RawClient) -> None:
-    client.start("WAITFOR DELAY '01:00:00'")
+    client.start("WAITFOR DELAY '3600'")
     time.sleep(0.2)
     client.attention()
     answer = parse(client.receive())

@@ -16,6 +16,7 @@ import pyarrow as pa
 from localazure.sql import errors
 from localazure.sql.catalog import Catalog, CatalogObject, Table, quote
 from localazure.sql.conversions import Value
+from localazure.sql.principals import Access
 from localazure.sql.results import SqlError, SqlType
 from localazure.sql.rules import PoolKind
 from localazure.sql.scans import LakeScan
@@ -25,7 +26,7 @@ from localazure.sql.syntax import Parts
 
 @dataclass(frozen=True, slots=True)
 class SourceColumn:
-    """A column that a row source offers. ``sql`` is qualified and quoted."""
+    """A column that a row source offers. ``sql`` is qualified and quoted; refused: the error that reading it is."""
 
     name: str
     type: SqlType
@@ -33,8 +34,11 @@ class SourceColumn:
     nullable: bool = True
     trimmed: bool = False
     hidden: bool = False
+    refused: SqlError | None = None
 
     def value(self) -> Value:
+        if self.refused is not None:  # the session's user may not read it
+            raise self.refused
         if self.type.name in {"char", "nchar"} and self.trimmed and (self.type.length or 0) > 0:
             padded = f"rpad({self.sql}, {self.type.length}, ' ')"
             return Value(padded, self.type, self.nullable, bare=self.sql, name=self.name)
@@ -113,7 +117,10 @@ class Context:
     variables: declared types by lower-case name; constant: a variable's present value; parameters: the variables that
     the SQL names as $v_<name>; attachments: what to register under these names before running; lake: the rows of files
     in a serverless pool; pool, databases: where names are looked up; system, local, stored: a catalogue view, a
-    temporary table, a table was named; cacheable: nothing in the SQL depends on the moment.
+    temporary table, a table was named; cacheable: nothing in the SQL depends on the moment; access: what the session's
+    user may do, None for everything; access_in: the same in another database; chain: the owner of the view, function or
+    procedure that is being followed: what belongs to the same owner is open to whoever may use that one.
+    https://learn.microsoft.com/en-us/sql/relational-databases/tutorial-ownership-chains-and-context-switching
     """
 
     catalog: Catalog
@@ -138,6 +145,10 @@ class Context:
     session_values: dict[str, object] = field(default_factory=dict)
     local: bool = False
     stored: bool = False
+    access: Access | None = None
+    access_in: Callable[[Any], Access | None] | None = None
+    chain: int | None = None
+    user: str = "dbo"
 
     def fresh(self, prefix: str) -> str:
         """A quoted name that nothing else in this statement has."""
@@ -166,7 +177,10 @@ class Context:
             return self.temporary.get(parts[-1].lower())
         schema, name = self.split_name(parts, line)
         other = self.elsewhere(parts, line)
-        return (self.catalog if other is None else other.catalog).find(schema, name)
+        found = (self.catalog if other is None else other.catalog).find(schema, name)
+        if found is None and schema == self.default_schema and len(parts) == 1:  # behind a user's own schema comes dbo
+            return self.catalog.find("dbo", name)
+        return found
 
     def elsewhere(self, parts: Parts, line: int) -> Any:
         """The other database that a three-part name leads to; None for the present one."""
@@ -176,17 +190,68 @@ class Context:
         return None if server is None else server.database(parts[0], line)
 
     @contextmanager
-    def inside(self, other: Any) -> Iterator[None]:
-        """Names are looked up in another database: that of a view that is being expanded."""
-        if other is None:
+    def inside(self, other: Any, schema: str = "") -> Iterator[None]:
+        """Names are looked up in another database, or for a module in ``schema``: that of what is being expanded."""
+        if other is None and self.access is None:
             yield
             return
-        saved = self.pool, self.catalog, self.database
-        self.pool, self.catalog, self.database = other, other.catalog, other.database
+        saved = self.pool, self.catalog, self.database, self.access, self.chain, self.default_schema
+        if other is not None:
+            self.access = self._access_elsewhere(other)
+            self.pool, self.catalog, self.database = other, other.catalog, other.database
+        if schema:
+            self.default_schema = "dbo"
+            self.chain = None if self.access is None else self.access.directory.owner_of(schema)
         try:
             yield
         finally:
-            self.pool, self.catalog, self.database = saved
+            self.pool, self.catalog, self.database, self.access, self.chain, self.default_schema = saved
+
+    # ---- permissions --------
+
+    def _access_elsewhere(self, other: Any) -> Access | None:
+        return self.access_in(other) if self.access_in is not None else None
+
+    def _held(self, parts: Parts, entry: CatalogObject, line: int) -> tuple[Access, str] | None:
+        """What the user may do where ``parts`` lead, and that database's name; None when nothing has to be asked."""
+        other = self.elsewhere(parts, line)
+        access, database = self.access, self.database
+        if other is not None:
+            access, database = self._access_elsewhere(other), other.database
+        if access is None or (isinstance(entry, Table) and entry.temporary):
+            return None
+        if other is None and self.chain is not None and self.chain == access.directory.owner_of(entry.schema):
+            return None
+        return access, database
+
+    def demand(self, permission: str, parts: Parts, entry: CatalogObject, line: int) -> None:
+        """SqlError 229 when the session's user hasn't this permission on a table, a view, a procedure, a function."""
+        held = self._held(parts, entry, line)
+        if held is not None and not held[0].on(permission, entry):
+            raise errors.denied(permission, (held[1], entry.schema, entry.name), line)
+
+    def refused_columns(
+        self, permission: str, parts: Parts, entry: CatalogObject, line: int, *, later: bool = False
+    ) -> Callable[[str], SqlError | None] | None:
+        """By a column's name the error that using it is; None when all are open. 229 when none is, unless ``later``."""
+        held = self._held(parts, entry, line)
+        if held is None:
+            return None
+        access, database = held
+        names, where = access.refused_columns(permission, entry), (database, entry.schema, entry.name)
+        if names is None:
+            denied = errors.denied(permission, where, line)
+            if not later:
+                raise denied
+            return lambda column: denied
+        if not names:
+            return None
+        return lambda column: errors.denied(permission, where, line, column) if column.lower() in names else None
+
+    def demand_on_database(self, permission: str, line: int) -> None:
+        """SqlError 262 when the session's user hasn't this permission on the database."""
+        if self.access is not None and not self.access.on_database(permission):
+            raise errors.denied_on_database(permission, self.database, line)
 
     def check_mixed(self, line: int) -> None:
         """A serverless pool doesn't read files together with temporary tables or catalogue views.

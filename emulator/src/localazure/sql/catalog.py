@@ -178,6 +178,7 @@ class Catalog:
         self.schemas: dict[str, tuple[str, int]] = {}
         self.objects: dict[tuple[str, str], CatalogObject] = {}
         self.settings: dict[tuple[str, str], Setting] = {}
+        self.directory: tuple[object, object] | None = None  # what localazure.sql.principals read from these settings
         self._next_id = _FIRST_OBJECT + number * _IDS_OF_A_DATABASE
         self._open(connection)
 

@@ -125,7 +125,10 @@ def schema_id(session: Session, name: str) -> int:
 
 
 def entries(session: Session) -> list[CatalogObject]:
-    return sorted(session.pool.catalog.objects.values(), key=lambda entry: entry.object_id)
+    """The objects that the session's user sees."""
+    found = sorted(session.pool.catalog.objects.values(), key=lambda entry: entry.object_id)
+    access = session.access()
+    return found if access is None else [entry for entry in found if access.sees(entry)]
 
 
 def tables_of(session: Session) -> list[Table]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from localazure.sql import index_views, information_views, management_views
+from localazure.sql.authority import directory_of
 from localazure.sql.binding import SystemRows
 from localazure.sql.catalog import Function, Procedure, View
 from localazure.sql.catalog_rows import (
@@ -104,7 +105,8 @@ def _procedures(session: Session) -> tuple[Spec, Rows]:
 
 def _schemas(session: Session) -> tuple[Spec, Rows]:
     return declare("name sysname, schema_id int, principal_id int"), [
-        (name, number, 1) for name, number in session.pool.catalog.schemas.values()
+        (name, number, directory_of(session.pool).owner_of(name))
+        for name, number in session.pool.catalog.schemas.values()
     ]
 
 
@@ -146,8 +148,11 @@ def _modules(session: Session) -> tuple[Spec, Rows]:
     spec: Spec = declare(
         "object_id int, definition nvarchar(max), uses_ansi_nulls bit, uses_quoted_identifier bit, is_schema_bound bit"
     )
+    access = session.access()
     found = [
-        (e.object_id, e.text, True, True, False) for e in entries(session) if isinstance(e, View | Procedure | Function)
+        (e.object_id, e.text if access is None or access.on("VIEW DEFINITION", e) else None, True, True, False)
+        for e in entries(session)
+        if isinstance(e, View | Procedure | Function)
     ]
     return spec, found
 

@@ -69,6 +69,7 @@ class ChangeCompiler(QueryCompiler):
 
     def insert(self, insert: s.Insert) -> CompiledChange:
         table = self.target(insert.target, insert.line)
+        self.context.demand("INSERT", insert.target, table, insert.line)
         head = self.common_tables(insert.tables)
         columns = self._insert_columns(insert, table)
         missing = [column for column in table.columns if column not in columns]
@@ -185,13 +186,13 @@ class ChangeCompiler(QueryCompiler):
     ) -> tuple[str, list[RowSource], RowSource]:
         """(FROM text, sources, the target among them)."""
         if source is None:
-            sql, sources = self.source(s.TableSource(line, target, alias, [], []), None)
+            sql, sources = self.target_source(s.TableSource(line, target, alias, [], []))
         else:
             sql, sources = self.source(source, None)
             found = _target_among(sources, target, alias)
             if found is not None:
                 return sql, sources, found
-            own_sql, own = self.source(s.TableSource(line, target, alias, [], []), None)
+            own_sql, own = self.target_source(s.TableSource(line, target, alias, [], []))
             sql, sources = (
                 f"{own_sql} CROSS JOIN {sql}" if "JOIN" not in sql else f"{own_sql} CROSS JOIN ({sql})",
                 own + sources,
@@ -202,6 +203,7 @@ class ChangeCompiler(QueryCompiler):
         head = self.common_tables(update.tables)
         sql, sources, target = self._reach(update.target, None, update.source, update.line)
         table = self._changed(target, update.target, update.line)
+        refused = self.context.refused_columns("UPDATE", target.parts, table, update.line)
         scope = Scope(sources)
         settings: list[tuple[TableColumn, str]] = []
         for assignment in update.assignments:
@@ -215,6 +217,8 @@ class ChangeCompiler(QueryCompiler):
                     "an INSERT.",
                     line=assignment.line,
                 )
+            if refused is not None and (denied := refused(column.name)) is not None:
+                raise denied
             if column.identity is not None:
                 raise SqlError(8102, f"Cannot update identity column '{column.name}'.", line=assignment.line)
             settings.append((column, self._assigned(assignment, column, table, target, scope)))
@@ -256,6 +260,7 @@ class ChangeCompiler(QueryCompiler):
         head = self.common_tables(delete.tables)
         sql, sources, target = self._reach(delete.target, delete.alias, delete.source, delete.line)
         table = self._changed(target, delete.target, delete.line)
+        self.context.demand("DELETE", target.parts, table, delete.line)
         where = f" WHERE {self.condition(delete.where, Scope(sources))}" if delete.where is not None else ""
         if delete.top is None and len(sources) == 1 and not head:
             return CompiledChange(f"DELETE FROM {sql}{where}", "DELETE", table)
@@ -273,7 +278,7 @@ class ChangeCompiler(QueryCompiler):
         """https://learn.microsoft.com/en-us/sql/t-sql/statements/merge-transact-sql"""
         head = self.common_tables(merge.tables)
         table = self.target(merge.target, merge.line)
-        target_sql, targets = self.source(s.TableSource(merge.line, merge.target, merge.alias, [], []), None)
+        target_sql, targets = self.target_source(s.TableSource(merge.line, merge.target, merge.alias, [], []))
         source_sql, sources = self.source(merge.source, None)
         both = Scope(targets + sources)
         parts = [f"{head}MERGE INTO {target_sql} USING {source_sql} ON {self.condition(merge.on, both)}"]
@@ -292,16 +297,22 @@ class ChangeCompiler(QueryCompiler):
         return CompiledChange(" ".join(parts), "MERGE", table)
 
     def _merge_action(self, branch: s.MergeBranch, table: Table, target: RowSource, scope: Scope) -> str:
+        place = table.schema, table.name
         if branch.action == "DELETE":
+            self.context.demand("DELETE", place, table, branch.line)
             return "DELETE"
         if branch.action == "UPDATE":
+            refused = self.context.refused_columns("UPDATE", place, table, branch.line)
             changes = []
             for assignment in branch.assignments:
                 column = table.column(assignment.parts[-1])
                 if column is None:
                     raise errors.invalid_column(assignment.parts[-1], assignment.line)
+                if refused is not None and (denied := refused(column.name)) is not None:
+                    raise denied
                 changes.append(f"{quote(column.name)} = {self._assigned(assignment, column, table, target, scope)}")
             return f"UPDATE SET {', '.join(changes)}"
+        self.context.demand("INSERT", place, table, branch.line)
         insert = s.Insert(branch.line, (table.name,), branch.columns, None, [branch.values], [], {})
         columns = self._insert_columns(insert, table)
         self._check_width(len(branch.values), columns, insert)

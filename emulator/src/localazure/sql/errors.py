@@ -45,8 +45,29 @@ def not_implemented(construct: str, line: int, why: str = "") -> SqlError:
 
 
 def no_security(construct: str, line: int) -> SqlError:
-    """A statement about who may do what. Taken and not enforced, it would make a script look safe that isn't."""
-    return not_implemented(construct, line, "Whoever logs in may read and write everything.")
+    """A statement that hides rows or values. Taken and not enforced, it would make a script look safe that isn't."""
+    return not_implemented(construct, line, "Nothing would enforce it.")
+
+
+def denied(permission: str, where: tuple[str, str, str], line: int, column: str = "") -> SqlError:
+    """229, or 230 of a column; ``where``: database, schema, name.
+
+    https://learn.microsoft.com/en-us/sql/relational-databases/errors-events/mssqlserver-229-database-engine-error
+    """
+    database, schema, name = where
+    inside = f"column '{column}' of the " if column else ""
+    return SqlError(
+        230 if column else 229,
+        f"The {permission} permission was denied on the {inside}object '{name}', database '{database}', schema "
+        f"'{schema}'.",
+        state=1 if column else 5,
+        severity=14,
+        line=line,
+    )
+
+
+def denied_on_database(permission: str, database: str, line: int) -> SqlError:
+    return SqlError(262, f"{permission} permission denied in database '{database}'.", severity=14, line=line)
 
 
 def invalid_object(name: str, line: int) -> SqlError:

@@ -25,6 +25,7 @@ def explain(session: Session, statement: s.Explain, frame: Frame) -> ResultSet:
     """
     if not session.pool.kind.tables:
         raise errors.unsupported("EXPLAIN", statement.line)
+    session.context(frame).demand_on_database("SHOWPLAN", statement.line)
     inner = statement.statement
     if not isinstance(inner, s.QueryStatement | s.Insert | s.Update | s.Delete):
         raise errors.not_implemented(f"EXPLAIN of {type(inner).__name__}", statement.line)

@@ -10,6 +10,7 @@ from localazure.sql import (
     errors,
     functions_of_users,
     number_functions,  # noqa: F401
+    security_functions,  # noqa: F401
     system_functions,  # noqa: F401
     text_functions,  # noqa: F401
 )

@@ -30,6 +30,7 @@ def find(compiler: ExpressionCompiler, call: s.Call) -> s.CreateFunction | None:
     found = compiler.context.find((*call.qualifier, call.name), call.line)
     if not isinstance(found, Function):
         return None
+    compiler.context.demand("SELECT" if found.inline else "EXECUTE", (*call.qualifier, call.name), found, call.line)
     definition = parse(found.text)[0]
     return definition if isinstance(definition, s.CreateFunction) else None
 
@@ -141,7 +142,7 @@ def table(compiler: Any, definition: s.CreateFunction, call: s.Call, scope: Scop
         raise errors.invalid_object(".".join((*call.qualifier, call.name.lower())), call.line)
     known = _arguments(compiler, definition, call, scope)
     context = compiler.context
-    with context.inside(context.elsewhere((*call.qualifier, call.name), call.line)):
+    with context.inside(context.elsewhere((*call.qualifier, call.name), call.line), call.qualifier[-1]):
         return compiler.query(substituted(definition.query, known), None)
 
 

@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from localazure.sql import errors
+from localazure.sql import errors, lake_databases
 from localazure.sql import syntax as s
+from localazure.sql.authority import administers
 from localazure.sql.binding import Scope
 from localazure.sql.conversions import implicit
 from localazure.sql.explain import explain
@@ -31,6 +32,7 @@ from localazure.sql.results import (
     SqlType,
     TransactionChange,
 )
+from localazure.sql.security import authorize, change_member, change_permissions, define_principal
 from localazure.sql.service import administer, drop_setting
 from localazure.sql.sqltypes import CHARACTER, with_length
 from localazure.sql.syntax_queries import reads_rows
@@ -65,6 +67,14 @@ _NEEDS_NO_TRANSACTION = (
 )
 
 
+_SECURITY: dict[type, Callable[[Any, Any], None]] = {
+    s.PrincipalDefinition: define_principal,
+    s.RoleMember: change_member,
+    s.Permission: change_permissions,
+    s.Authorization: authorize,
+}
+
+
 class BreakLoop(Exception):
     """BREAK on its way to its WHILE."""
 
@@ -92,11 +102,12 @@ class Variable:
 
 @dataclass
 class Frame:
-    """The variables of a batch or a procedure, and how deep it is nested."""
+    """The variables of a batch or a procedure, and how deep it is nested; chain: the procedure's (database, owner)."""
 
     variables: dict[str, Variable] = field(default_factory=dict)
     depth: int = 0
     procedure: str = ""
+    chain: tuple[int, int] | None = None
 
 
 class Interpreter:
@@ -130,6 +141,12 @@ class Interpreter:
             s.UseDatabase: self._use,
             s.Explain: self._explain,
             s.Administration: self._administration,
+            s.PrincipalDefinition: self._security,
+            s.RoleMember: self._security,
+            s.Permission: self._security,
+            s.Authorization: self._security,
+            s.ExecuteAs: self._execute_as,
+            s.Revert: self._revert,
         }
 
     def parameters(self, parameters: Sequence[Parameter]) -> None:
@@ -156,6 +173,7 @@ class Interpreter:
         """Run a statement; a SqlError leaves with the line of the innermost statement that failed."""
         session = self.session
         session.check_cancelled(statement.line)
+        lake_databases.refuse(session.pool, statement)
         handler = self._handlers.get(type(statement))
         if isinstance(statement, _NEEDS_NO_TRANSACTION):
             if session.transaction_count and session.pool.kind.tables:
@@ -388,11 +406,14 @@ class Interpreter:
         yield from call_procedure(self, statement)
 
     def _inner(self, text: str, frame: Frame, line: int) -> Iterator[Result]:
+        depth = len(self.session.authority.taken)
         try:
             yield from Interpreter(self.session, frame).batch(text)
         except SqlError as error:
             error.line = line
             raise
+        finally:
+            del self.session.authority.taken[depth:]  # what EXECUTE AS took ends with the batch that it is in
 
     # ---- transactions and the service --------
 
@@ -422,7 +443,9 @@ class Interpreter:
         """A dedicated pool changes database only by connecting; naming the present one is let through."""
         session = self.session
         if session.pool.server is not None:
-            old, session.pool = session.database, session.pool.server.database(statement.name, statement.line)
+            other = session.pool.server.database(statement.name, statement.line)
+            session.authority.access(other)  # SqlError 916 for a log-in that is nobody there
+            old, session.pool = session.database, other
             yield DatabaseChange(session.database, old)
             return
         if statement.name.lower() != self.session.database.lower():
@@ -438,7 +461,29 @@ class Interpreter:
         yield explain(self.session, statement, self.frame)
 
     def _administration(self, statement: s.Administration) -> Iterator[Result]:
+        administers(self.session, statement)
         yield from administer(self.session, statement)
+
+    # ---- who may do what --------
+
+    def _security(self, statement: s.Statement) -> Iterator[Result]:
+        """Users, roles and permissions; ROLLBACK takes back what a serverless pool's transaction made of them."""
+        session = self.session
+        if session.transaction_count and session.pool.kind.tables:
+            raise SqlError(111212, "Operation cannot be performed within a transaction.", line=statement.line)
+        catalog, before = session.pool.catalog, session.pool.catalog.snapshot()
+        session.secure(statement, _SECURITY[type(statement)])
+        if session.transaction_count:
+            session.definitions.append((catalog, before, catalog.snapshot()))
+        yield RowsAffected(None)
+
+    def _execute_as(self, statement: s.ExecuteAs) -> Iterator[Result]:
+        self.session.authority.execute_as(self.session.pool, statement)
+        yield RowsAffected(None)
+
+    def _revert(self, statement: s.Revert) -> Iterator[Result]:
+        self.session.authority.revert()
+        yield RowsAffected(None)
 
 
 def _check_flow(statements: Sequence[s.Statement], kind: PoolKind) -> None:

@@ -71,6 +71,7 @@ def copy_into(session: Session, statement: s.CopyInto, frame: Frame) -> Result:
         raise errors.not_implemented("COPY INTO option AUTO_CREATE_TABLE", line)
     compiler = session.compiler(frame)
     table = compiler.target(statement.name, line)
+    compiler.context.demand("INSERT", statement.name, table, line)
     if statement.options.get("IDENTITY_INSERT", "OFF").upper() == "ON":
         compiler.identity_insert = f"{table.schema}.{table.name}".lower()
     file_type, layout = _layout(session, statement)

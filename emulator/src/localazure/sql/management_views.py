@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from localazure.sql import node_views, serverless_views, workload
+from localazure.sql import node_views, security_views, serverless_views, workload
 from localazure.sql.catalog import View
 from localazure.sql.requests import Request
 from localazure.sql.view_columns import Spec, declare
@@ -208,8 +208,15 @@ def _exec_sessions(session: Session) -> tuple[Spec, Rows]:
             other.row_count,
         )
         for spid, other in list(session.pool.engine.sessions.items())
+        if _shown(session, spid)
     ]
     return spec, found
+
+
+def _shown(session: Session, spid: int) -> bool:
+    """Whoever lacks VIEW DATABASE STATE sees its own session."""
+    access = session.access()
+    return spid == session.spid or access is None or access.on_database("VIEW DATABASE STATE")
 
 
 def _running(session: Session) -> tuple[Spec, Rows]:
@@ -235,7 +242,7 @@ def _running(session: Session) -> tuple[Spec, Rows]:
             request.statement_id.strip("{}"),
         )
         for request in session.pool.engine.requests.rows()
-        if request.ended is None
+        if request.ended is None and _shown(session, int(request.session_id[3:]))
     ]
 
 
@@ -243,7 +250,9 @@ def _connections(session: Session) -> tuple[Spec, Rows]:
     spec: Spec = declare(
         "session_id int, net_transport sysname, encrypt_option sysname, auth_scheme sysname, protocol_type sysname"
     )
-    return spec, [(spid, "TCP", "TRUE", "SQL", "TSQL") for spid in list(session.pool.engine.sessions)]
+    return spec, [
+        (spid, "TCP", "TRUE", "SQL", "TSQL") for spid in list(session.pool.engine.sessions) if _shown(session, spid)
+    ]
 
 
 def _databases(session: Session) -> tuple[Spec, Rows]:
@@ -282,22 +291,6 @@ def _databases(session: Session) -> tuple[Spec, Rows]:
     setting = session.pool.catalog.setting("OPTION", "RESULT_SET_CACHING")
     cached = setting is not None and setting.options.get("VALUE") == "ON"
     return spec, [row(*database) for database in session.pool.databases()]
-
-
-def _role_members(session: Session) -> tuple[Spec, Rows]:
-    """Whoever logs in is dbo, and dbo an owner."""
-    return declare("role_principal_id int, member_principal_id int"), [(16384, 1)]
-
-
-def _principals(session: Session) -> tuple[Spec, Rows]:
-    spec: Spec = declare(
-        "name sysname, principal_id int, type char(1), type_desc nvarchar(60), default_schema_name sysname, "
-        "authentication_type int, authentication_type_desc nvarchar(60), is_fixed_role bit"
-    )
-    found: list[tuple[Any, ...]] = [("dbo", 1, "S", "SQL_USER", "dbo", 1, "INSTANCE", False)]
-    for number, role in enumerate(("db_owner", "db_ddladmin", "db_datareader", "db_datawriter"), 16384):
-        found.append((role, number, "R", "DATABASE_ROLE", None, 0, "NONE", True))
-    return spec, found
 
 
 def _settings(
@@ -376,7 +369,7 @@ VIEWS: dict[str, Callable[[Session], tuple[Spec, Rows]]] = {
     "sys.dm_exec_connections": _connections,
     "sys.dm_exec_requests": _running,
     "sys.databases": _databases,
-    "sys.database_principals": _principals,
+    **security_views.VIEWS,
     **serverless_views.VIEWS,
     "sys.external_data_sources": _settings(
         "data source",
@@ -450,14 +443,6 @@ VIEWS: dict[str, Callable[[Session], tuple[Spec, Rows]]] = {
     ),
     "sys.dm_pdw_errors": _errors,
     "sys.dm_pdw_sql_requests": _sql_requests,
-    "sys.database_role_members": _role_members,
-    "sys.database_permissions": _empty(
-        declare(
-            "class tinyint, class_desc nvarchar(60), major_id int, minor_id int, grantee_principal_id int, "
-            "grantor_principal_id int, type char(4), permission_name nvarchar(128), state char(1), "
-            "state_desc nvarchar(60)"
-        )
-    ),
     **node_views.VIEWS,
     "sys.synonyms": _empty(declare("name sysname, object_id int, schema_id int, base_object_name nvarchar(4000)")),
     "sys.sequences": _empty(

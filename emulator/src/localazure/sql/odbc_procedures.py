@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from localazure.sql import syntax as s
 from localazure.sql.catalog import Procedure
-from localazure.sql.catalog_rows import ODBC_TYPES, max_length, precision_of
+from localazure.sql.catalog_rows import ODBC_TYPES, entries, max_length, precision_of, tables_of
 from localazure.sql.parse_statements import parse
 from localazure.sql.results import Result
 from localazure.sql.results_of_rows import like, pick, rows
@@ -56,7 +56,7 @@ def _statistics(interpreter: Interpreter, values: Values, line: int) -> Iterator
         "COLLATION char(1), CARDINALITY int, PAGES int, FILTER_CONDITION varchar(128)"
     )
     found: list[tuple[Any, ...]] = []
-    for table in session.pool.catalog.tables():
+    for table in tables_of(session):
         if table.external is not None or not (like(table.name, name) and like(table.schema, owner)):
             continue
         count = session.cursor.execute(f"SELECT count(*) FROM {table.physical}").fetchall()[0][0]
@@ -70,7 +70,7 @@ def _statistics(interpreter: Interpreter, values: Values, line: int) -> Iterator
 
 def _definitions(interpreter: Interpreter, name: Any, owner: Any) -> list[tuple[Procedure, s.CreateProcedure]]:
     found = []
-    for entry in interpreter.session.pool.catalog.objects.values():
+    for entry in entries(interpreter.session):
         if isinstance(entry, Procedure) and like(entry.name, name) and like(entry.schema, owner):
             definition = parse(entry.text)[0]
             if isinstance(definition, s.CreateProcedure):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from localazure.sql import errors
 from localazure.sql import syntax as s
-from localazure.sql.parse_modules import ModuleParser
+from localazure.sql.parse_security import SecurityParser
 from localazure.sql.results import SqlError
 
 _ADMINISTRATION = {
@@ -16,9 +16,6 @@ _ADMINISTRATION = {
     ("WORKLOAD", "CLASSIFIER"),
     ("MASTER", "KEY"),
     ("DATABASE", "SCOPED"),
-    ("USER",),
-    ("LOGIN",),
-    ("ROLE",),
     ("DATABASE",),
     ("SYMMETRIC", "KEY"),
     ("CERTIFICATE",),
@@ -33,7 +30,7 @@ _KIND_WORDS = frozenset(
 _SECRET_KEYS = frozenset({"SECRET", "PASSWORD", "BY PASSWORD", "ENCRYPTION BY PASSWORD"})
 
 
-class DefinitionParser(ModuleParser):
+class DefinitionParser(SecurityParser):
     """Statements that change the catalogue."""
 
     def create(self) -> s.Statement:
@@ -51,12 +48,8 @@ class DefinitionParser(ModuleParser):
             return self._procedure(start.start, start.line, alter=False, replace=replace)
         if self.take("SCHEMA"):
             name = self.identifier() if not self.at("AUTHORIZATION") else ""
-            if self.take("AUTHORIZATION"):
-                owner = self.identifier()
-                if owner.lower() != "dbo":
-                    raise errors.no_security("AUTHORIZATION", start.line)
-                name = name or owner
-            return s.CreateSchema(start.line, name)
+            owner = self.identifier() if self.take("AUTHORIZATION") else None
+            return s.CreateSchema(start.line, name or owner or "", owner)
         if self.take("STATISTICS"):
             name = self.identifier()
             self.expect("ON")
@@ -77,7 +70,7 @@ class DefinitionParser(ModuleParser):
             return self._function(start.start, start.line, alter=False, replace=replace)
         if self.at("TRIGGER") or self.at("TYPE") or self.at("SEQUENCE") or self.at("SYNONYM"):
             raise errors.refused(f"CREATE {self.token.key}", start.line)
-        return self._administration("CREATE", start.line)
+        return self.create_principal(start.line) or self._administration("CREATE", start.line)
 
     # ---- tables --------
 
@@ -326,8 +319,6 @@ class DefinitionParser(ModuleParser):
         if self.at("TABLE"):
             self.advance()
             return self._alter_table(start.line)
-        if self.at("AUTHORIZATION"):
-            raise errors.no_security("ALTER AUTHORIZATION", start.line)
         if self.take("SCHEMA"):
             schema = self.identifier()
             self.expect("TRANSFER")
@@ -356,7 +347,7 @@ class DefinitionParser(ModuleParser):
             if self.take("WITH") or self.at("("):
                 self._skip_parentheses()
             return s.Index(start.line, action, table, name, [])
-        return self._administration("ALTER", start.line)
+        return self.alter_principal(start.line) or self._administration("ALTER", start.line)
 
     def _alter_table(self, line: int) -> s.Statement:
         name = self.name()
@@ -428,6 +419,9 @@ class DefinitionParser(ModuleParser):
 
     def drop(self) -> s.Statement:
         line = self.expect("DROP").line
+        principal = self.drop_principal(line)
+        if principal is not None:
+            return principal
         kind = self.advance().key
         if kind == "EXTERNAL":
             kind = f"EXTERNAL {self.advance().key}"
@@ -461,9 +455,6 @@ class DefinitionParser(ModuleParser):
             "WORKLOAD GROUP",
             "WORKLOAD CLASSIFIER",
             "MASTER KEY",
-            "USER",
-            "ROLE",
-            "LOGIN",
             "CERTIFICATE",
             "SYMMETRIC KEY",
             "DATABASE ENCRYPTION KEY",

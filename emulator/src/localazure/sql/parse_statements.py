@@ -29,7 +29,6 @@ _REFUSED = frozenset(
         "DEALLOCATE",
         "CHECKPOINT",
         "RECONFIGURE",
-        "REVERT",
         "SHUTDOWN",
     }
 )
@@ -123,6 +122,7 @@ class StatementParser(DefinitionParser):
             "GRANT": self._permission,
             "DENY": self._permission,
             "REVOKE": self._permission,
+            "REVERT": self._revert,
             "KILL": self._kill,
             "DBCC": self._dbcc,
             "ADD": self._add,
@@ -414,8 +414,8 @@ class StatementParser(DefinitionParser):
 
     def _execute(self) -> s.Statement:
         line = self.advance().line
-        if self.at("AS"):
-            raise errors.not_implemented("EXECUTE AS", line)
+        if self.take("AS"):
+            return self.execute_as(line)
         if self.at("("):
             self.advance()
             text = self.value()
@@ -481,15 +481,6 @@ class StatementParser(DefinitionParser):
     def _use(self) -> s.Statement:
         line = self.expect("USE").line
         return s.UseDatabase(line, self.identifier())
-
-    def _permission(self) -> s.Statement:
-        token = self.advance()
-        words: list[str] = []
-        while self.token.kind != "end" and not self.at(";"):
-            words.append(self.advance().text)
-        if "TO" not in {word.upper() for word in words} | {"TO" if "FROM" in {w.upper() for w in words} else ""}:
-            raise self.error()
-        return s.Administration(token.line, token.key, " ".join(words), {})
 
     def _add(self) -> s.Statement:
         line = self.expect("ADD").line

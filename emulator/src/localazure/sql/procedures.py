@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from localazure.sql import errors
 from localazure.sql import syntax as s
+from localazure.sql.authority import no_permission
 from localazure.sql.catalog import Procedure, Table
 from localazure.sql.parse_expressions import ExpressionParser
 from localazure.sql.results import Result, RowsAffected, SqlError, SqlType
@@ -41,7 +41,15 @@ def call_procedure(interpreter: Interpreter, statement: s.Execute) -> Iterator[R
         raise SqlError(
             2812, f"Could not find stored procedure '{'.'.join(statement.name)}'.", state=62, line=statement.line
         )
-    yield from _user_procedure(interpreter, statement, found)
+    session = interpreter.session
+    access = session.access()
+    if access is not None:
+        session.context(interpreter.frame).demand("EXECUTE", statement.name, found, statement.line)
+    depth = len(session.authority.taken)
+    try:
+        yield from _user_procedure(interpreter, statement, found)
+    finally:
+        del session.authority.taken[depth:]
 
 
 def _user_procedure(interpreter: Interpreter, statement: s.Execute, found: Procedure) -> Iterator[Result]:
@@ -51,7 +59,9 @@ def _user_procedure(interpreter: Interpreter, statement: s.Execute, found: Proce
     definition = parse(found.text)[0]
     if not isinstance(definition, s.CreateProcedure):
         raise SqlError(2812, f"Could not find stored procedure '{found.name}'.", state=62, line=statement.line)
-    frame = Frame(depth=interpreter.frame.depth + 1, procedure=found.name)
+    access = interpreter.session.access()
+    chain = None if access is None else (interpreter.session.pool.number, access.directory.owner_of(found.schema))
+    frame = Frame(depth=interpreter.frame.depth + 1, procedure=found.name, chain=chain)
     inner = Interpreter(interpreter.session, frame)
     outputs: list[tuple[str, str]] = []
     given: set[str] = set()
@@ -166,12 +176,25 @@ def _data_processed_limit(interpreter: Interpreter, values: Values, line: int) -
     server = interpreter.session.pool.server
     if server is None:
         raise SqlError(15892, "Stored procedure sp_set_data_processed_limit is not supported.", line=line)
+    if interpreter.session.access() is not None:
+        raise no_permission(line)
     server.ledger.limit(str(pick(values, "@type", 0)), pick(values, "@limit_tb", 1), line)
     yield RowsAffected(None)
 
 
-def _role_member(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
-    raise errors.no_security("Membership of roles", line)
+def _add_member(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-addrolemember-transact-sql"""
+    yield from _member(interpreter, values, line, add=True)
+
+
+def _drop_member(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    yield from _member(interpreter, values, line, add=False)
+
+
+def _member(interpreter: Interpreter, values: Values, line: int, *, add: bool) -> Iterator[Result]:
+    role, member = str(pick(values, "@rolename", 0) or ""), str(pick(values, "@membername", 1) or "")
+    text = f"ALTER ROLE [{role}] {'ADD' if add else 'DROP'} MEMBER [{member}]"
+    yield from interpreter.one(s.RoleMember(line, role, member, add, batch_text=text))
 
 
 def _session_context(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
@@ -186,6 +209,8 @@ def _session_context(interpreter: Interpreter, values: Values, line: int) -> Ite
 
 def _sp_tables(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
     """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-tables-transact-sql"""
+    from localazure.sql.catalog_rows import entries
+
     session = interpreter.session
     name, owner = pick(values, "@table_name", 0), pick(values, "@table_owner", 1)
     spec = declare(
@@ -193,7 +218,7 @@ def _sp_tables(interpreter: Interpreter, values: Values, line: int) -> Iterator[
     )
     found = [
         (session.database, entry.schema, entry.name, "TABLE" if isinstance(entry, Table) else "VIEW", None)
-        for entry in session.pool.catalog.objects.values()
+        for entry in entries(session)
         if not isinstance(entry, Procedure) and like(entry.name, name) and like(entry.schema, owner)
     ]
     yield rows(spec, sorted(found, key=lambda row: (row[3], row[1], row[2])))
@@ -201,7 +226,7 @@ def _sp_tables(interpreter: Interpreter, values: Values, line: int) -> Iterator[
 
 def _sp_columns(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
     """https://learn.microsoft.com/en-us/sql/relational-databases/system-stored-procedures/sp-columns-transact-sql"""
-    from localazure.sql.catalog_rows import ODBC_TYPES, max_length, precision_of
+    from localazure.sql.catalog_rows import ODBC_TYPES, max_length, precision_of, tables_of
 
     session = interpreter.session
     name, owner = pick(values, "@table_name", 0), pick(values, "@table_owner", 1)
@@ -213,7 +238,7 @@ def _sp_columns(interpreter: Interpreter, values: Values, line: int) -> Iterator
         "SS_DATA_TYPE tinyint"
     )
     found = []
-    for table in session.pool.catalog.tables():
+    for table in tables_of(session):
         if not (like(table.name, name) and like(table.schema, owner)):
             continue
         for column in table.columns:
@@ -246,6 +271,8 @@ def _sp_columns(interpreter: Interpreter, values: Values, line: int) -> Iterator
 
 
 def _sp_pkeys(interpreter: Interpreter, values: Values, line: int) -> Iterator[Result]:
+    from localazure.sql.catalog_rows import tables_of
+
     session = interpreter.session
     name = pick(values, "@table_name", 0)
     spec = declare(
@@ -254,7 +281,7 @@ def _sp_pkeys(interpreter: Interpreter, values: Values, line: int) -> Iterator[R
     )
     found = [
         (session.database, table.schema, table.name, column, index, key.name)
-        for table in session.pool.catalog.tables()
+        for table in tables_of(session)
         if like(table.name, name)
         for key in table.keys
         if key.kind == "PRIMARY KEY"
@@ -313,8 +340,8 @@ _SYSTEM = {
     "sp_pkeys": _sp_pkeys,
     "sp_rename": _sp_rename,
     "sp_describe_first_result_set": _sp_describe,
-    "sp_addrolemember": _role_member,
-    "sp_droprolemember": _role_member,
+    "sp_addrolemember": _add_member,
+    "sp_droprolemember": _drop_member,
     "sp_set_data_processed_limit": _data_processed_limit,
     "sp_updatestats": _nothing,
     "sp_set_session_context": _session_context,

@@ -6,7 +6,7 @@ https://learn.microsoft.com/en-us/azure/synapse-analytics/sql-data-warehouse/sql
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from localazure.sql import errors
 from localazure.sql import syntax as s
@@ -18,7 +18,8 @@ class PoolKind:
     """name: dedicated or serverless; refused_functions: T-SQL functions that this pool doesn't have.
 
     edition: DATABASEPROPERTYEX's; engine_edition: SERVERPROPERTY('EngineEdition'); returns: RETURN, CONTINUE and
-    WAITFOR; hints: OPTION (..) and WITH (NOLOCK); grouping_sets; queries_in_while: WHILE (SELECT ..) > 0.
+    WAITFOR; replicated: a lake database, which Spark rules; hints: OPTION (..) and WITH (NOLOCK); grouping_sets;
+    queries_in_while: WHILE (SELECT ..) > 0.
     """
 
     name: str
@@ -35,6 +36,7 @@ class PoolKind:
     queries_in_while: bool = True
     cross_database: bool = False
     ctas_needs_distribution: bool = True
+    replicated: bool = False
 
 
 DEDICATED = PoolKind(
@@ -79,6 +81,8 @@ SERVERLESS = PoolKind(
     ctas_needs_distribution=False,
 )
 
+LAKE = replace(SERVERLESS, replicated=True)
+
 # Statements about tables with rows of their own, under the names that error 15868 has for them. Temporary tables may
 # be made, filled and altered: https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/develop-tables-temporary
 SERVERLESS_REFUSES: dict[type[s.Statement], str] = {
@@ -105,6 +109,7 @@ def check_definition(kind: PoolKind, database: str, statement: s.Statement) -> N
     https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/resources-self-help-sql-on-demand
     """
     if kind.tables:
+        _check_master(database, statement)
         return
     word = SERVERLESS_REFUSES.get(type(statement))
     if word is not None:
@@ -127,3 +132,23 @@ def check_definition(kind: PoolKind, database: str, statement: s.Statement) -> N
     if here is not None:
         what = f"{here} {statement.kind}" if isinstance(statement, s.CreateExternal) else here
         raise SqlError(15896, f"{what} is not supported in master database.", line=statement.line)
+
+
+# Objects of a dedicated pool's server are in its pools; its master database has log-ins.
+_NOT_IN_MASTER: dict[type[s.Statement], str] = {
+    s.CreateTable: "CREATE TABLE",
+    s.CreateTableAs: "CREATE TABLE",
+    s.CreateExternalTable: "CREATE TABLE",
+    s.CreateView: "CREATE VIEW",
+    s.CreateProcedure: "CREATE PROCEDURE",
+    s.CreateFunction: "CREATE FUNCTION",
+    s.CreateSchema: "CREATE SCHEMA",
+    s.CreateExternal: "CREATE EXTERNAL",
+}
+
+
+def _check_master(database: str, statement: s.Statement) -> None:
+    word = _NOT_IN_MASTER.get(type(statement)) if database.lower() == "master" else None
+    name = getattr(statement, "name", "")
+    if word is not None and not (isinstance(name, tuple) and name[-1].startswith("#")):
+        raise errors.denied_on_database(word, database, statement.line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from localazure.sql import catalog_views, errors, external, openrowset, result_cache, tables, workload
+from localazure.sql import authority, catalog_views, errors, external, openrowset, result_cache, tables, workload
 from localazure.sql import syntax as s
 from localazure.sql.binding import Attachments, Context, RowSource, Scope, parameter_name
 from localazure.sql.catalog import Catalog, Snapshot, Table, quote
@@ -27,8 +27,10 @@ from localazure.sql.sqltypes import CHARACTER, INT, SYSNAME, arrow, duck, from_a
 from localazure.sql.syntax_queries import reads_rows
 
 if TYPE_CHECKING:
+    from localazure.sql.authority import Authority
     from localazure.sql.interpreter import Frame
     from localazure.sql.pool import Pool
+    from localazure.sql.principals import Access
     from localazure.sql.requests import Request
 
 _ATTEMPTS = 5
@@ -74,11 +76,21 @@ class Running:
     context_values: dict[str, object]
     request: Request | None
     definitions: list[tuple[Catalog, Snapshot, Snapshot]]
+    authority: Authority
     _cancelled: threading.Event
 
     # ---- compiling --------
 
+    def access(self) -> Access | None:
+        """What the session's user may do in the present database; None: everything."""
+        return self.authority.access(self.pool)
+
     def context(self, frame: Frame) -> Context:
+        access = self.access()
+        chain = frame.chain if access is not None else None
+        schema = "dbo"
+        if access is not None and chain is None:
+            schema = access.directory.by_id[access.user_id].schema
         return Context(
             catalog=self.pool.catalog,
             kind=self.pool.kind,
@@ -93,6 +105,10 @@ class Running:
             session_values=self.context_values,
             pool=self.pool,
             lake=_lake if self.pool.kind.openrowset else None,
+            default_schema=schema,
+            access=access,
+            access_in=self.authority.access,
+            chain=chain[1] if chain is not None and chain[0] == self.pool.number else None,
         )
 
     def compiler(self, frame: Frame) -> ChangeCompiler:
@@ -107,7 +123,9 @@ class Running:
             if frame.variables
             else ()
         )
-        key = (id(statement), self.pool.number, self.pool.catalog.version, str(types), self.identity_insert)
+        access = self.access()
+        who = None if access is None else (access.user_id, frame.chain)
+        key = (id(statement), self.pool.number, self.pool.catalog.version, str(types), self.identity_insert, who)
         if cached:
             found = self.pool.engine.cached(key)
             if isinstance(found, Compiled):
@@ -205,6 +223,7 @@ class Running:
             label = statement.query.options.get("LABEL")
         with self._logged(statement, label) as request:
             try:
+                authority.check(self, statement)  # type: ignore[arg-type]
                 results = list(tables.define(self, statement, frame))  # type: ignore[arg-type]
             except duckdb.Error as error:
                 raise errors.from_duckdb(error, statement.line) from error
@@ -213,6 +232,11 @@ class Running:
                 if isinstance(result, RowsAffected) and result.count is not None:
                     request.rows = self.row_count = result.count
         yield from results
+
+    def secure(self, statement: s.Statement, apply: Callable[[Any, Any], None]) -> None:
+        """A statement about principals or permissions."""
+        with self._logged(statement, None):
+            apply(self, statement)
 
     @contextmanager
     def _logged(self, statement: s.Statement, label: str | None) -> Iterator[Request]:
@@ -391,7 +415,9 @@ class Running:
         name, value = statement.name.upper(), statement.value.upper()
         if name.startswith("IDENTITY_INSERT"):
             parts = tuple(statement.name.split(" ", 1)[1].split("."))
-            table = self.context(_empty_frame()).table(parts, statement.line)
+            context = self.context(_empty_frame())
+            table = context.table(parts, statement.line)
+            context.demand("ALTER", parts, table, statement.line)
             self.identity_insert = f"{table.schema}.{table.name}".lower() if value == "ON" else ""
             return
         changes_results = {
@@ -447,7 +473,8 @@ class Running:
             "@@SERVERNAME": "localhost",
             "@@SERVICENAME": "localhost",
             "@@LANGUAGE": "us_english",
-            "@@LOGIN": self.login,
+            "@@LOGIN": self.authority.login(self.pool),
+            "@@ORIGINAL_LOGIN": self.login,
             "@@HOST_NAME": self.host,
             "@@APP_NAME": self.application,
             "@@SESSION_ID": f"SID{self.spid}",
@@ -483,6 +510,7 @@ class Running:
         schema, name = split_object_name(table)
         compiler = self.compiler(_empty_frame())
         target = compiler.target((name,) if name.startswith("#") else (schema, name), 1)
+        compiler.context.demand("INSERT", (target.schema, target.name), target, 1)
         return self.insert_arrow(compiler, target, columns or [c.name for c in target.columns], data, 1)
 
     def insert_arrow(

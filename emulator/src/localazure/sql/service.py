@@ -1,7 +1,7 @@
 """Statements that configure the service: credentials, workload groups, the master key, KILL, DBCC.
 
-They are kept in the catalogue, where its views show them. Secrets are dropped by the parser. Whatever says who may do
-what (users, roles, permissions, policies, encryption) is refused: nothing here would enforce it.
+They are kept in the catalogue, where its views show them. Secrets are dropped by the parser. Row-level policies and
+encryption are refused: nothing here would enforce them. Users, roles and permissions: see ``localazure.sql.security``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from localazure.sql.serverless import Serverless
     from localazure.sql.session import Session
 
-_SECURITY = frozenset(
-    {"USER", "LOGIN", "ROLE", "SECURITY POLICY", "CERTIFICATE", "SYMMETRIC KEY", "DATABASE ENCRYPTION KEY"}
-)
+_SECURITY = frozenset({"SECURITY POLICY", "CERTIFICATE", "SYMMETRIC KEY", "DATABASE ENCRYPTION KEY"})
 # ALTER DATABASE .. SET or MODIFY of these changes speed, not results.
 # https://learn.microsoft.com/en-us/sql/t-sql/statements/alter-database-transact-sql-set-options
 _SPEED = frozenset(
@@ -49,7 +47,7 @@ def administer(session: Session, statement: s.Administration) -> Iterator[Result
         return
     if kind == "KILL":
         _kill(session, statement)
-    elif kind in {"GRANT", "DENY", "REVOKE"} or kind.partition(" ")[2] in _SECURITY:
+    elif kind.partition(" ")[2] in _SECURITY:
         raise errors.no_security(kind, statement.line)
     elif session.pool.server is not None and kind in {"CREATE DATABASE", "ALTER DATABASE"}:
         _serverless_database(session, session.pool.server, statement)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from localazure.sql import errors
+from localazure.sql.authority import Authority
 from localazure.sql.interpreter import BreakLoop, Frame, Interpreter
 from localazure.sql.processed import charged, megabytes
 from localazure.sql.results import Column, Message, Parameter, Result, SqlError
@@ -21,16 +22,18 @@ from localazure.sql.scans import Usage
 if TYPE_CHECKING:
     from localazure.sql.catalog import Catalog, Snapshot, Table
     from localazure.sql.pool import Pool
+    from localazure.sql.principals import Identity
     from localazure.sql.requests import Request
 
 
 class Session(Running):
     """One connection's state: variables live a batch, temporary tables and the transaction live here."""
 
-    def __init__(self, pool: Pool, spid: int, login: str, application: str, host: str) -> None:
+    def __init__(self, pool: Pool, spid: int, identity: Identity, application: str, host: str) -> None:
         self.pool = pool
         self.spid = spid
-        self.login = login
+        self.login = identity.name
+        self.authority = Authority(identity)
         self.application = application
         self.host = host
         self.login_time = time.time()
@@ -56,6 +59,11 @@ class Session(Running):
     @property
     def database(self) -> str:
         return self.pool.database
+
+    @property
+    def identity(self) -> Identity:
+        """Who opened the session, whose place it may have taken meanwhile."""
+        return self.authority.identity
 
     # ---- batches --------
 

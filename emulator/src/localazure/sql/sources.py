@@ -5,12 +5,16 @@ https://learn.microsoft.com/en-us/sql/t-sql/queries/from-transact-sql
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from localazure.sql import errors, functions_of_users
+import pyarrow as pa
+
+from localazure.sql import authority, errors, functions_of_users
 from localazure.sql import syntax as s
 from localazure.sql.binding import Context, RowSource, Scope, SourceColumn, SystemRows
-from localazure.sql.catalog import Table, View, quote
+from localazure.sql.catalog import CatalogObject, Table, View, quote
 from localazure.sql.conversions import Value, convert
 from localazure.sql.expressions import ExpressionCompiler
 from localazure.sql.results import SqlError, SqlType
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from localazure.sql.queries import CompiledQuery, OutputColumn
 
 _DEEPEST_VIEW = 32
+_DENIED = frozenset({229, 230, 262, 916, 4834, 15151})
+_OF_ONES_OWN = frozenset({"dm_exec_sessions", "dm_exec_requests", "dm_exec_connections"})
 Sources = list[RowSource]
 
 
@@ -29,6 +35,15 @@ class SourceCompiler(ExpressionCompiler):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.tables: list[tuple[str, str, list[OutputColumn]]] = []
+        self._later = False
+
+    def target_source(self, source: s.TableSource) -> tuple[str, Sources]:
+        """The target of a change in FROM: reading takes SELECT once a column of it is read, not before."""
+        self._later = True
+        try:
+            return self._table(source)
+        finally:
+            self._later = False
 
     def source(self, source: s.Source, parent: Scope | None) -> tuple[str, Sources]:
         """(DuckDB's FROM text, the row sources it brings into scope)."""
@@ -85,9 +100,31 @@ class SourceCompiler(ExpressionCompiler):
             rows = self.context.system_rows(schema, source.parts[-1].lower())
             if rows is None:
                 raise errors.invalid_object(".".join(source.parts), source.line)
+            self._demand_state(source)
             self.context.system = True
             return self._attached(rows, source.alias or source.parts[-1], source.parts[-2:] if not source.alias else ())
         found = self.context.find(source.parts, source.line)
+        if self.context.access is not None and isinstance(found, View | Table):
+            return self._guarded(found, source)
+        return self._found(found, source)
+
+    def _guarded(self, found: View | Table, source: s.TableSource) -> tuple[str, Sources]:
+        """The rows of a table or a view for a user whose permissions count; columns that are refused say so."""
+        later, self._later = self._later, False
+        refused = self.context.refused_columns("SELECT", source.parts, found, source.line, later=later)
+        sql, sources = self._found(found, source)
+        if refused is not None:
+            made = sources[0]
+            made.columns = [replace(column, refused=refused(column.name)) for column in made.columns]
+        return sql, sources
+
+    def _demand_state(self, source: s.TableSource) -> None:
+        """Management views are for VIEW DATABASE STATE; those of one's own session show that one to everybody."""
+        name = source.parts[-1].lower()
+        if name.startswith("dm_") and name not in _OF_ONES_OWN:
+            self.context.demand_on_database("VIEW DATABASE STATE", source.line)
+
+    def _found(self, found: CatalogObject | None, source: s.TableSource) -> tuple[str, Sources]:
         if isinstance(found, View):
             return self._view(found, source)
         if not isinstance(found, Table):
@@ -98,6 +135,7 @@ class SourceCompiler(ExpressionCompiler):
             raise errors.invalid_object(".".join(source.parts), source.line)
         if found.external is not None and self.context.lake is not None:
             with self.context.inside(self.context.elsewhere(source.parts, source.line)):
+                self._demand_credential(found.external.get("DATA_SOURCE", ""), source.line)
                 sql, made = self.context.lake(self, found, source)
             return sql, [made]
         if found.external is not None:
@@ -108,6 +146,10 @@ class SourceCompiler(ExpressionCompiler):
             sources[0].table = found
             return sql, sources
         return self._stored(found, source)
+
+    def _demand_credential(self, data_source: str, line: int) -> None:
+        if self.context.access is not None:
+            authority.references(self.context.access, self.context.pool, data_source, line)
 
     def _stored(self, table: Table, source: s.TableSource) -> tuple[str, Sources]:
         self.context.stored = True
@@ -154,9 +196,11 @@ class SourceCompiler(ExpressionCompiler):
         saved, self.tables = self.tables, []
         self.context.depth += 1
         try:
-            with self.context.inside(self.context.elsewhere(source.parts, source.line)):
+            with self.context.inside(self.context.elsewhere(source.parts, source.line), view.schema):
                 compiled = self.query(statement.query, None)
         except SqlError as error:
+            if error.number in _DENIED:
+                raise
             raise SqlError(
                 4413,
                 f"Could not use view or function '{view.schema}.{view.name}' because of binding errors: "
@@ -250,6 +294,8 @@ class SourceCompiler(ExpressionCompiler):
         if name == "OPENJSON":
             return self._openjson(source, scope)
         schema = source.call.qualifier[-1].lower() if source.call.qualifier else ""
+        if schema in {"sys", ""} and name == "FN_MY_PERMISSIONS":
+            return self._my_permissions(source)
         if schema == "sys":
             rows = self.context.system_rows("sys", f"{name.lower()}()")
             if rows is not None:
@@ -260,6 +306,26 @@ class SourceCompiler(ExpressionCompiler):
             names = source.columns or [column.name for column in compiled.columns]
             return self._aliased(compiled, source.alias or name.lower(), names, (), source.line)
         raise errors.invalid_object(".".join((*source.call.qualifier, name.lower())), source.line)
+
+    def _my_permissions(self, source: s.FunctionSource) -> tuple[str, Sources]:
+        """A dedicated pool hasn't this function.
+
+        https://learn.microsoft.com/en-us/sql/relational-databases/system-functions/sys-fn-my-permissions-transact-sql
+        """
+        from localazure.sql.security_functions import my_permissions
+
+        if self.context.kind.tables:
+            raise errors.refused("fn_my_permissions", source.line)
+        if len(source.call.args) != 2:  # noqa: PLR2004
+            raise errors.argument_count("fn_my_permissions", "2", source.line)
+        securable, kind = (self.constant(arg) for arg in source.call.args)
+        found = my_permissions(self.context, None if securable is None else str(securable), str(kind or ""))
+        names = ("entity_name", "subentity_name", "permission_name")
+        columns = [pa.array([row[index] for row in found], pa.string()) for index in range(len(names))]
+        rows = pa.Table.from_arrays(columns, names=list(names))
+        self.context.system = True
+        declared = tuple((name, SqlType("nvarchar", 128)) for name in names)
+        return self._attached(SystemRows(declared, rows), source.alias or "fn_my_permissions", ())
 
     def _string_split(self, source: s.FunctionSource, scope: Scope) -> tuple[str, Sources]:
         args = [self.value(arg, scope) for arg in source.call.args]
@@ -326,6 +392,10 @@ class SourceCompiler(ExpressionCompiler):
     def _openrowset(self, source: s.FunctionSource) -> tuple[str, Sources]:
         if self.context.lake is None:
             raise errors.refused("OPENROWSET", source.line)
+        if self.context.access is not None:
+            authority.bulk(self.context.access, source.line)
+            named = source.options.get("DATA_SOURCE")
+            self._demand_credential(self.constant_text(named, Scope()) if named is not None else "", source.line)
         sql, made = self.context.lake(self, None, source)
         return sql, [made]
 
@@ -339,7 +409,7 @@ class SourceCompiler(ExpressionCompiler):
             raise errors.syntax("PIVOT", pivot.line)
         argument = pivot.aggregate.args[0]
         used = {pivot.column.lower()} | ({argument.parts[-1].lower()} if isinstance(argument, s.Name) else set())
-        kept = [column for source in sources for column in source.columns if column.name.lower() not in used]
+        kept = _readable(column for source in sources for column in source.columns if column.name.lower() not in used)
         alias = self.context.fresh("p")
         items = [f'{column.sql} AS "c{index}"' for index, column in enumerate(kept, 1)]
         found = [
@@ -362,7 +432,7 @@ class SourceCompiler(ExpressionCompiler):
         """A row a column that isn't NULL."""
         inner_sql, sources = self.source(pivot.source, parent)
         scope = Scope(sources, parent)
-        named = [scope.resolve((column,), pivot.line) for column in pivot.columns]
+        named = _readable(scope.resolve((column,), pivot.line) for column in pivot.columns)
         kind = named[0].type
         if any(column.type != kind for column in named):
             raise SqlError(
@@ -373,7 +443,9 @@ class SourceCompiler(ExpressionCompiler):
                 line=pivot.line,
             )
         unpivoted = {column.lower() for column in pivot.columns}
-        kept = [column for source in sources for column in source.columns if column.name.lower() not in unpivoted]
+        kept = _readable(
+            column for source in sources for column in source.columns if column.name.lower() not in unpivoted
+        )
         alias, rows = self.context.fresh("u"), self.context.fresh("r")
         values = ", ".join(
             f"({errors.literal(name)}, {column.sql})" for name, column in zip(pivot.columns, named, strict=True)
@@ -390,3 +462,12 @@ class SourceCompiler(ExpressionCompiler):
             f'AS {rows} WHERE {rows}."v" IS NOT NULL) AS {alias}'
         )
         return sql, [RowSource(pivot.alias, found)]
+
+
+def _readable(columns: Iterable[SourceColumn]) -> list[SourceColumn]:
+    """The columns; the error of the first that the session's user may not read."""
+    found = list(columns)
+    for column in found:
+        if column.refused is not None:
+            raise column.refused
+    return found

@@ -315,7 +315,10 @@ class CreateFunction(Statement):
 
 @dataclass(slots=True)
 class CreateSchema(Statement):
+    """owner: of AUTHORIZATION."""
+
     name: str
+    owner: str | None = None
 
 
 @dataclass(slots=True)

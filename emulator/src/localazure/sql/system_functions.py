@@ -17,18 +17,18 @@ from localazure.sql.results import SqlType
 from localazure.sql.sqltypes import BIGINT, DATETIME, INT, SYSNAME, duck
 
 
-def _name(text: str | None) -> Value:
+def text_of_name(text: str | None) -> Value:
     if text is None:
         return Value("CAST(NULL AS VARCHAR)", SYSNAME)
     return Value(errors.literal(text), SYSNAME, True, trimmed=True, literal=text)
 
 
-def _int(number: int | None, kind: SqlType = INT) -> Value:
+def integer(number: int | None, kind: SqlType = INT) -> Value:
     sql = "NULL" if number is None else str(number)
     return Value(f"CAST({sql} AS {duck(kind)})", kind, literal=None if number is None else sql)
 
 
-def _constant(i: Invocation, index: int) -> tuple[bool, object]:
+def constant_of(i: Invocation, index: int) -> tuple[bool, object]:
     """(is a constant, its value) of an argument."""
     arg = i.call.args[index]
     if isinstance(arg, s.Literal | s.Variable | s.Unary | s.Cast) and not (
@@ -44,7 +44,7 @@ def _constant(i: Invocation, index: int) -> tuple[bool, object]:
     return False, None
 
 
-def _lookup(key: str, pairs: Iterable[tuple[object, object]], kind: SqlType) -> Value:
+def lookup(key: str, pairs: Iterable[tuple[object, object]], kind: SqlType) -> Value:
     """A CASE over everything the catalogue holds: catalogues are small."""
     branches = []
     for left, right in pairs:
@@ -74,22 +74,29 @@ def split_object_name(text: str) -> tuple[str, str]:
 @function("OBJECT_ID", args=(1, 2))
 def _object_id(i: Invocation) -> Value:
     i.compiler.context.cacheable = False
-    constant, text = _constant(i, 0)
-    catalog = i.compiler.context.catalog
-    kind = str(_constant(i, 1)[1] or "").strip().upper() if len(i.call.args) > 1 else ""
+    constant, text = constant_of(i, 0)
+    catalog, seen = i.compiler.context.catalog, _seen(i)
+    kind = str(constant_of(i, 1)[1] or "").strip().upper() if len(i.call.args) > 1 else ""
     if not constant:
-        pairs = [(f"{entry.schema}.{entry.name}", entry.object_id) for entry in catalog.objects.values()]
-        pairs += [(entry.name, entry.object_id) for entry in catalog.objects.values() if entry.schema.lower() == "dbo"]
+        pairs = [(f"{entry.schema}.{entry.name}", entry.object_id) for entry in seen]
+        pairs += [(entry.name, entry.object_id) for entry in seen if entry.schema.lower() == "dbo"]
         key = f"replace(replace(lower({i.text(0).sql}), '[', ''), ']', '')"
-        return _lookup(key, pairs, INT)
+        return lookup(key, pairs, INT)
     if text is None:
-        return _int(None)
+        return integer(None)
     schema, name = split_object_name(str(text))
     found: CatalogObject | None
     found = i.compiler.context.temporary.get(name.lower()) if name.startswith("#") else catalog.find(schema, name)
-    if found is None or (kind and kind not in _type_codes(found)):
-        return _int(None)
-    return _int(found.object_id)
+    if found is None or (kind and kind not in _type_codes(found)) or not (name.startswith("#") or found in seen):
+        return integer(None)
+    return integer(found.object_id)
+
+
+def _seen(i: Invocation) -> list[CatalogObject]:
+    """The objects that the session's user sees."""
+    context = i.compiler.context
+    access, found = context.access, list(context.catalog.objects.values())
+    return found if access is None else [entry for entry in found if access.sees(entry)]
 
 
 def _type_codes(entry: CatalogObject) -> set[str]:
@@ -101,9 +108,9 @@ def _type_codes(entry: CatalogObject) -> set[str]:
 @function("OBJECT_NAME", "OBJECT_SCHEMA_NAME", args=(1, 2))
 def _object_name(i: Invocation) -> Value:
     i.compiler.context.cacheable = False
-    entries = i.compiler.context.catalog.objects.values()
+    entries = _seen(i)
     schema = i.call.name == "OBJECT_SCHEMA_NAME"
-    return _lookup(i.number(0, INT), [(e.object_id, e.schema if schema else e.name) for e in entries], SYSNAME)
+    return lookup(i.number(0, INT), [(e.object_id, e.schema if schema else e.name) for e in entries], SYSNAME)
 
 
 @function("SCHEMA_ID", args=(0, 1))
@@ -111,20 +118,20 @@ def _schema_id(i: Invocation) -> Value:
     i.compiler.context.cacheable = False
     schemas = i.compiler.context.catalog.schemas
     if not i.call.args:
-        return _int(1)
-    constant, text = _constant(i, 0)
+        return integer(1)
+    constant, text = constant_of(i, 0)
     if constant:
         found = schemas.get(str(text).lower())
-        return _int(found[1] if found else None)
-    return _lookup(f"lower({i.text(0).sql})", [(name, number) for name, number in schemas.values()], INT)
+        return integer(found[1] if found else None)
+    return lookup(f"lower({i.text(0).sql})", [(name, number) for name, number in schemas.values()], INT)
 
 
 @function("SCHEMA_NAME", args=(0, 1))
 def _schema_name(i: Invocation) -> Value:
     i.compiler.context.cacheable = False
     if not i.call.args:
-        return _name(i.compiler.context.default_schema)
-    return _lookup(
+        return text_of_name(i.compiler.context.default_schema)
+    return lookup(
         i.number(0, INT), [(number, name) for name, number in i.compiler.context.catalog.schemas.values()], SYSNAME
     )
 
@@ -134,9 +141,9 @@ def _db_name(i: Invocation) -> Value:
     database = i.compiler.context.database
     i.compiler.context.cacheable = False
     if not i.call.args:
-        return _name(database)
+        return text_of_name(database)
     databases = i.compiler.context.databases()
-    return _lookup(i.number(0, INT), [(2, "tempdb"), *((number, name) for name, number, _ in databases)], SYSNAME)
+    return lookup(i.number(0, INT), [(2, "tempdb"), *((number, name) for name, number, _ in databases)], SYSNAME)
 
 
 @function("DB_ID", args=(0, 1))
@@ -144,23 +151,23 @@ def _db_id(i: Invocation) -> Value:
     i.compiler.context.cacheable = False
     databases = [(name, number) for name, number, _ in i.compiler.context.databases()]
     if not i.call.args:
-        return _int(next((number for name, number in databases if name == i.compiler.context.database), None))
+        return integer(next((number for name, number in databases if name == i.compiler.context.database), None))
     pairs = [("tempdb", 2), *databases]
-    return _lookup(f"lower({i.text(0).sql})", pairs, INT)
+    return lookup(f"lower({i.text(0).sql})", pairs, INT)
 
 
 @function("TYPE_NAME", args=1)
 def _type_name(i: Invocation) -> Value:
     from localazure.sql.catalog_rows import TYPE_IDS
 
-    return _lookup(i.number(0, INT), [(row[2], name) for name, row in TYPE_IDS.items()], SYSNAME)
+    return lookup(i.number(0, INT), [(row[2], name) for name, row in TYPE_IDS.items()], SYSNAME)
 
 
 @function("TYPE_ID", args=1)
 def _type_id(i: Invocation) -> Value:
     from localazure.sql.catalog_rows import TYPE_IDS
 
-    return _lookup(f"lower({i.text(0).sql})", [(name, row[2]) for name, row in TYPE_IDS.items()], INT)
+    return lookup(f"lower({i.text(0).sql})", [(name, row[2]) for name, row in TYPE_IDS.items()], INT)
 
 
 @function("COL_NAME", args=2)
@@ -171,7 +178,7 @@ def _col_name(i: Invocation) -> Value:
         for table in i.compiler.context.catalog.tables()
         for column in table.columns
     ]
-    return _lookup(f"({i.number(0, INT)} || '.' || {i.number(1, INT)})", pairs, SYSNAME)
+    return lookup(f"({i.number(0, INT)} || '.' || {i.number(1, INT)})", pairs, SYSNAME)
 
 
 @function("COL_LENGTH", args=2)
@@ -181,10 +188,10 @@ def _col_length(i: Invocation) -> Value:
     found = i.compiler.context.catalog.find(schema, name)
     column = found.column(i.compiler.constant_text(i.call.args[1], i.scope)) if isinstance(found, Table) else None
     if column is None:
-        return _int(None, SqlType("smallint"))
+        return integer(None, SqlType("smallint"))
     from localazure.sql.catalog_rows import max_length
 
-    return _int(max_length(column.type), SqlType("smallint"))
+    return integer(max_length(column.type), SqlType("smallint"))
 
 
 @function("COLUMNPROPERTY", args=3)
@@ -203,7 +210,7 @@ def _columnproperty(i: Invocation) -> Value:
             }
             if wanted in answers:
                 pairs.append((f"{table.object_id}.{column.name}", answers[wanted]))
-    return _lookup(f"lower({i.number(0, INT)} || '.' || {i.text(1).sql})", pairs, INT)
+    return lookup(f"lower({i.number(0, INT)} || '.' || {i.text(1).sql})", pairs, INT)
 
 
 @function("OBJECTPROPERTY", "OBJECTPROPERTYEX", args=2)
@@ -213,10 +220,10 @@ def _objectproperty(i: Invocation) -> Value:
     kinds = {"istable": "Table", "isusertable": "Table", "isview": "View", "isprocedure": "Procedure"}
     entries = i.compiler.context.catalog.objects.values()
     if wanted == "ismsshipped":
-        return _lookup(i.number(0, INT), [(entry.object_id, 0) for entry in entries], INT)
+        return lookup(i.number(0, INT), [(entry.object_id, 0) for entry in entries], INT)
     if wanted not in kinds:
-        return _int(None)
-    return _lookup(i.number(0, INT), [(e.object_id, int(type(e).__name__ == kinds[wanted])) for e in entries], INT)
+        return integer(None)
+    return lookup(i.number(0, INT), [(e.object_id, int(type(e).__name__ == kinds[wanted])) for e in entries], INT)
 
 
 @function("SERVERPROPERTY", args=1)
@@ -235,10 +242,10 @@ def _serverproperty(i: Invocation) -> Value:
         "productminorversion": "0",
     }
     if wanted == "engineedition":
-        return _int(kind.engine_edition)
+        return integer(kind.engine_edition)
     if wanted in {"isclustered", "ishadrenabled", "isintegratedsecurityonly"}:
-        return _int(0)
-    return _name(texts.get(wanted))
+        return integer(0)
+    return text_of_name(texts.get(wanted))
 
 
 @function("DATABASEPROPERTYEX", args=2)
@@ -254,18 +261,7 @@ def _databaseproperty(i: Invocation) -> Value:
         "useraccess": "MULTI_USER",
         "recovery": "SIMPLE",
     }
-    return _name(texts.get(wanted))
-
-
-@function("CURRENT_USER", "USER", "USER_NAME", "SESSION_USER", args=(0, 1))
-def _user(i: Invocation) -> Value:
-    return _name("dbo")
-
-
-@function("SUSER_SNAME", "SUSER_NAME", "SYSTEM_USER", "ORIGINAL_LOGIN", args=(0, 1))
-def _login(i: Invocation) -> Value:
-    i.compiler.context.cacheable = False
-    return i.compiler.context.server_value("@@LOGIN", i.line)
+    return text_of_name(texts.get(wanted))
 
 
 @function("HOST_NAME", "APP_NAME", "SESSION_ID", "XACT_STATE", args=0)
@@ -274,19 +270,13 @@ def _session(i: Invocation) -> Value:
     return i.compiler.context.server_value(f"@@{i.call.name}", i.line)
 
 
-@function("HAS_DBACCESS", "IS_MEMBER", "IS_SRVROLEMEMBER", "IS_ROLEMEMBER", "HAS_PERMS_BY_NAME", args=(1, 5))
-def _permission(i: Invocation) -> Value:
-    """Every login of a private pool is its owner."""
-    return _int(1)
-
-
 @function("SESSION_CONTEXT", args=1)
 def _session_context(i: Invocation) -> Value:
     """sql_variant in the vendor's; text here."""
     i.compiler.context.cacheable = False
     values = i.compiler.context.session_values
     found = values.get(i.compiler.constant_text(i.call.args[0], i.scope).lower())
-    return _name(None if found is None else str(found))
+    return text_of_name(None if found is None else str(found))
 
 
 @function("ERROR_NUMBER", "ERROR_MESSAGE", "ERROR_SEVERITY", "ERROR_STATE", "ERROR_PROCEDURE", args=0)
@@ -314,7 +304,7 @@ def _statistics_date(i: Invocation) -> Value:
     return Value(f"CASE{branches} ELSE NULL END" if branches else "CAST(NULL AS TIMESTAMP)", DATETIME)
 
 
-@function("FULLTEXTSERVICEPROPERTY", "CONNECTIONPROPERTY", "DATABASE_PRINCIPAL_ID", args=(0, 2))
+@function("FULLTEXTSERVICEPROPERTY", "CONNECTIONPROPERTY", args=(0, 2))
 def _absent(i: Invocation) -> Value:
     """What localazure has nothing to say about: NULL, as the vendor's answer for an unknown id or property."""
-    return _name(None)
+    return text_of_name(None)

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from localazure.sql import alter_tables, errors, external, functions_of_users, load, partitions
+from localazure.sql import alter_tables, errors, external, functions_of_users, load, partitions, security
 from localazure.sql import syntax as s
+from localazure.sql.authority import directory_of
 from localazure.sql.binding import Scope
 from localazure.sql.catalog import (
     CatalogObject,
@@ -24,6 +25,8 @@ from localazure.sql.catalog import (
     schema_name,
 )
 from localazure.sql.changes import stored
+from localazure.sql.permissions import OBJECT, SCHEMA
+from localazure.sql.principals import DBO
 from localazure.sql.queries import OutputColumn
 from localazure.sql.results import Result, RowsAffected, SqlError
 from localazure.sql.rules import check_definition
@@ -257,10 +260,12 @@ def _create_schema(session: Session, statement: s.CreateSchema, frame: Frame) ->
         raise SqlError(
             2714, f"There is already an object named '{statement.name}' in the database.", state=6, line=statement.line
         )
+    owner = security.owner_of(session, statement.owner, statement.line)
     with session.pool.catalog.change(session.cursor) as change:
         if session.pool.kind.tables:  # without rows of its own a schema is a name in the catalogue
             change.run(f"CREATE SCHEMA {quote(schema_name(statement.name))}")
         change.put_schema(statement.name)
+        security.own_schema(change, statement.name, owner)
     return RowsAffected(None)
 
 
@@ -316,6 +321,7 @@ def _drop_object(session: Session, statement: s.Drop, parts: s.Parts) -> None:
             if any(column.identity is not None for column in found.columns):
                 change.run(f"DROP SEQUENCE IF EXISTS {found.identity_sequence}")
         change.remove(found)
+        security.forget(change, directory_of(session.pool), OBJECT, found.object_id)
 
 
 def _drop_schema(session: Session, statement: s.Drop, name: str) -> None:
@@ -340,6 +346,8 @@ def _drop_schema(session: Session, statement: s.Drop, name: str) -> None:
         if session.pool.kind.tables:
             change.run(f"DROP SCHEMA {quote(schema_name(known[0]))}")
         change.remove_schema(known[0])
+        security.forget(change, directory_of(session.pool), SCHEMA, known[1])
+        security.own_schema(change, known[0], DBO)
 
 
 def _truncate(session: Session, statement: s.Truncate, frame: Frame) -> Result:
@@ -392,6 +400,7 @@ def _rename(session: Session, statement: s.Rename, frame: Frame) -> Result:
                 f"ALTER TABLE {table.physical} RENAME COLUMN {quote(column.name)} TO {quote(statement.new_name)}"
             )
             change.put(replace(table, columns=columns, modified=now()))
+            security.rename_column(change, directory_of(session.pool), table.object_id, column.name, statement.new_name)
         return RowsAffected(None)
     if catalog.find(table.schema, statement.new_name) is not None:
         raise SqlError(
@@ -427,6 +436,7 @@ def _transfer(session: Session, statement: s.Transfer, frame: Frame) -> Result:
         change.run(f"DROP TABLE {table.physical}")
         change.remove(table)
         change.put(moved)
+        security.forget(change, directory_of(session.pool), OBJECT, table.object_id)
     return RowsAffected(None)
 
 

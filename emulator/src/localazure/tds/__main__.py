@@ -12,8 +12,11 @@ from pathlib import Path
 from localazure.core.auth import Tokens
 from localazure.core.store import Store
 from localazure.settings import Settings
+from localazure.sql import logins
 from localazure.sql.capacity import ONLINE, Capacity
+from localazure.sql.lake_databases import LakeDatabases
 from localazure.sql.pool import Pool
+from localazure.sql.principals import Identity
 from localazure.sql.serverless import Serverless
 from localazure.storage.blobs import BlobStore
 from localazure.tds.connection import Service
@@ -28,8 +31,14 @@ def make_service(settings: Settings, pool: Pool, serverless: Serverless, tokens:
     """What the connections share, for one home."""
     classic, strict = tls_contexts(settings.server_certificate, settings.server_key)
 
-    def subject_of(token: str) -> str:
-        return tokens.verify(token, "sql").subject
+    def identity_of(token: str) -> Identity:
+        """The workspace's service principal is its Entra administrator; others are who their token says."""
+        found = tokens.verify(token, "sql")
+        name = str(found.claims.get("upn") or found.claims.get("unique_name") or found.subject)
+        return Identity(name, administrator=found.subject == tokens.object_id, external=True)
+
+    def sign_in(name: str, password: str, at_serverless: bool) -> Identity | None:
+        return logins.sign_in(serverless.master if at_serverless else pool.master_pool, name, password)
 
     return Service(
         database=settings.sql_database,
@@ -38,9 +47,10 @@ def make_service(settings: Settings, pool: Pool, serverless: Serverless, tokens:
         sts_url=f"{settings.api_url}/{settings.tenant_id}",
         tls=classic,
         strict_tls=strict,
-        verify_token=subject_of,
+        verify_token=identity_of,
         open_session=pool.session,
         serverless=serverless.session,
+        sign_in=sign_in,
     )
 
 
@@ -50,6 +60,8 @@ async def serve(settings: Settings) -> None:
     pool, serverless = Pool(settings, blobs), Serverless(settings, blobs)
     store = Store(settings.store_file)
     pool.capacity = Capacity(store, settings.sql_database)
+    lake = LakeDatabases(store, serverless)
+    await asyncio.to_thread(lake.synchronise)
     server = Server(make_service(settings, pool, serverless, Tokens(settings)))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -65,7 +77,7 @@ async def serve(settings: Settings) -> None:
             settings.sql_database,
             settings.serverless_port,
         )
-        await _until(stop, pool)
+        await _until(stop, pool, lake)
     finally:
         await server.close()
         pool.close()
@@ -73,19 +85,23 @@ async def serve(settings: Settings) -> None:
         store.close()
 
 
-async def _until(stop: asyncio.Event, pool: Pool) -> None:
-    """Wait; about once a second tell how many requests run, and end the sessions of a pool that went offline."""
+async def _until(stop: asyncio.Event, pool: Pool, lake: LakeDatabases) -> None:
+    """Wait; about once a second tell how many requests run, end the sessions of a pool that went offline, and show
+    what Spark made meanwhile, which on Azure takes seconds as well.
+    """
     told = -1
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _WATCH_SECONDS)
+        await asyncio.to_thread(lake.synchronise)
         active = pool.engine.requests.active()
         if active != told:
             told = active
             pool.capacity.report(active)
         if pool.capacity.status != ONLINE:
             for session in list(pool.engine.sessions.values()):
-                session.disconnect()
+                if session.pool is pool:
+                    session.disconnect()
 
 
 def main() -> None:

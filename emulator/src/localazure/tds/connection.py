@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from localazure.sql.principals import Identity
 from localazure.sql.results import RowsAffected, SqlError
 from localazure.tds import login as wire
 from localazure.tds import metadata
@@ -44,7 +45,7 @@ from localazure.tds.requests import (
     parse_sql_batch,
     parse_transaction,
 )
-from localazure.tds.session import OpenDatabase, OpenSession, Session
+from localazure.tds.session import OpenDatabase, Session, SignIn
 from localazure.tds.tokens import (
     DoneStatus,
     EnvChange,
@@ -82,7 +83,8 @@ class Limits:
 class Service:
     """What every connection shares: who may come in, and to which engine.
 
-    verify_token: access token -> subject; raises an exception whose text may be shown when the token is no good.
+    login, password: the administrator's; sign_in: everybody else's, in a thread because it takes its time.
+    verify_token: access token -> who; raises an exception whose text may be shown when the token is no good.
     open_session: of the dedicated pool; serverless: of the other one, which has databases to choose from.
     tls: for TDS 7.x (at most TLS 1.2, whose handshake ends where [MS-TDS] expects it); strict_tls: for TDS 8.0.
     """
@@ -93,10 +95,11 @@ class Service:
     sts_url: str
     tls: ssl.SSLContext
     strict_tls: ssl.SSLContext
-    verify_token: Callable[[str], str]
-    open_session: OpenSession
+    verify_token: Callable[[str], Identity]
+    open_session: OpenDatabase
     limits: Limits = Limits()
     serverless: OpenDatabase | None = None
+    sign_in: SignIn | None = None
 
     def __repr__(self) -> str:
         return f"Service(database={self.database!r})"
@@ -124,7 +127,7 @@ class Connection:
         self._packets = Packetizer(DEFAULT_PACKET_SIZE)
         self._session: Session | None = None
         self._login: wire.Login | None = None
-        self._subject = ""
+        self._identity: Identity | None = None
         self._loop = asyncio.get_running_loop()
         self._bulk: BulkTarget | None = None
         self._running: Answer | None = None
@@ -187,8 +190,10 @@ class Connection:
         if encryption is wire.Encryption.OFF:
             self._channel.stop_tls()
         login = wire.parse_login(message.payload)
+        # <workspace>-ondemand.sql.azuresynapse.net is the serverless pool, <workspace>.sql... the dedicated one.
+        self._serverless = self._serverless or _ONDEMAND in login.server.lower().partition(".")[0]
         try:
-            self._subject = await self._authenticate(login)
+            self._identity = await self._authenticate(login)
             tokens = await self._open(login, strict=strict)
         except LoginRefused as refused:
             log.info("%s: log-in refused: %r", self._peer, str(refused))  # names are the client's: no raw line ends
@@ -199,8 +204,8 @@ class Connection:
         self._packets = Packetizer(login.packet_size, self._session.spid if self._session else 0)
         return True
 
-    async def _authenticate(self, login: wire.Login) -> str:
-        """The subject that logs in. Raises LoginRefused."""
+    async def _authenticate(self, login: wire.Login) -> Identity:
+        """Who logs in. Raises LoginRefused."""
         if login.fedauth is not None:
             token = login.fedauth.token
             if login.fedauth.library == wire.FedAuthLibrary.ADAL:
@@ -217,9 +222,15 @@ class Connection:
             )
         name = hmac.compare_digest(login.user.lower().encode(), self._service.login.lower().encode())
         secret = hmac.compare_digest(login.password.encode(), self._service.password.encode())
-        if not (name and secret):
+        if name and secret:
+            return Identity(login.user, administrator=True)
+        found = None
+        if self._service.sign_in is not None and not name:
+            arguments = login.user, login.password, self._serverless
+            found = await self._loop.run_in_executor(self._thread, self._service.sign_in, *arguments)
+        if found is None:
             raise LoginRefused(18456, f"Login failed for user '{login.user}'.")
-        return login.user
+        return found
 
     async def _fetch_token(self) -> str:
         """[MS-TDS] 3.3.5.3: tell the client where tokens come from, and wait for the one it gets there."""
@@ -231,8 +242,6 @@ class Connection:
 
     async def _open(self, login: wire.Login, *, strict: bool) -> bytes:
         """Open the session; the tokens that welcome the client. Raises LoginRefused."""
-        # <workspace>-ondemand.sql.azuresynapse.net is the serverless pool, <workspace>.sql... the dedicated one.
-        self._serverless = self._serverless or _ONDEMAND in login.server.lower().partition(".")[0]
         self._check_database(login)
         self._login = login
         try:
@@ -272,12 +281,12 @@ class Connection:
             )
 
     def _new_session(self) -> Session:
-        login = self._login
-        assert login is not None
+        login, identity = self._login, self._identity
+        assert login is not None and identity is not None
+        open_database = self._service.open_session
         if self._serverless and self._service.serverless is not None:
-            session = self._service.serverless(self._subject, login.application, login.host, login.database)
-        else:
-            session = self._service.open_session(self._subject, login.application, login.host)
+            open_database = self._service.serverless
+        session = open_database(identity, login.application, login.host, login.database)
         session.on_disconnect = self._disconnect
         return session
 
@@ -406,7 +415,7 @@ class Connection:
             if (target := parse_insert_bulk(batch)) is not None:
                 self._bulk = target
             elif not self._serverless and (database := metadata.parse_use(batch)) is not None:
-                answer.write(metadata.use(database, self._service.database))
+                answer.write(metadata.use(database, session.database))
             else:
                 statements.write_all(metadata.run(session, batch))
         except SqlError as error:

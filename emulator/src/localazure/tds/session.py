@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from localazure.sql.principals import Identity
 from localazure.sql.results import Column, Parameter, Result
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class Session(Protocol):
         """Roll back and end."""
 
 
-OpenDatabase = Callable[[str, str, str, str], Session]
-"""(login, application, host, database or "") -> Session; SqlError when the log-in can't have that database."""
+OpenDatabase = Callable[[Identity, str, str, str], Session]
+"""(who, application, host, database or "") -> Session; SqlError when they can't have that database."""
 
-OpenSession = Callable[[str, str, str], Session]
-"""(login, application, host) -> Session."""
+SignIn = Callable[[str, str, bool], Identity | None]
+"""(name, password, whether at the serverless pool) -> whose they are; None when they are nobody's."""
