@@ -1,5 +1,5 @@
-"""Cancels what runs and no task waits for any more (Azure ML jobs, notebook runs, Spark batches, SQL requests), on every
-connection that a model uses.
+"""Cancels what runs and no task waits for any more (Azure ML jobs, notebook runs, Spark batches, SQL requests), on
+every connection that a model uses.
 
 Runs every hour and by hand; with ``only_report`` it cancels nothing.
 """

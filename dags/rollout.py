@@ -1,7 +1,8 @@
 """Rolling a model out, or back, by hand: one DAG for every model with an online endpoint, started with a form.
 
 `shift` gives a deployment so many percent, `roll_back` all traffic to the deployment that served before, `promote`
-deploys a given version of the registered model and rolls it out stage by stage, as a night does.
+deploys a given version of the registered model and rolls it out stage by stage, as a night does. Who did what, why and
+with what outcome is written down where the nights' decisions are (`decisions` in model.yml).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import AirflowFailException
 
 from azflow import lifecycle
+from azflow.decisions import RecordHandDecisionOperator
 from azflow.endpoints import DeployOperator, RolloutOperator, TrafficOperator
 from azflow.evaluation import ChampionOperator
 from azflow.specs import Deploy, ModelSpec, readable_specs
@@ -52,6 +54,13 @@ def form(deploy: Deploy, model: str) -> ParamsDict:
                 description=f"Promote: which version of the registered model {model}.",
             ),
             "stages": lifecycle.stages_param(deploy),
+            "reason": Param(
+                None,
+                type=["null", "string"],
+                maxLength=500,
+                title="Why",
+                description="Kept with the decision, beside your name.",
+            ),
         }
     )
 
@@ -117,9 +126,22 @@ def rollout(spec: ModelSpec, deploy: Deploy) -> DAG:
             task_id="champion", endpoint_name=deploy.endpoint_name, trigger_rule="none_failed_min_one_success", **common
         )
 
+        record = RecordHandDecisionOperator(
+            task_id="record",
+            sql=spec.decisions.sql if spec.decisions is not None else "",
+            endpoint_name=deploy.endpoint_name,
+            action="{{ params.action }}",
+            version="{{ params.version or '' }}",
+            by="{{ dag_run.triggering_user_name or '' }}",
+            reason="{{ params.reason or '' }}",
+            trigger_rule="all_done",
+            **common,
+        )
+
         choose() >> [traffic, deployed]
         deployed >> stages
         [traffic, stages] >> champion
+        [traffic, stages] >> record
     dag.params = form(deploy, spec.register_as.model)
     return dag
 

@@ -1,15 +1,17 @@
-"""What was decided about a night's challenger, kept where people look for it.
+"""What was decided, of a night's challenger and by hand, kept where people look for it.
 
 The gate's verdict, the approval and what became of the roll-out make one `decision`: a row in the SQL pool
 (include/sql/decisions), replaced by night, and tags on the training job's run and on the registered version. A
-challenger that was turned down has no version, so that its run is the place where every decision can be found.
+challenger that was turned down has no version, so that its run is the place where every decision can be found. What a
+person does to an endpoint's traffic (dags/rollout.py) is a row of the same table, without a night.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
@@ -17,11 +19,14 @@ from airflow.sdk.exceptions import AirflowSkipException
 from azflow.connection import AzureConnection
 from azflow.edge import AzflowOperator, airflow_edge
 from azflow.errors import first_line
+from azflow.evaluation import name_and_version
 from azflow.guardrails import Measured
 from azflow.job_files import tag
 from azflow.ml_history import RunHistory
 from azflow.ml_workspace import Workspace
+from azflow.online_endpoint import OnlineEndpoint
 from azflow.registry import ModelRegistry
+from azflow.rollout import champion_of, shares_text
 from azflow.specs import Night
 from azflow.synapse import SynapseSqlOperator
 
@@ -122,6 +127,12 @@ def decision_tags(row: Mapping[str, Any]) -> dict[str, str]:
     return {f"decision{name}": tag(value) for name, value in tags.items() if value not in (None, "")}
 
 
+def _left(ti: Any, task: str, **key: str) -> Mapping[str, Any] | None:
+    """What a task left as its XCom; None if it left nothing."""
+    found = ti.xcom_pull(task_ids=task, **key)
+    return found if isinstance(found, Mapping) else None
+
+
 class RecordDecisionOperator(SynapseSqlOperator):
     """Writes down what was decided: a row in the SQL pool, tags on the training run and on the registered version.
 
@@ -165,12 +176,7 @@ class RecordDecisionOperator(SynapseSqlOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Decide nothing: gather, write, tag."""
-        ti: Any = context["ti"]
-
-        def left(task: str, **key: str) -> Mapping[str, Any] | None:
-            found = ti.xcom_pull(task_ids=task, **key)
-            return found if isinstance(found, Mapping) else None
-
+        left = partial(_left, context["ti"])
         verdict = left(self.verdict)
         if verdict is None:
             raise AirflowSkipException(f"{self.verdict} left no verdict: there is no decision to write down.")
@@ -213,3 +219,173 @@ class RecordDecisionOperator(SynapseSqlOperator):
                 else:
                     tagged.append(name)
         return tagged
+
+
+# -- by hand ----------------------------------------------------------------------------------------------------------
+
+_WORDS = {"shift": "shifted", "roll_back": "rolled back", "promote": "promoted"}
+
+
+def hand_decision(
+    model: str,
+    action: str,
+    *,
+    by: str,
+    reason: str = "",
+    moved: Mapping[str, Any] | None = None,
+    deployed: Mapping[str, Any] | None = None,
+    attempted: Mapping[str, Any] | None = None,
+    serving: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+    run_id: str = "",
+) -> dict[str, Any]:
+    """What a person did to an endpoint, as a row of the same table as `decision`'s. Pure but for the clock.
+
+    ``decision`` is ``shifted``, ``rolled back`` or ``promoted``; ``outcome`` is ``serves`` for who has the most of the
+    traffic now, ``gets N %``, ``rolled back`` (a stage wasn't passed), ``not shipped`` or ``not done``; ``reasons`` are
+    the person's, then the traffic before and after, then what the stages saw.
+
+    :param action: ``shift``, ``roll_back`` or ``promote``.
+    :param moved: XCom of the `TrafficOperator`; `deployed` of the `DeployOperator`, `serving` of the `RolloutOperator`,
+        if they ended well.
+    :param attempted: the roll-out's evidence, also of one that was taken back.
+    :param versions: deployment -> version of its model.
+    """
+    found = moved or serving or attempted or {}
+    traffic: Mapping[str, int] = found.get("traffic") or {}
+    before: Mapping[str, int] = (moved or {}).get("before") or {}
+    deployment = str(found.get("deployment") or (deployed or {}).get("deployment") or "")
+    champion = champion_of(before, "") if moved else (attempted or serving or {}).get("champion")
+    if action == "promote":
+        outcome = "serves" if serving else "rolled back" if attempted else "not shipped"
+    elif moved is None:
+        outcome = "not done"
+    else:
+        outcome = "serves" if champion_of(traffic, "") == deployment else f"gets {traffic.get(deployment, 0)} %"
+    known = versions or {}
+    return {
+        **dict.fromkeys(_COLUMNS),
+        "model_name": model,
+        "decision": _WORDS[action],
+        "decided_by": by,
+        "decided_at": datetime.now(UTC).strftime("%F %T"),
+        "forced": 0,
+        "reasons": "; ".join(each for each in (reason.strip(), *_seen(before, traffic, found)) if each)[:_REASONS],
+        "outcome": outcome,
+        "champion_version": known.get(champion or ""),
+        "model_version": known.get(deployment),
+        "deployment": deployment or None,
+        "run_id": run_id,
+    }
+
+
+#: All that the table has; the figures of a gate are empty for what is decided by hand.
+_COLUMNS = (
+    *("model_name", "night", "decision", "decided_by", "decided_at", "forced", "reasons", "outcome", "metric"),
+    *("lower_is_better", "holdout_rows", "challenger", "challenger_low", "challenger_high", "champion", "champion_low"),
+    *("champion_high", "difference", "difference_low", "difference_high", "champion_version", "model_version"),
+    *("deployment", "training_job", "data_version", "run_id"),
+)
+
+
+def _seen(before: Mapping[str, int], traffic: Mapping[str, int], found: Mapping[str, Any]) -> Iterator[str]:
+    """The evidence, in a few words each."""
+    if before and traffic:
+        yield f"traffic {shares_text(traffic)}, before {shares_text(before)}"
+    elif traffic:
+        yield f"traffic {shares_text(traffic)}"
+    yield str(found.get("problem") or "")
+    for stage in found.get("stages") or ():
+        yield f"{stage.get('name')}: {', '.join(str(reason) for reason in stage.get('reasons') or ())}"
+
+
+class RecordHandDecisionOperator(SynapseSqlOperator):
+    """Writes down what a person did to an endpoint's traffic: a row in the SQL pool.
+
+    It runs whatever became of the tasks before it. XCom: `hand_decision`.
+
+    :param sql: the file that writes the row, see include/sql/decisions; empty: no row.
+    :param endpoint_name: the endpoint at Azure, for its deployments' versions.
+    :param action: ``shift``, ``roll_back`` or ``promote``; a template.
+    :param version: of the model that is promoted; a template.
+    :param by: who started the run; a template.
+    :param reason: why, in the person's words; a template.
+    :param moved: task id of the `TrafficOperator`; likewise `deployed` and `stages`.
+    """
+
+    template_fields: Sequence[str] = (
+        *SynapseSqlOperator.template_fields,
+        *("endpoint_name", "action", "version", "by", "reason"),
+    )
+    ui_color = "#fdf3d6"
+
+    def __init__(
+        self,
+        *,
+        endpoint_name: str,
+        action: str,
+        sql: str = "",
+        version: str = "",
+        by: str = "",
+        reason: str = "",
+        moved: str = "traffic",
+        deployed: str = "deploy",
+        stages: str = "stages",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(sql=sql, **kwargs)
+        self.endpoint_name = endpoint_name
+        self.action = action
+        self.version = version
+        self.by = by
+        self.reason = reason
+        self.moved = moved
+        self.deployed = deployed
+        self.stages = stages
+
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """As the base class; without a file there is no script to render."""
+        if self.sql:
+            super().render_template_fields(context, jinja_env)
+        else:
+            AzflowOperator.render_template_fields(self, context, jinja_env)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Gather and write."""
+        if self.action not in _WORDS or (self.action == "promote" and not self.version):
+            raise AirflowSkipException("Nothing was decided: the form was incomplete.")
+        found = partial(_left, context["ti"])
+        row = hand_decision(
+            self.model,
+            self.action,
+            by=self.by or "a person",
+            reason=self.reason,
+            moved=found(self.moved),
+            deployed=found(self.deployed),
+            attempted=found(self.stages, key=EVIDENCE_XCOM),
+            serving=found(self.stages),
+            versions=self._versions(),
+            run_id=context["ti"].run_id,
+        )
+        if self.action == "promote":
+            row["model_version"] = self.version
+        said = (row["decision"], f"by {row['decided_by']}", row["outcome"], row["deployment"], row["reasons"])
+        self.log.info("%s", " · ".join(str(each) for each in said if each))
+        if self.sql:
+            self.parameters = row
+            super().execute(context)
+        return row
+
+    def _versions(self) -> dict[str, str]:
+        """Deployment -> version of its model, as far as can be told: a row without them is better than none."""
+        try:
+            with (
+                airflow_edge(self.conn_id),
+                contextlib.closing(OnlineEndpoint(AzureConnection.load(self.conn_id), self.endpoint_name)) as endpoint,
+            ):
+                deployments = endpoint.deployments()
+        except Exception as problem:
+            self.log.warning("Which versions %s has can't be told: %s", self.endpoint_name, first_line(problem))
+            return {}
+        models = {name: str(each["properties"].get("model") or "") for name, each in deployments.items()}
+        return {name: name_and_version(model)[1] for name, model in models.items() if model}

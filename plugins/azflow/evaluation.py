@@ -32,12 +32,17 @@ def serving_model(connection: AzureConnection, endpoint: str) -> dict[str, str] 
         if not share:
             return None
         reference = str(((online.deployment(deployment) or {}).get("properties") or {}).get("model") or "")
+    name, version = name_and_version(reference)
+    return {"name": name, "version": version, "path": f"azureml:{name}:{version}", "deployment": deployment}
+
+
+def name_and_version(reference: str) -> tuple[str, str]:
+    """Of a model, by its ARM id or ``azureml:name:version``. Pure."""
     parts = reference.replace("azureml:", "", 1).strip("/").split("/")
     if "models" in parts and "versions" in parts:
-        name, version = parts[parts.index("models") + 1], parts[parts.index("versions") + 1]
-    else:
-        name, _, version = parts[-1].partition(":")
-    return {"name": name, "version": version, "path": f"azureml:{name}:{version}", "deployment": deployment}
+        return parts[parts.index("models") + 1], parts[parts.index("versions") + 1]
+    name, _, version = parts[-1].partition(":")
+    return name, version
 
 
 def tagged_model(connection: AzureConnection, name: str) -> dict[str, str] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -144,7 +144,7 @@ class SynapseSqlOperator(AzflowOperator):
         files that run long (a deferral costs about 3 s). A batch isn't tried again by itself then; the task is.
     """
 
-    template_fields = ("sql", "parameters", "script")
+    template_fields: Sequence[str] = ("sql", "parameters", "script")
     template_fields_renderers: ClassVar[dict[str, str]] = {"parameters": "json", "script": "tsql"}
     ui_color = "#dcebfb"
 

@@ -8,7 +8,13 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 import azflow.decisions
-from azflow.decisions import RecordDecisionOperator, decision, decision_tags
+from azflow.decisions import (
+    RecordDecisionOperator,
+    RecordHandDecisionOperator,
+    decision,
+    decision_tags,
+    hand_decision,
+)
 from azflow.synapse import SynapseSqlOperator
 from azure_edge import Edge, edge
 from workspace_edge import HISTORY, NIGHT, WORKSPACE, context_of, workspace
@@ -140,3 +146,87 @@ def test_without_a_verdict_there_is_nothing_to_write(statements: list[dict[str, 
         operator.execute(context_of(operator, {"train.job": {"name": "train-1"}}))
     assert statements == []
     assert azflow.decisions.EVIDENCE_XCOM == "evidence"
+
+
+# -- by hand -----------------------------------------------------------------------------------------------------------
+
+MOVED = {"deployment": "v3", "before": {"v3": 0, "v4": 100}, "traffic": {"v3": 100, "v4": 0}}
+VERSIONS = {"v3": "3", "v4": "4"}
+
+
+@pytest.mark.parametrize(
+    ("action", "left", "expected"),
+    [
+        ("roll_back", {"moved": MOVED}, ("rolled back", "serves", "4", "3")),
+        ("shift", {"moved": MOVED | {"traffic": {"v3": 10, "v4": 90}}}, ("shifted", "gets 10 %", "4", "3")),
+        ("roll_back", {}, ("rolled back", "not done", None, None)),
+        ("promote", {"deployed": {"deployment": "v4"}}, ("promoted", "not shipped", None, "4")),
+        (
+            "promote",
+            {"attempted": {"deployment": "v4", "champion": "v3", "traffic": {"v3": 100}, "problem": "at 10 %, slow."}},
+            ("promoted", "rolled back", "3", "4"),
+        ),
+        ("promote", {"serving": {"deployment": "v4", "champion": "v3"}}, ("promoted", "serves", "3", "4")),
+    ],
+)
+def test_what_a_person_did_and_what_became_of_it(action: str, left: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    row = hand_decision("m", action, by="kim", versions=VERSIONS, run_id="manual__1", **left)
+    assert (row["decision"], row["outcome"], row["champion_version"], row["model_version"]) == expected
+    assert (row["decided_by"], row["night"], row["metric"], row["run_id"]) == ("kim", None, None, "manual__1")
+
+
+def test_the_reasons_are_the_persons_and_then_what_was_seen() -> None:
+    row = hand_decision("m", "roll_back", by="kim", reason=" late answers ", moved=MOVED)
+    assert row["reasons"] == "late answers; traffic v3 100 %, before v4 100 %"
+    stages = [{"name": "10 %", "reasons": ["p95 900 ms, at most 200 ms"]}]
+    taken_back = {"deployment": "v4", "traffic": {"v3": 100}, "problem": "at 10 %, slow.", "stages": stages}
+    row = hand_decision("m", "promote", by="kim", reason="x" * 2000, attempted=taken_back)
+    assert len(row["reasons"]) == 1000
+    row = hand_decision("m", "promote", by="kim", attempted=taken_back)
+    assert row["reasons"] == "traffic v3 100 %; at 10 %, slow.; 10 %: p95 900 ms, at most 200 ms"
+
+
+def test_both_kinds_of_rows_have_the_tables_columns() -> None:
+    by_hand = hand_decision("m", "roll_back", by="kim", moved=MOVED)
+    assert by_hand.keys() == decision(NIGHT, "m", verdict=VERDICT).keys()
+
+
+def by_hand(edge: Edge, xcoms: dict[str, Any], **said: Any) -> dict[str, Any]:
+    """The row that the operator writes for a run of the DAG with this form."""
+    models = {name: f"{WORKSPACE}/models/flight_delay/versions/{version}" for name, version in VERSIONS.items()}
+    deployments = [{"name": name, "properties": {"model": model}} for name, model in models.items()]
+    edge.on("GET", f"{WORKSPACE}/onlineEndpoints/e/deployments$", (200, {"value": deployments}))
+    operator = RecordHandDecisionOperator(
+        task_id="record",
+        model="flight_delay",
+        endpoint_name="e",
+        sql="decisions/model_decisions.sql",
+        by="{{ params.who }}",
+        action="{{ params.action }}",
+        version="{{ params.version or '' }}",
+        reason="{{ params.reason or '' }}",
+    )
+    form = {"who": "kim", "version": None, "reason": None, **said}
+    return operator.execute(context_of(operator, xcoms, **form))
+
+
+def test_a_roll_back_by_hand_has_a_row(edge: Edge, statements: list[dict[str, Any]]) -> None:
+    by_hand(edge, {"traffic": MOVED}, action="roll_back", reason="it answers late")
+    (row,) = statements
+    assert (row["decision"], row["decided_by"], row["outcome"]) == ("rolled back", "kim", "serves")
+    assert (row["champion_version"], row["model_version"], row["deployment"]) == ("4", "3", "v3")
+    assert row["reasons"].startswith("it answers late; traffic v3 100 %")
+
+
+def test_a_promotion_by_hand_has_a_row_even_if_its_stages_failed(edge: Edge, statements: list[dict[str, Any]]) -> None:
+    taken_back = {"deployment": "v4", "champion": "v3", "traffic": {"v3": 100}, "problem": "at 10 %, slow."}
+    by_hand(edge, {"deploy": {"deployment": "v4"}, "stages.evidence": taken_back}, action="promote", version="4")
+    assert (statements[0]["outcome"], statements[0]["model_version"]) == ("rolled back", "4")
+    edge.on("GET", f"{WORKSPACE}/onlineEndpoints/e/deployments$", (403, {"error": {"code": "Forbidden"}}))
+    assert by_hand(edge, {}, action="promote", version="5")["outcome"] == "not shipped"
+
+
+def test_a_form_that_names_no_version_decided_nothing(edge: Edge, statements: list[dict[str, Any]]) -> None:
+    with pytest.raises(AirflowSkipException, match="the form was incomplete"):
+        by_hand(edge, {}, action="promote")
+    assert statements == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +14,14 @@ import pytest
 from azure.ai.ml import command
 
 from azflow.connection import AzureConnection
-from azflow.decisions import RecordDecisionOperator
+from azflow.decisions import RecordDecisionOperator, RecordHandDecisionOperator
 from azflow.registry import ModelRegistry
 from azflow.specs import INCLUDE
 from azflow.synapse import connect
 
 pytestmark = pytest.mark.evidence("sdk")
+
+NOW = datetime(2013, 3, 9, 2, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -104,3 +107,25 @@ def test_the_run_and_the_version_bear_the_decision(connection: AzureConnection, 
     tags = client.models.get(name, version.version).tags
     assert tags["decision"] == "promoted" and tags["decision.challenger"] == "0.7100 [0.6900, 0.7300]"
     assert (tags["dag"], tags["job"], tags["role"]) == ("d", job, "challenger")  # lineage and role stay
+
+
+def test_what_a_person_did_is_a_row_without_a_night(connection: AzureConnection) -> None:
+    model, endpoint = f"decided_{uuid.uuid4().hex[:8]}", "nobody-has-it"
+    record(model, "nightly", approve={"approved": True, "by": "gate"})
+    moved = {"deployment": "v1", "before": {"v1": 0, "v2": 100}, "traffic": {"v1": 100, "v2": 0}}
+    for run_id, by in (("by-hand", "kim"), ("by-hand", "kim"), ("later", "sam")):
+        operator = RecordHandDecisionOperator(
+            task_id="record", model=model, sql="decisions/model_decisions.sql", endpoint_name=endpoint, by=by,
+            action="roll_back", reason="it's late",
+        )  # fmt: skip
+        run = SimpleNamespace(dag_id="rollout", run_id=run_id, logical_date=None, run_after=NOW, partition_key=None)
+        ti = TaskInstance({"traffic": moved})
+        ti.run_id = run_id
+        context: Any = {"ti": ti, "dag_run": run, "params": {}}
+        operator.render_template_fields(context, jinja2.Environment(loader=jinja2.FileSystemLoader(INCLUDE / "sql")))
+        operator.execute(context)
+    record(model, "nightly again", approve={"approved": True, "by": "gate"})  # replaces the night's, and no other
+    found = {row[7]: row for row in rows(connection, model)}
+    assert found.keys() == {"by-hand", "later", "nightly again"} and len(rows(connection, model)) == len(found)
+    says = "it's late; traffic v1 100 %, before v2 100 %"
+    assert found["by-hand"] == (None, "rolled back", "kim", "serves", None, None, None, "by-hand", says)

@@ -1,5 +1,6 @@
 -- ml.model_decisions: one row a night of a model: was its challenger promoted, by whom, on what figures, and does it
--- serve. A night that runs again replaces its row. The values come from azflow.decisions, bound by the driver.
+-- serve. A night that runs again replaces its row. What a person does by hand (the DAG rollout_<model>) is a row without
+-- a night. The values come from azflow.decisions, bound by the driver.
 {%- set columns = [
     ("model_name", "nvarchar(200)"), ("night", "date"), ("decision", "varchar(20)"), ("decided_by", "nvarchar(250)"),
     ("decided_at", "datetime2(0)"), ("forced", "bit"), ("reasons", "nvarchar(1000)"), ("outcome", "varchar(20)"),
@@ -23,7 +24,8 @@ IF OBJECT_ID('ml.model_decisions') IS NULL
 GO
 
 BEGIN TRANSACTION;
-DELETE FROM ml.model_decisions WHERE model_name = @model_name AND night = @night;
+DELETE FROM ml.model_decisions
+WHERE model_name = @model_name AND (night = CAST(@night AS date) OR (night IS NULL AND run_id = @run_id));
 INSERT INTO ml.model_decisions
     ([{% for column, _ in columns %}{{ column }}{{ "], [" if not loop.last }}{% endfor %}])
 SELECT
@@ -35,8 +37,8 @@ GO
 
 {% include "reporting/v_model_decisions.sql" %}
 
--- The task shows the model's last nights.
-SELECT TOP 10 night, decision, decided_by, outcome, metric, challenger, champion, difference, champion_version, model_version
+-- The task shows the model's last decisions.
+SELECT TOP 10 decided_at, night, decision, decided_by, outcome, metric, challenger, champion, difference, champion_version, model_version
 FROM ml.model_decisions
 WHERE model_name = @model_name
-ORDER BY night DESC;
+ORDER BY decided_at DESC;

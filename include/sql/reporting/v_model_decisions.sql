@@ -1,4 +1,4 @@
--- reporting.v_model_decisions: what was decided each night, and which version served after it.
+-- reporting.v_model_decisions: what was decided each night and by hand (no night), and which version served after it.
 {%- from "macros/reporting.jinja" import replace_view %}
 {% call replace_view("v_model_decisions") %}
 SELECT
