@@ -7,8 +7,10 @@ Nothing is read here but what tells the schema: a Parquet footer, the first rows
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.csv
@@ -16,8 +18,8 @@ import pyarrow.csv
 from localazure.sql import errors
 from localazure.sql import syntax as s
 from localazure.sql.binding import RowSource, SourceColumn
-from localazure.sql.catalog import Table
-from localazure.sql.conversions import Value, implicit
+from localazure.sql.catalog import Table, TableColumn
+from localazure.sql.conversions import Value, convert, implicit
 from localazure.sql.delta import delta_files
 from localazure.sql.files import DelimitedText, parse_delimiter, read_rows
 from localazure.sql.lake import LakeFile, fetch, list_files
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _INFERRED_ROWS = 100
 _INFERRED_BYTES = 1 << 20
+_NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 _TEXT = SqlType("varchar", 8000)
 _PATH = SqlType("nvarchar", 1024)
 _OPTIONS = frozenset(
@@ -131,7 +134,10 @@ def external_table(
     options = table.external or {}
     place = _Place(pool, location(pool, options, line), _label(compiler), line)
     form = file_format(pool, options, line)
-    schema = [s.WithColumn(line, c.name, c.type, collation=c.collation) for c in table.columns]
+    partitions = json.loads(options.get("PARTITIONS", "[]"))
+    schema = [
+        s.WithColumn(line, c.name, c.type, collation=c.collation) for c in table.columns if c.name not in partitions
+    ]
     kind = form.get("FORMAT_TYPE", "").upper()
     if kind == "PARQUET":
         opened = _parquet(place, schema)
@@ -142,10 +148,30 @@ def external_table(
         rejected = int(options.get("REJECT_VALUE", "0"))
         given = _Text(layout, False, rejected, form.get("FORMAT_OPTIONS.PARSER_VERSION", "1.0"))
         opened = _text(place, schema, given)
+    _add_folders(place, opened, [c for c in table.columns if c.name in partitions])
     alias, parts = source.alias or table.name, () if source.alias else (table.schema, table.name)
     sql, row_source = _attached(place, compiler, opened, alias, parts)
     row_source.table = table
     return sql, row_source
+
+
+def _add_folders(place: _Place, opened: Opened, columns: list[TableColumn]) -> None:
+    """Columns whose values are in the names of the folders, as Spark partitions a table: only files that a query asks
+    for are read.
+    """
+    for index, column in enumerate(columns):
+        own, kind = f"{place.label}_p{index}", with_length(column.type, 1)
+        opened.partitions[own] = (pa.string(), [_folder_value(file, column.name) for file in opened.files])
+        value = convert(Value(own, SqlType("varchar", -1), trimmed=False), kind, place.line)
+        opened.columns.append((column.name, kind, _collated(place.pool, value.sql, kind, column.collation)))
+
+
+def _folder_value(file: LakeFile, column: str) -> str | None:
+    for part in reversed(file.name.split("/")[:-1]):
+        name, found, value = part.partition("=")
+        if found and unquote(name).lower() == column.lower():
+            return None if value == _NULL_FOLDER else unquote(value)
+    return None
 
 
 def _label(compiler: ExpressionCompiler) -> str:

@@ -3,14 +3,7 @@
 On Azure a metastore of the workspace holds them, for all its Spark pools; the serverless SQL pool shows them
 (`localazure.sql.lake_databases`). Here every Spark process asks this service, with the secret it was started with
 (`executors.spark_local`), through `localazure_compute.lake_catalogue`. The interface is localazure's own.
-https://learn.microsoft.com/azure/synapse-analytics/metadata/database
-
-A database is one document with all its tables, so that each change is one transaction, whoever else is at it:
-
-    {"name", "description", "location", "properties", "tables": {name: table}}
-
-A table is what Spark knows of it: {"name", "type": "MANAGED"|"EXTERNAL"|"VIEW", "provider", "location", "options",
-"schema" (Spark's JSON), "partitions", "buckets", "owner", "created", "properties", "comment", "text"}.
+What is kept: `localazure.core.lake_catalogue`. https://learn.microsoft.com/azure/synapse-analytics/metadata/database
 """
 
 from __future__ import annotations
@@ -23,12 +16,12 @@ from starlette.requests import Request
 
 from localazure.core.auth import Identity, Tokens
 from localazure.core.errors import BadRequest, Conflict, NotFound, Unauthorized
+from localazure.core.lake_catalogue import KIND
 from localazure.core.registry import Answer, Operation
 from localazure.core.store import Store
 from localazure.executors.spark_local import CATALOGUE_PATH, SUBJECT
 from localazure.settings import Settings
 
-KIND = "lakeDatabase"
 DEFAULT = "default"
 _NAME = re.compile(r"\w{1,128}")
 _DATABASE = CATALOGUE_PATH + "/databases/{database}"
