@@ -33,7 +33,7 @@ import airflow.sdk, airflow.providers.standard.operators.hitl, airflow.providers
 from airflow.dag_processing.dagbag import BundleDagBag
 from pathlib import Path
 import airflow.serialization.serialized_objects
-dags, errors, seconds, stuck = [], dict(), [], []
+dags, errors, seconds, stuck, rescoring = [], dict(), [], [], dict()
 for file in sorted(Path("{project}/dags").glob("*.py")):
     started = time.process_time()  # other processes of the machine are not the question
     bag = BundleDagBag(str(file), bundle_path=Path("{project}/dags"), bundle_name="dags", load_op_links=False)
@@ -44,10 +44,13 @@ for file in sorted(Path("{project}/dags").glob("*.py")):
         fields = [(name, dag.params.get_param(name)) for name, _ in params]
         stuck += [f"{{dag.dag_id}}.{{name}}" for name, field in fields
                   if field.value in ("", None) and "null" not in field.schema.get("type", ["null"])]
+        if dag.dag_id == "rescoring_flight_delay":
+            rescoring = {{name: sorted(dag.get_task(name).get_flat_relative_ids(upstream=True)) for name in dag.task_ids}}
     errors |= {{Path(name).name: error for name, error in bag.import_errors.items()}}
 heavy = [name for name in {heavy!r} if name in sys.modules]
 # Airflow reads each file in a process of its own.
-print("RESULT" + json.dumps(dict(dags=sorted(dags), errors=errors, heavy=heavy, seconds=max(seconds), stuck=stuck)))
+print("RESULT" + json.dumps(dict(dags=sorted(dags), errors=errors, heavy=heavy, seconds=max(seconds), stuck=stuck,
+                               rescoring=rescoring)))
 """
 
 
@@ -112,6 +115,10 @@ def test_every_dag_file_imports_and_loads_nothing_heavy(tmp_path: Path) -> None:
     assert found["errors"] == {}
     assert "nightly_retraining_flight_delay" in found["dags"]
     assert found["heavy"] == []
+    # A version beside itself, as in a year's first period: figures of both by day there are none, the comparison there is.
+    before = found["rescoring"]
+    assert all("are_two" in before[task] for task in ("score_against", "figures", "page"))
+    assert not any("are_two" in before[task] for task in ("score", "table", "compare", "comparison"))
 
 
 def test_every_form_can_be_sent_as_it_opens(tmp_path: Path) -> None:
