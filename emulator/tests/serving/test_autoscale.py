@@ -20,6 +20,7 @@ ENDPOINT = (
 )
 TARGET = f"{ENDPOINT}/deployments/blue"
 CPU = "CpuUtilizationPercentage"
+NO_DIMENSION = {"DimensionName": "x", "Operator": "Equals", "Values": ["y"]}
 
 
 def rule(condition: str, change: str, **changed: Any) -> dict[str, Any]:
@@ -239,17 +240,22 @@ def test_samples_become_one_value(aggregation: str, wanted: float) -> None:
     assert trigger.over_time(metrics.answer(query, TARGET, resources.DEPLOYMENT_TYPE, "here", {})) is None
 
 
-def test_one_deployments_share_of_an_endpoints_metric() -> None:
-    dimension = {"DimensionName": "deployment", "Operator": "Equals", "Values": ["it's"]}
+@pytest.mark.parametrize(
+    ("operator", "values", "wanted"),
+    [("Equals", ["it's"], 5), ("Equals", ["it's", "other"], 12), ("NotEquals", ["it's", "third"], 7)],
+)
+def test_some_deployments_share_of_an_endpoints_metric(operator: str, values: list[str], wanted: float) -> None:
+    dimension = {"DimensionName": "deployment", "Operator": operator, "Values": values}
     given = rule("RequestsPerMinute > 1", "+1", dimensions=[dimension], statistic="Sum", timeAggregation="Total")
     trigger = parse(profile(given)).profiles[0].rules[0].trigger
     until = datetime(2026, 1, 1, 12, tzinfo=UTC)
     minute = int((until - timedelta(minutes=1)).timestamp()) // 60
-    samples = [Sample(minute, {"deployment": name}, 5.0) for name in ("it's", "other")]
+    asked = {"it's": 5.0, "other": 7.0, "third": 9.0}
+    samples = [Sample(minute, {"deployment": name}, count) for name, count in asked.items()]
     answer = metrics.answer(
         trigger.query(until), ENDPOINT, resources.ENDPOINT_TYPE, "x", {"RequestsPerMinute": samples}
     )
-    assert trigger.over_time(answer) == 5
+    assert trigger.over_time(answer) == wanted
 
 
 @pytest.mark.parametrize(
@@ -280,7 +286,9 @@ def test_one_deployments_share_of_an_endpoints_metric() -> None:
         ({"profiles": [profile(rule(f"{CPU} > 1", "+1", cooldown="PT30S"))]}, "1 minutes to 10080"),
         ({"profiles": [profile(rule(f"{CPU} > 1", "+1", statistic="Median"))]}, "Average, Min, Max"),
         ({"profiles": [profile(rule(f"{CPU} > 1", "+1", threshold="1"))]}, "threshold must be a number"),
-        ({"profiles": [profile(rule(f"{CPU} > 1", "+1", dimensions=[{"Operator": "NotEquals"}]))]}, "NotEquals"),
+        ({"profiles": [profile(rule(f"{CPU} > 1", "+1", dimensions=[{"Operator": "Like"}]))]}, "NotEquals"),
+        ({"profiles": [profile(rule(f"{CPU} > 1", "+1", dimensions=[{"Operator": "Equals"}]))]}, "needs values"),
+        ({"profiles": [profile(rule(f"{CPU} > 1", "+1", dimensions=[NO_DIMENSION]))]}, "no dimension 'x'"),
         ({"profiles": [profile(recurrence=weekly(["Monday"], 24))]}, "from 0 to 23"),
         ({"profiles": [profile(recurrence=weekly(["Moonday"], 1))]}, "not 'Moonday'"),
         ({"profiles": [profile(recurrence=weekly([], 1))]}, "days must name"),

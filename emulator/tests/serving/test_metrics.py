@@ -100,6 +100,9 @@ def test_a_filter_picks_and_splits() -> None:
     query = asked(metricnames="RequestsPerMinute", top="1", **{"$filter": "deployment eq '*'"})
     (largest,) = value(query, *SAMPLES)["timeseries"]
     assert largest["metadatavalues"][0]["value"] == "blue"
+    query = asked(metricnames="RequestsPerMinute", **{"$filter": "deployment ne 'blue' and statusCode ne '502'"})
+    (other,) = value(query, *SAMPLES)["timeseries"]
+    assert [each["value"] for each in other["metadatavalues"]] == ["green", "200"]
 
 
 def test_means_are_weighed_by_requests() -> None:
@@ -121,7 +124,12 @@ def test_means_are_weighed_by_requests() -> None:
         ({"metricnamespace": "Microsoft.Storage"}, 400, "no metric namespace"),
         ({"metricnames": "RequestLatency", "$filter": "statusCode eq '200'"}, 400, "no dimension 'statuscode'"),
         ({"metricnames": "RequestsPerMinute", "$filter": "deployment eq 'a' or statusCode eq '1'"}, 400, "separate"),
-        ({"metricnames": "RequestsPerMinute", "$filter": "deployment ne 'a'"}, 501, "operator ne"),
+        ({"metricnames": "RequestsPerMinute", "$filter": "deployment sw 'a'"}, 501, "operator sw"),
+        (
+            {"metricnames": "RequestsPerMinute", "$filter": "deployment ne 'a' or deployment ne 'b'"},
+            400,
+            "stands alone",
+        ),
         ({"metricnames": "RequestsPerMinute", "$filter": "deployment = 'a'"}, 400, "can't be read"),
         ({"orderby": "average asc"}, 501, "orderby"),
         ({"top": "none"}, 400, "top"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from itertools import product
 from typing import Any
@@ -70,7 +70,7 @@ class Resource:
 
 @dataclass(frozen=True)
 class Trigger:
-    """When a rule is met. `grain` as a metrics query has it, `window` in seconds."""
+    """When a rule is met. `grain` and `dimensions` as a metrics query has them, `window` in seconds."""
 
     resource: Resource
     metric: str
@@ -80,28 +80,28 @@ class Trigger:
     aggregation: str
     operator: str
     threshold: float
-    dimensions: tuple[tuple[str, str], ...]
+    dimensions: tuple[str, ...]
     per_instance: bool
 
     def query(self, until: datetime) -> Query:
         """What is asked of the metrics: the samples of the window that ends at `until`."""
         deployment = self.resource.deployment is not None
         known = metrics.DEPLOYMENT if deployment else metrics.ENDPOINT
-        clauses = [f"{name} eq '{value.replace(chr(39), chr(39) * 2)}'" for name, value in self.dimensions]
         asked = {
             "metricnames": self.metric,
             "timespan": f"{(until - timedelta(seconds=self.window)).isoformat()}/{until.isoformat()}",
             "interval": self.grain,
             "aggregation": self.statistic,
-            "$filter": " and ".join(clauses),
+            "$filter": " and ".join(self.dimensions),
         }
-        return Query.parse(asked, known, resources.DEPLOYMENT_TYPE if deployment else resources.ENDPOINT_TYPE, until)
+        kind = resources.DEPLOYMENT_TYPE if deployment else resources.ENDPOINT_TYPE
+        return replace(Query.parse(asked, known, kind, until), merged=True)
 
     def over_time(self, answer: Mapping[str, Any]) -> float | None:
         """The samples of an answer to `query` as one value; None if there is none."""
         name = self.statistic.lower()
-        series = answer["value"][0]["timeseries"]
-        samples = [float(point[name]) for each in series for point in each["data"] if name in point]
+        (series,) = answer["value"][0]["timeseries"]
+        samples = [float(point[name]) for point in series["data"] if name in point]
         if not samples:
             return None
         return {
@@ -336,7 +336,9 @@ def _trigger(given: Mapping[str, Any], path: str) -> Trigger:
         _word(given.get("timeAggregation"), f"{path}.timeAggregation", _AGGREGATIONS),
         _word(given.get("operator"), f"{path}.operator", _OPERATORS),
         float(threshold),
-        tuple(_dimension(_object(each, f"{path}.dimensions")) for each in given.get("dimensions") or []),
+        tuple(
+            _dimension(_object(each, where := f"{path}.dimensions"), where) for each in given.get("dimensions") or []
+        ),
         bool(given.get("dividePerInstance")),
     )
     # What a metrics query refuses (an unknown dimension, a grain that there isn't) is refused now.
@@ -344,13 +346,14 @@ def _trigger(given: Mapping[str, Any], path: str) -> Trigger:
     return trigger
 
 
-def _dimension(given: Mapping[str, Any]) -> tuple[str, str]:
-    operator, values = given.get("Operator"), given.get("Values") or []
-    if operator != "Equals":
-        raise NotImplementedOperation(f"{_PUT} with the dimension operator {operator}")
-    if len(values) != 1:
-        raise NotImplementedOperation(f"{_PUT} with {len(values)} values of a dimension")
-    return str(given.get("DimensionName")), str(values[0])
+def _dimension(given: Mapping[str, Any], path: str) -> str:
+    """A clause of a metrics query's filter: one of the values, or none of them."""
+    operator = _word(given.get("Operator"), f"{path}.Operator", ("Equals", "NotEquals"))
+    values = ["'" + str(value).replace("'", "''") + "'" for value in given.get("Values") or []]
+    if not values:
+        raise BadRequest("A dimension needs values.", f"{path}.Values")
+    sign, joint = ("eq", " or ") if operator == "Equals" else ("ne", " and ")
+    return joint.join(f"{given.get('DimensionName')} {sign} {value}" for value in values)
 
 
 def _action(given: Mapping[str, Any], path: str, lowest: int, highest: int) -> Action:

@@ -120,7 +120,10 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """What was asked for. Minutes are since 1970; `wanted` maps a dimension to its values, none of them: all, split."""
+    """What was asked for. `wanted` maps a dimension to its values (none of them: all), `excluded` to those left out.
+
+    Series are split by the dimensions of both, unless they are `merged`.
+    """
 
     metrics: tuple[Metric, ...]
     start: datetime
@@ -128,7 +131,9 @@ class Query:
     interval: str
     aggregations: tuple[str, ...]
     wanted: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    excluded: Mapping[str, frozenset[str]] = field(default_factory=dict)
     top: int = _DEFAULT_TOP
+    merged: bool = False
 
     @classmethod
     def parse(cls, given: Mapping[str, str], known: tuple[Metric, ...], kind: str, now: datetime) -> Query:
@@ -155,8 +160,20 @@ class Query:
             end,
             interval,
             _aggregations(asked.get("aggregation") or "Average"),
-            _filter(asked.get("$filter") or "", metrics),
+            *_filter(asked.get("$filter") or "", metrics),
             _top(asked.get("top")),
+        )
+
+    def split(self, metric: Metric) -> list[str]:
+        """The dimensions that the metric's series are split by."""
+        named = set() if self.merged else {*self.wanted, *self.excluded}
+        return [name for name in metric.dimensions if name in named]
+
+    def takes(self, sample: Sample) -> bool:
+        """Whether the filter lets a sample pass."""
+        found = {name: value.lower() for name, value in sample.dimensions.items()}
+        return all(not values or found.get(name, "") in values for name, values in self.wanted.items()) and not any(
+            found.get(name, "") in values for name, values in self.excluded.items()
         )
 
 
@@ -198,13 +215,11 @@ def definitions(known: tuple[Metric, ...], resource: str, kind: str) -> Any:
 def _value(metric: Metric, query: Query, resource: str, samples: Iterable[Sample]) -> Any:
     first, last = int(query.start.timestamp()) // 60, -(-int(query.end.timestamp()) // 60)
     step = _INTERVALS.get(query.interval) or max(1, last - first)
-    split = [name for name in metric.dimensions if name in query.wanted]
+    split = query.split(metric)
     # By combination of the split dimensions, then by minute: (value, weight) of what the other dimensions had.
     series: dict[tuple[str, ...], dict[int, list[tuple[float, float]]]] = {}
     for sample in samples:
-        if first <= sample.minute < last and all(
-            not values or sample.dimensions.get(name, "").lower() in values for name, values in query.wanted.items()
-        ):
+        if first <= sample.minute < last and query.takes(sample):
             key = tuple(sample.dimensions.get(name, "") for name in split)
             series.setdefault(key, {}).setdefault(sample.minute, []).append((sample.value, sample.weight))
     if not split:
@@ -284,11 +299,14 @@ def _aggregations(text: str) -> tuple[str, ...]:
     return tuple(by_name[name] for name in asked)
 
 
-def _filter(text: str, metrics: tuple[Metric, ...]) -> dict[str, frozenset[str]]:
-    """`A eq 'a' and B eq 'b1' or B eq 'b2' and C eq '*'`: A is a, B is one of two, C is split."""
+def _filter(text: str, metrics: tuple[Metric, ...]) -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
+    """What must be and what must not: of `A eq 'a' and B eq 'b1' or B eq 'b2' and C eq '*' and D ne 'd'` A is a, B is
+    one of two, C is split and D isn't d.
+    """
     wanted: dict[str, frozenset[str]] = {}
+    excluded: dict[str, frozenset[str]] = {}
     if not text.strip():
-        return wanted
+        return wanted, excluded
     common = set.intersection(*({name.lower() for name in metric.dimensions} for metric in metrics))
     spelled = {name.lower(): name for metric in metrics for name in metric.dimensions}
     for group in re.split(r"\s+and\s+", text, flags=re.IGNORECASE):
@@ -301,11 +319,16 @@ def _filter(text: str, metrics: tuple[Metric, ...]) -> dict[str, frozenset[str]]
             raise BadRequest("The logical or operator cannot separate two different metadata names.", "$filter")
         if name not in common:
             raise BadRequest(f"Metric {metrics[0].name} has no dimension '{name}' to filter by.", "$filter")
-        if other := [operator for _, operator, _ in parts if operator != "eq"]:
+        if other := [operator for _, operator, _ in parts if operator not in {"eq", "ne"}]:
             raise NotImplementedOperation(f"Metrics_List with the filter operator {other[0]}")
         values = frozenset(value.replace("''", "'").lower() for _, _, value in parts)
-        wanted[spelled[name]] = frozenset() if "*" in values else values
-    return wanted
+        if all(operator == "eq" for _, operator, _ in parts):
+            wanted[spelled[name]] = frozenset() if "*" in values else values
+        elif len(parts) > 1:
+            raise BadRequest(f"ne stands alone, or with and: {group.strip()}", "$filter")
+        else:
+            excluded[spelled[name]] = excluded.get(spelled[name], frozenset()) | values
+    return wanted, excluded
 
 
 def _span(text: str, now: datetime) -> tuple[datetime, datetime]:

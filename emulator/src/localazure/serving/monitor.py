@@ -157,7 +157,7 @@ class Monitor:
                 yield Sample(number, {}, minute.sent_bytes / _SECONDS)
             else:
                 # Percentiles of all requests aren't made from those of the deployments.
-                split = "deployment" in query.wanted
+                split = "deployment" in {*query.wanted, *query.excluded}
                 names = {outcome.deployment for outcome in minute.outcomes} if split else {None}
                 for name in names:
                     if found := minute.latency(name):
