@@ -6,6 +6,8 @@ https://learn.microsoft.com/en-us/sql/t-sql/statements/execute-as-transact-sql
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from localazure.sql import errors, logins
@@ -32,9 +34,12 @@ class Authority:
         """What the session may do in a database; None: everything. SqlError 916 when it has no business there."""
         if self.taken:
             number, user_id = self.taken[-1]
-            if number != pool.number:
+            if user_id == DBO and number == pool.number:
+                return None
+            known = directory_of(pool)
+            if number != pool.number or user_id not in known.by_id:  # elsewhere, or dropped meanwhile
                 raise no_entry(self.identity, pool.database)
-            return None if user_id == DBO else directory_of(pool).access(user_id)
+            return known.access(user_id)
         if self.identity.administrator:
             return None
         known = directory_of(pool)
@@ -67,6 +72,15 @@ class Authority:
                 line=statement.line,
             )
         self.taken.append((pool.number, user.principal_id))
+
+    @contextmanager
+    def as_owner(self, pool: Pool) -> Iterator[None]:
+        """What the catalogue itself has to read, to describe what a user may see."""
+        self.taken.append((pool.number, DBO))
+        try:
+            yield
+        finally:
+            self.taken.pop()
 
     def revert(self) -> None:
         if self.taken:
@@ -242,7 +256,8 @@ def administers(session: Session, statement: s.Administration) -> None:
     kind, line = statement.kind, statement.line
     if kind == "KILL" and not access.on_database("KILL DATABASE CONNECTION"):
         raise SqlError(6102, "User does not have permission to use the KILL statement.", severity=14, line=line)
-    if kind.startswith("DBCC") and not access.on_database("CONTROL"):
+    shows = access.on_database("VIEW DATABASE STATE") and kind.startswith(("DBCC PDW_SHOW", "DBCC SHOWRESULT"))
+    if kind.startswith("DBCC") and not shows and not access.on_database("CONTROL"):
         user = session.authority.user(session.pool)
         raise SqlError(
             2571, f"User '{user}' does not have permission to run {kind}.", severity=14, state=3, line=line
@@ -257,7 +272,7 @@ def administers(session: Session, statement: s.Administration) -> None:
         )
     if kind == "CREATE DATABASE":
         raise errors.denied_on_database(kind, "master", line)
-    if kind not in {"KILL", "ALTER DATABASE"} and not access.on_database("CONTROL"):
+    if kind not in {"KILL", "ALTER DATABASE"} and not shows and not access.on_database("CONTROL"):
         raise no_permission(line)
 
 

@@ -172,7 +172,8 @@ def described(session: Session) -> list[tuple[CatalogObject, list[TableColumn]]]
             found.append((entry, list(entry.columns)))
         elif isinstance(entry, View):
             try:
-                columns = first_result(session, entry.query_text, Frame())
+                with session.authority.as_owner(session.pool):
+                    columns = first_result(session, entry.query_text, Frame())
             except SqlError:
                 columns = ()
             names = list(entry.columns) or [column.name for column in columns]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from localazure.sql import errors
 from localazure.sql.catalog import Catalog, Setting
+from localazure.sql.permissions import RESOURCE_CLASSES
 from localazure.sql.results import SqlError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def place(session: Session, label: str | None) -> Place:
         if weight and (best is None or (weight, setting.object_id) > best[:2]):
             best = (weight, setting.object_id, setting)
     if best is None:
-        return Place()
+        return Place(_resource_class(session))
     chosen = best[2]
     name = chosen.options["WORKLOAD_GROUP"]
     group = catalog.setting(GROUP, name)
@@ -110,9 +111,28 @@ def place(session: Session, label: str | None) -> Place:
     )
 
 
+def _names(session: Session) -> set[str]:
+    """What a classifier may call the session: its log-in, its user, the roles of that."""
+    access = session.access()
+    if access is None:
+        return {session.login.lower(), "dbo", "public"}
+    return {session.login.lower(), *(access.directory.by_id[number].name.lower() for number in access.ids)}
+
+
+def _resource_class(session: Session) -> str:
+    """That of the role that the session's user is in; static ones outweigh dynamic ones, larger ones smaller ones.
+
+    https://learn.microsoft.com/en-us/azure/synapse-analytics/sql-data-warehouse/resource-classes-for-workload-management
+    """
+    access = session.access()
+    numbers = {role.principal_id: name for name, role in RESOURCE_CLASSES.items()}
+    held = [] if access is None else [number for number in numbers if number in access.ids]
+    return numbers[max(held)] if held else _DEFAULT
+
+
 def _weight(session: Session, options: dict[str, str], label: str | None) -> int:
     """0 when a classifier doesn't fit the request."""
-    if options["MEMBERNAME"].lower() not in {session.login.lower(), "dbo", "public"}:
+    if options["MEMBERNAME"].lower() not in _names(session):
         return 0
     total = _WEIGHTS["MEMBERNAME"]
     for key, given in (("WLM_LABEL", label), ("WLM_CONTEXT", session.context_values.get("wlm_context"))):
