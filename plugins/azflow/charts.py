@@ -234,7 +234,8 @@ def calibration(curves: Mapping[str, Sequence[tuple[float, float]]], *, unit: st
     parts.append(_text(left + 0.8 * size, _TOP + height + 38, named, css="soft", anchor="middle"))
     middle = _TOP + height / 2
     turned = f'transform="rotate(-90 16 {middle})" text-anchor="middle"'
-    parts.append(f'<text x="16" y="{middle}" {turned} class="soft">observed</text>')
+    seen = escape(f"observed, {unit}" if unit else "observed")
+    parts.append(f'<text x="16" y="{middle}" {turned} class="soft">{seen}</text>')
     return _svg(_TOP + height + 46, "".join(parts), label)
 
 

@@ -26,7 +26,7 @@ _SIGNALS = {
 #: Whose rows a reading is of; readings of before there was a choice don't say.
 _DATA = {"scored": "", "captured": ", captured requests"}
 _PLOTS = 8
-_FEW = 8  # readings within their limits that are shown without being asked for
+_FEW = 8  # readings within their limits, or not known, that are shown without being asked for
 
 
 def render(result: Mapping[str, Any], *, model: str, retraining: str = "", run_url: str = "") -> str:
@@ -166,14 +166,13 @@ def _signal(name: str, data: str, readings: Sequence[Mapping[str, Any]]) -> Html
     def table(readings: Sequence[Mapping[str, Any]]) -> Html:
         return pages.table(headers, [_row(reading) for reading in readings], numbers=(3, 4, 5, 6))
 
-    # What is as it was is most of it: there for who looks for it.
-    within = [reading for reading in own if reading["level"] == "ok"]
-    others = [reading for reading in own if reading["level"] != "ok"]
-    parts = [table(others)] if others else []
-    if len(within) <= _FEW:
-        parts = [table(own)]
-    else:
-        parts.append(pages.fold(f"{len(within)} readings within their limits", table(within)))
+    # What is as it was is most of it, and why something isn't known stands above: there for who looks for it.
+    folded = {"ok": "within their limits", "undefined": "that aren't known"}
+    by_level = {level: [reading for reading in own if reading["level"] == level] for level in folded}
+    many = [level for level in folded if len(by_level[level]) > _FEW]
+    shown = [reading for reading in own if reading["level"] not in many]
+    parts = [table(shown)] if shown else []
+    parts += [pages.fold(f"{len(by_level[level])} readings {folded[level]}", table(by_level[level])) for level in many]
     return pages.section(f"{title}{_DATA[data]}", intro, *parts)
 
 

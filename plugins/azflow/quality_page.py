@@ -106,6 +106,7 @@ _SAYS = {
     "expect_column_mean_to_be_between": "mean of {column}",
     "expect_column_max_to_be_between": "greatest {column}",
     "expect_column_min_to_be_between": "smallest {column}",
+    "expect_column_values_to_be_unique": "{column} is unique",
     "expect_column_unique_value_count_to_be_between": "number of different {column}",
     "expect_column_proportion_of_non_null_values_to_be_between": "share of {column} that isn't null",
     "expect_column_proportion_of_unique_values_to_be_between": "share of different values in {column}",

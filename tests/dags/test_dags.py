@@ -45,7 +45,7 @@ for file in sorted(Path("{project}/dags").glob("*.py")):
         stuck += [f"{{dag.dag_id}}.{{name}}" for name, field in fields
                   if field.value in ("", None) and "null" not in field.schema.get("type", ["null"])]
         if dag.dag_id == "rescoring_flight_delay":
-            rescoring = {{name: sorted(dag.get_task(name).get_flat_relative_ids(upstream=True)) for name in dag.task_ids}}
+            rescoring = {{each.task_id: sorted(each.get_flat_relative_ids(upstream=True)) for each in dag.tasks}}
     errors |= {{Path(name).name: error for name, error in bag.import_errors.items()}}
 heavy = [name for name in {heavy!r} if name in sys.modules]
 # Airflow reads each file in a process of its own.
@@ -115,7 +115,7 @@ def test_every_dag_file_imports_and_loads_nothing_heavy(tmp_path: Path) -> None:
     assert found["errors"] == {}
     assert "nightly_retraining_flight_delay" in found["dags"]
     assert found["heavy"] == []
-    # A version beside itself, as in a year's first period: figures of both by day there are none, the comparison there is.
+    # A version beside itself, as in a year's first period: there are no figures by day, but there is a comparison.
     before = found["rescoring"]
     assert all("are_two" in before[task] for task in ("score_against", "figures", "page"))
     assert not any("are_two" in before[task] for task in ("score", "table", "compare", "comparison"))
