@@ -300,6 +300,12 @@ def test_a_session_runs_statements(spark: SparkClient, localazure: Any) -> None:
     assert ([field["name"] for field in rows["schema"]["fields"]], rows["data"]) == (["id", "double"], [[2, 4], [3, 6]])
     counted = run('val rows = spark.table("numbers").count()\nprintln(s"$rows rows")', "spark").output
     assert (counted.status, counted.data["text/plain"]) == ("ok", "4 rows\nrows: Long = 4")
+    root = f"abfss://{localazure['container']}@{localazure['storage_account']}.dfs.core.windows.net"
+    scala = f'''val path = "{root}/test/{uuid.uuid4().hex}/scala"
+spark.table("numbers").selectExpr("id", "id AS n").write.partitionBy("id").json(path)
+spark.read.json(path).filter("id = 3").count()'''
+    in_lake = run(scala, "spark").output
+    assert in_lake.data["text/plain"].endswith("Long = 1"), in_lake
     wrong = run("def half(n):\n    return n / 0\nhalf(1)").output
     assert (wrong.status, wrong.error_name, wrong.error_value) == ("error", "ZeroDivisionError", "division by zero")
     assert '  File "<stdin>", line 2, in half\n' in wrong.traceback
@@ -309,7 +315,7 @@ def test_a_session_runs_statements(spark: SparkClient, localazure: Any) -> None:
     assert sessions.cancel_spark_statement(created.id, endless).message == "canceled"
     until(lambda: sessions.get_spark_statement(created.id, endless), ("cancelled",))
     assert run("40 + 2").output.data == {"text/plain": "42"}
-    assert sessions.get_spark_statements(created.id).total == 6
+    assert sessions.get_spark_statements(created.id).total == 7
     sessions.reset_spark_session_timeout(created.id)
     sessions.cancel_spark_session(created.id)
     gone = until(lambda: sessions.get_spark_session(created.id, detailed=True), ("killed",))
