@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -325,3 +326,44 @@ def test_notifications() -> None:
     ):
         with pytest.raises(AzureError, match=wanted):
             autoscale_webhooks.check([wrong])
+
+
+def _mutants(value: Any, root: Any) -> Iterator[Any]:
+    """`root` with every node of `value` below it replaced by something else, one at a time."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in list(entries):
+        for other in (None, "x", 3, -1.5, True, [], ["x"], [[]], {}, {"x": 1}):
+            value[key] = other
+            yield root
+        value[key] = child
+        yield from _mutants(child, root)
+
+
+def test_whatever_is_wrong_is_said_and_nothing_breaks() -> None:
+    dimension = {"DimensionName": "instanceId", "Operator": "Equals", "Values": ["0"]}
+    whole = {
+        "targetResourceUri": TARGET,
+        "enabled": True,
+        "predictiveAutoscalePolicy": {"scaleMode": "Disabled"},
+        "profiles": [
+            profile(rule(f"{CPU} > 1", "+1", dimensions=[dimension], dividePerInstance=True)),
+            profile(name="r", recurrence=weekly(["Monday"], 4)),
+            profile(name="f", fixedDate={"timeZone": "UTC", "start": "2026-01-01", "end": "2026-01-02"}),
+        ],
+        "notifications": [
+            {
+                "operation": "Scale",
+                "email": {"customEmails": []},
+                "webhooks": [{"serviceUri": "https://example.com", "properties": {"a": "b"}}],
+            }
+        ],
+    }
+    Setting.parse(whole, MOST)
+    autoscale_webhooks.check(whole["notifications"])
+    for mutant in _mutants(whole, whole):
+        try:
+            setting = Setting.parse(mutant, MOST)
+            setting.active(datetime.now(UTC))
+            autoscale_webhooks.check(mutant["notifications"])
+        except AzureError as error:
+            assert error.status in {400, 501}

@@ -219,7 +219,7 @@ class Setting:
         enabled = properties.get("enabled", True)
         if not isinstance(enabled, bool):
             raise BadRequest(f"enabled must be true or false, not {enabled!r}.", "enabled")
-        policy = _object(properties.get("predictiveAutoscalePolicy") or {}, "predictiveAutoscalePolicy")
+        policy = require_object(properties.get("predictiveAutoscalePolicy") or {}, "predictiveAutoscalePolicy")
         mode = policy.get("scaleMode", "Disabled")
         if mode != "Disabled":
             # https://learn.microsoft.com/azure/azure-monitor/autoscale/autoscale-predictive
@@ -230,7 +230,8 @@ class Setting:
         if not 1 <= len(profiles) <= _MOST_PROFILES:
             raise BadRequest(f"A setting has 1 to {_MOST_PROFILES} profiles, not {len(profiles)}.", "profiles")
         found = tuple(
-            _profile(_object(each, path := f"profiles[{index}]"), path, most) for index, each in enumerate(profiles)
+            _profile(require_object(each, path := f"profiles[{index}]"), path, most)
+            for index, each in enumerate(profiles)
         )
         names = [profile.name for profile in found]
         if twice := {name for name in names if names.count(name) > 1}:
@@ -263,7 +264,7 @@ def _profile(given: Mapping[str, Any], path: str, most: int) -> Profile:
     name = given.get("name")
     if not isinstance(name, str) or not name:
         raise BadRequest("A profile needs a name.", f"{path}.name")
-    capacity = _object(given.get("capacity"), f"{path}.capacity")
+    capacity = require_object(given.get("capacity"), f"{path}.capacity")
     lowest, highest, default = (
         _whole(capacity.get(key), f"{path}.capacity.{key}", 0, _MOST_CAPACITY)
         for key in ("minimum", "maximum", "default")
@@ -279,11 +280,11 @@ def _profile(given: Mapping[str, Any], path: str, most: int) -> Profile:
             f"The minimum of profile '{name}' must be from 1 to {most} for an online deployment here, not {lowest}."
         )
         raise BadRequest(message, f"{path}.capacity.minimum")
-    rules = given.get("rules") or []
+    rules = require_list(given.get("rules"), f"{path}.rules")
     if len(rules) > _MOST_RULES:
         raise BadRequest(f"A profile has at most {_MOST_RULES} rules, not {len(rules)}.", f"{path}.rules")
     found = tuple(
-        _rule(_object(rule, where := f"{path}.rules[{index}]"), where, lowest, highest)
+        _rule(require_object(rule, where := f"{path}.rules[{index}]"), where, lowest, highest)
         for index, rule in enumerate(rules)
     )
     fixed, recurrence = given.get("fixedDate"), given.get("recurrence")
@@ -295,13 +296,13 @@ def _profile(given: Mapping[str, Any], path: str, most: int) -> Profile:
         highest,
         default,
         found,
-        _fixed(_object(fixed, f"{path}.fixedDate"), f"{path}.fixedDate") if fixed else None,
-        _recurrence(_object(recurrence, f"{path}.recurrence"), f"{path}.recurrence") if recurrence else None,
+        _fixed(require_object(fixed, f"{path}.fixedDate"), f"{path}.fixedDate") if fixed else None,
+        _recurrence(require_object(recurrence, f"{path}.recurrence"), f"{path}.recurrence") if recurrence else None,
     )
 
 
 def _rule(given: Mapping[str, Any], path: str, lowest: int, highest: int) -> Rule:
-    trigger, action = (_object(given.get(name), f"{path}.{name}") for name in ("metricTrigger", "scaleAction"))
+    trigger, action = (require_object(given.get(name), f"{path}.{name}") for name in ("metricTrigger", "scaleAction"))
     return Rule(_trigger(trigger, f"{path}.metricTrigger"), _action(action, f"{path}.scaleAction", lowest, highest))
 
 
@@ -337,7 +338,8 @@ def _trigger(given: Mapping[str, Any], path: str) -> Trigger:
         _word(given.get("operator"), f"{path}.operator", _OPERATORS),
         float(threshold),
         tuple(
-            _dimension(_object(each, where := f"{path}.dimensions"), where) for each in given.get("dimensions") or []
+            _dimension(require_object(each, where := f"{path}.dimensions"), where)
+            for each in require_list(given.get("dimensions"), f"{path}.dimensions")
         ),
         bool(given.get("dividePerInstance")),
     )
@@ -349,7 +351,9 @@ def _trigger(given: Mapping[str, Any], path: str) -> Trigger:
 def _dimension(given: Mapping[str, Any], path: str) -> str:
     """A clause of a metrics query's filter: one of the values, or none of them."""
     operator = _word(given.get("Operator"), f"{path}.Operator", ("Equals", "NotEquals"))
-    values = ["'" + str(value).replace("'", "''") + "'" for value in given.get("Values") or []]
+    values = [
+        "'" + str(value).replace("'", "''") + "'" for value in require_list(given.get("Values"), f"{path}.Values")
+    ]
     if not values:
         raise BadRequest("A dimension needs values.", f"{path}.Values")
     sign, joint = ("eq", " or ") if operator == "Equals" else ("ne", " and ")
@@ -390,14 +394,20 @@ def _fixed(given: Mapping[str, Any], path: str) -> tuple[datetime, datetime]:
 def _recurrence(given: Mapping[str, Any], path: str) -> Recurrence:
     if str(given.get("frequency")).lower() != "week":
         raise BadRequest(f"frequency must be Week, not '{given.get('frequency')}'.", f"{path}.frequency")
-    schedule = _object(given.get("schedule"), f"{path}.schedule")
-    days = [str(day).capitalize() for day in schedule.get("days") or []]
+    schedule = require_object(given.get("schedule"), f"{path}.schedule")
+    days = [str(day).capitalize() for day in require_list(schedule.get("days"), f"{path}.schedule.days")]
     if not days or (unknown := [day for day in days if day not in _WEEKDAYS]):
         wrong = f", not '{unknown[0]}'" if days else ""
         raise BadRequest(f"days must name some of {', '.join(_WEEKDAYS)}{wrong}.", f"{path}.schedule.days")
     # Microsoft's own example for endpoints leaves hours and minutes empty: midnight.
-    hours = [_whole(hour, f"{path}.schedule.hours", 0, 23) for hour in schedule.get("hours") or [0]]
-    minutes = [_whole(minute, f"{path}.schedule.minutes", 0, 59) for minute in schedule.get("minutes") or [0]]
+    hours = [
+        _whole(hour, f"{path}.schedule.hours", 0, 23)
+        for hour in require_list(schedule.get("hours"), f"{path}.schedule.hours") or [0]
+    ]
+    minutes = [
+        _whole(minute, f"{path}.schedule.minutes", 0, 59)
+        for minute in require_list(schedule.get("minutes"), f"{path}.schedule.minutes") or [0]
+    ]
     return Recurrence(
         _zone(schedule.get("timeZone"), f"{path}.schedule.timeZone"),
         tuple(_WEEKDAYS.index(day) for day in days),
@@ -423,10 +433,18 @@ def _moment(text: Any, target: str, zone: ZoneInfo) -> datetime:
     return found.astimezone(UTC)
 
 
-def _object(value: Any, target: str) -> Mapping[str, Any]:
+def require_object(value: Any, target: str) -> Mapping[str, Any]:
+    """`value`, a JSON object. Raises BadRequest."""
     if not isinstance(value, dict):
         raise BadRequest(f"{target.rpartition('.')[2]} must be an object, not {value!r}.", target)
     return value
+
+
+def require_list(value: Any, target: str) -> list[Any]:
+    """`value`, a JSON array; an empty one for none. Raises BadRequest."""
+    if value is not None and not isinstance(value, list):
+        raise BadRequest(f"{target.rpartition('.')[2]} must be an array, not {value!r}.", target)
+    return value or []
 
 
 def _whole(value: Any, target: str, lowest: int, highest: int) -> int:

@@ -6,30 +6,34 @@ E-mail is refused: nothing here sends any.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
 from localazure.core.errors import BadRequest, NotImplementedOperation
+from localazure.serving.autoscale_settings import require_list, require_object
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 10.0
 
 
-def check(notifications: Sequence[Mapping[str, Any]]) -> None:
+def check(notifications: Any) -> None:
     """Raise BadRequest or NotImplementedOperation for what can't be sent."""
-    for index, notification in enumerate(notifications):
+    for index, given in enumerate(require_list(notifications, "notifications")):
         path = f"notifications[{index}]"
+        notification = require_object(given, path)
         if str(notification.get("operation")).lower() != "scale":
             raise BadRequest(f"operation must be Scale, not {notification.get('operation')!r}.", f"{path}.operation")
-        if any((notification.get("email") or {}).values()):
+        if any(require_object(notification.get("email") or {}, f"{path}.email").values()):
             raise NotImplementedOperation("AutoscaleSettings_CreateOrUpdate with notifications by e-mail")
-        for webhook in notification.get("webhooks") or []:
-            if not str(webhook.get("serviceUri")).startswith(("https://", "http://")):
+        for webhook in require_list(notification.get("webhooks"), f"{path}.webhooks"):
+            address = require_object(webhook, f"{path}.webhooks").get("serviceUri")
+            if not str(address).startswith(("https://", "http://")):
                 raise BadRequest("serviceUri must be the URI of a web service.", f"{path}.webhooks.serviceUri")
+            require_object(webhook.get("properties") or {}, f"{path}.webhooks.properties")
 
 
 async def tell(setting: Mapping[str, Any], deployment: Mapping[str, Any], before: int, after: int) -> None:

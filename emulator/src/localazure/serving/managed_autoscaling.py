@@ -28,7 +28,7 @@ from localazure.core.store import Store
 from localazure.ml.resources import body, page
 from localazure.serving import autoscale_webhooks, resources
 from localazure.serving.autoscale_decision import decide
-from localazure.serving.autoscale_settings import Profile, Resource, Setting, Trigger
+from localazure.serving.autoscale_settings import Profile, Resource, Setting, Trigger, require_object
 from localazure.serving.autoscaling import Autoscaling
 from localazure.serving.monitor import Monitor
 from localazure.serving.resources import MOST_INSTANCES, Document
@@ -142,7 +142,7 @@ class ManagedAutoscaling:
         changes = {key: value for key, value in given.items() if value is not None}
         document = {
             **known,
-            "tags": dict(known["tags"] if asked.get("tags") is None else asked["tags"]),
+            "tags": known["tags"] if asked.get("tags") is None else require_object(asked["tags"], "tags"),
             "properties": {**known["properties"], **changes, "name": known["name"]},
             "systemData": resources.origin(known, identity.subject),
         }
