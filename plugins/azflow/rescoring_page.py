@@ -41,8 +41,8 @@ def _facts(whole: Mapping[str, Any] | None, days: int) -> Html:
         [
             (whole["flights"], f"rows of {days} days, scored by both"),
             (f"{whole['agreement']:.1%}", "same decision"),
-            (whole["mean_absolute_difference"], "mean difference between their scores"),
-            (whole["largest_difference"], "the largest"),
+            (whole["mean_absolute_difference"], "mean absolute difference between their scores"),
+            (whole["largest_difference"], "the largest difference"),
             (whole["labelled"], "rows whose outcome is known"),
         ]
     )
@@ -97,5 +97,13 @@ def _figures(days: Sequence[Mapping[str, Any]], whole: Mapping[str, Any] | None,
         "brier_score", "against_brier_score",
     )  # fmt: skip
     shown_rows = [*([("all", whole)] if whole is not None else []), *((str(row["flight_date"]), row) for row in days)]
-    rows = [(name, *(row[key] for key in keys)) for name, row in shown_rows]
+    rows = [
+        (Html(f'<span class="nowrap">{name}</span>'), *(_decimals(row[key]) for key in keys))
+        for name, row in shown_rows
+    ]
     return pages.section("Figures", "", pages.table(headers, rows, numbers=tuple(range(1, len(headers)))))
+
+
+def _decimals(value: object) -> object:
+    """Columns of shares and scores are read downwards: as many places in every row."""
+    return f"{value:.4f}" if isinstance(value, float) else value
