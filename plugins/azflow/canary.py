@@ -12,6 +12,7 @@ import io
 import json
 import math
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 DEPLOYMENT_HEADER = "azureml-model-deployment"
+#: How the id of a request begins that azflow sends itself. The endpoint's data collector keeps ids: what is captured of
+#: these requests is nobody's wish, see `is_probe`.
+PROBE_MARK = "azflow-probe-"
+#: The id that the inference server gives a request, and the one that is the caller's own business; at most 100
+#: characters: https://learn.microsoft.com/azure/machine-learning/how-to-inference-server-http
+_ID_HEADERS = ("x-request-id", "x-ms-client-request-id")
 #: Floats of two answers agree if they differ by at most this much of the larger one.
 RELATIVE_TOLERANCE = 0.1
 _READABLE = (".parquet", ".jsonl", ".json", ".csv")
@@ -80,7 +87,7 @@ class Scorer:
         import requests
         import urllib3
 
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **dict.fromkeys(_ID_HEADERS, f"{PROBE_MARK}{uuid.uuid4()}")}
         if deployment:
             headers[DEPLOYMENT_HEADER] = deployment
         begun = time.perf_counter()
@@ -129,6 +136,18 @@ def _refusal(status: int, text: str) -> str:
             "max_concurrent_requests_per_instance in deployment.yml)"
         )
     return f"HTTP {status}: {said}"
+
+
+def is_probe(event: Mapping[str, Any]) -> bool:
+    """Whether a captured event is of a request that azflow sent itself: by its ids (``xrequestid``, ``correlationid``),
+    or by a header that the deployment captures (``request_logging.capture_headers``), wherever that is kept."""
+
+    def marked(value: Any) -> bool:
+        if isinstance(value, Mapping | list):
+            return any(marked(each) for each in (value.values() if isinstance(value, Mapping) else value))
+        return isinstance(value, str) and value.startswith(PROBE_MARK)
+
+    return any(marked(value) for name, value in event.items() if name != "data")
 
 
 def predictions_of(text: str, rows: int | None) -> tuple[list[Any], str]:

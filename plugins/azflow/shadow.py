@@ -2,7 +2,7 @@
 
 Mirroring live traffic isn't supported by Kubernetes endpoints; replaying captured requests is. They are what Azure ML's
 data collector wrote of the champion's collections ``request`` and ``response`` (payload logging), paired by their
-correlation id: https://learn.microsoft.com/azure/machine-learning/how-to-collect-production-data#perform-payload-logging
+correlation id, without those that azflow sent (`canary.is_probe`): https://learn.microsoft.com/azure/machine-learning/how-to-collect-production-data#perform-payload-logging
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def _answers(container: ContainerClient, name: str) -> dict[str, list[Any]]:
 
 
 def _events(container: ContainerClient, name: str) -> Iterator[Mapping[str, Any]]:
-    """The events at the end of a file of JSON lines; none if it isn't there. Lines that are no event are left out."""
+    """The events at the end of a file of JSON lines; none if it isn't there. Left out are lines that are no event, and
+    what azflow asked itself."""
     from azure.core.exceptions import ResourceNotFoundError
 
     client = container.get_blob_client(name)
@@ -102,7 +103,9 @@ def _events(container: ContainerClient, name: str) -> Iterator[Mapping[str, Any]
         with contextlib.suppress(ValueError):
             event = json.loads(line)
             # A body that is too large, or isn't JSON, lies elsewhere.
-            if isinstance(event, Mapping) and str(event.get("datainblob", "")).lower() != "true":
+            if not isinstance(event, Mapping) or str(event.get("datainblob", "")).lower() == "true":
+                continue
+            if not canary.is_probe(event):
                 yield event
 
 

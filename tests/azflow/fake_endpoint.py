@@ -58,6 +58,8 @@ class FakeEndpoint:
         self.conflicts = 0  # so many writes are answered by 409
         self.on_score: Callable[[int], None] = lambda count: None
         self.scored: list[str] = []
+        #: The ids of the requests, as a data collector would keep them.
+        self.ids: set[str] = set()
         self.unsigned = False  # leave out the header that names who answered
         #: Of the container lake by name, of others by container/name.
         self.blobs: dict[str, bytes] = {}
@@ -198,6 +200,7 @@ class FakeEndpoint:
             return 401, "no", {}
         with self._lock:
             self.scored.append(headers.get("azureml-model-deployment", ""))
+            self.ids |= {headers.get("x-request-id", ""), headers.get("x-ms-client-request-id", "")}
             self.on_score(len(self.scored))
             name = headers.get("azureml-model-deployment") or self._next()
         if name not in self.models:

@@ -4,13 +4,14 @@ a breach leaves for whoever looks into it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
+from azflow.canary import is_probe
 from azflow.guardrails import Observed, RolloutRules, Sample, judge_stage, with_observed
 from fake_endpoint import NAME, FakeEndpoint, broken, late_after
 from rollout_bench import context, fake, include, roll_out, server, two
@@ -102,14 +103,20 @@ def test_observed_cannot_pass_what_our_requests_refused() -> None:
 SHADOW = {"requests": 50, "hours": 24}
 
 
-def capture(endpoint: FakeEndpoint, pairs: list[tuple[Any, Any]], *, age: timedelta = timedelta(minutes=5)) -> None:
+def capture(
+    endpoint: FakeEndpoint,
+    pairs: list[tuple[Any, Any]],
+    *,
+    age: timedelta = timedelta(minutes=5),
+    ids: Sequence[str] = (),
+) -> None:
     """What the data collector wrote of the deployment `old`: requests and responses by correlation id."""
     at = datetime.now(UTC) - age
     folder = f"azureml/modelDataCollector/{NAME}/old/%s/{at:%Y/%m/%d/%H}/instance.jsonl"
     for collection, which in (("request", 0), ("response", 1)):
         lines = [
             {"specversion": "1.0", "type": f"azureml.inference.{collection}", "time": at.isoformat(),
-             "data": pair[which], "correlationid": str(number)}
+             "data": pair[which], "correlationid": ids[number] if ids else str(number)}
             for number, pair in enumerate(pairs) if pair[which] is not None
         ]  # fmt: skip
         endpoint.blobs[folder % collection] = "\n".join(json.dumps(line) for line in lines).encode()
@@ -176,6 +183,35 @@ def test_without_captured_requests_the_roll_out_goes_on(
     done = roll_out(shadow=SHADOW)
     assert [stage["name"] for stage in done["stages"]] == ["probe", "10 %", "50 %", "100 %"]
     assert "No shadow: nothing that old was asked lately was captured" in capsys.readouterr().out
+
+
+def test_every_request_of_a_roll_out_says_that_it_is_one(two: FakeEndpoint) -> None:
+    capture(two, [(asked([hour]), said([hour])) for hour in range(3)])
+    two.ids.clear()
+    two.scored.clear()
+    roll_out(shadow=SHADOW)
+    assert len(two.ids) == len(two.scored) > 10  # one each, in both headers
+    assert all(is_probe({"xrequestid": id, "data": {}}) for id in two.ids)
+
+
+@pytest.mark.parametrize(
+    ("more", "probe"),
+    [
+        ({"xrequestid": "azflow-probe-1"}, True),
+        ({"correlationid": "azflow-probe-1"}, True),
+        ({"headers": {"x-ms-client-request-id": ["azflow-probe-1"]}}, True),  # request_logging.capture_headers
+        ({"xrequestid": "7f3a", "data": {"data": [{"note": "azflow-probe-1"}]}}, False),
+        ({}, False),
+    ],
+)
+def test_a_probe_is_known_by_its_id_alone(more: dict[str, Any], probe: bool) -> None:
+    assert is_probe({"specversion": "1.0", "data": {}, **more}) is probe
+
+
+def test_what_a_roll_out_asked_is_no_shadow_of_the_next(two: FakeEndpoint) -> None:
+    pairs = [(asked([hour]), said([hour])) for hour in range(8)]
+    capture(two, pairs, ids=["azflow-probe-7", "a", "b", *["azflow-probe-8"] * 5])
+    assert roll_out(shadow=SHADOW)["stages"][1]["requests"] == 2
 
 
 def test_old_requests_and_a_retry_have_no_shadow(two: FakeEndpoint) -> None:

@@ -239,6 +239,9 @@ def test_what_is_asked_and_answered_is_collected(
     client.online_deployments.begin_create_or_update(made).result()
     assert client.online_deployments.get("blue", name).scale_settings == scale
     assert client.online_deployments.get("blue", name).data_collector.collections["model_inputs"].enabled == "true"
+    # A roll-out's own request says so in its id: score.py doesn't collect it, and payload logging keeps the id.
+    probe = {"x_request_id": "azflow-probe-1", "x_ms_client_request_id": "azflow-probe-1"}
+    assert score(client, name, azureml_model_deployment="blue", **probe).status_code == 200
     answer = score(client, name, azureml_model_deployment="blue")
     asset = client.data.get(f"{name}-blue-model_inputs", "1")
     assert asset.path.endswith(f"/datastores/workspaceblobstore/paths/modelDataCollector/{name}/blue/model_inputs")
@@ -246,10 +249,16 @@ def test_what_is_asked_and_answered_is_collected(
         localazure["storage_account_url"], "azureml", localazure.credential(), connection_verify=localazure["ca_bundle"]
     )
     end = time.monotonic() + 15
-    while len(found := sorted(container.list_blob_names(name_starts_with=f"modelDataCollector/{name}/"))) < 4:
+
+    def collected() -> list[list[dict[str, Any]]]:
+        names = sorted(container.list_blob_names(name_starts_with=f"modelDataCollector/{name}/"))
+        return [[json.loads(line) for line in container.download_blob(each).readall().splitlines()] for each in names]
+
+    while list(map(len, found := collected())) != [1, 1, 2, 2]:
         assert time.monotonic() < end, found
         time.sleep(0.2)
-    inputs, outputs, request, response = (json.loads(container.download_blob(blob).readall()) for blob in found)
+    assert [events[0]["xrequestid"] for events in found[2:]] == ["azflow-probe-1"] * 2
+    inputs, outputs, request, response = (events[-1] for events in found)
     assert inputs["data"] == [{**ROWS[0]}, {**ROWS[1], "unknown": None}]
     assert outputs["data"] == answer.json()["predictions"]
     assert inputs["correlationid"] == outputs["correlationid"]

@@ -330,10 +330,10 @@ def test_the_job_reads_parquet_and_what_the_data_collector_wrote(tmp_path: Path)
         frames(random, rows).assign(**said).to_parquet(tmp_path / name / "part.parquet")
     sent = frames(random, 800).assign(distance=lambda rows: rows["distance"] + 80)
 
-    def wrote(folder: str, rows: pd.DataFrame, time: str = "2026-05-10T07:00:00Z") -> None:
+    def wrote(folder: str, rows: pd.DataFrame, time: str = "2026-05-10T07:00:00Z", **more: str) -> None:
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         with (tmp_path / folder / "instance.jsonl").open("a") as file:
-            file.write(json.dumps({"time": time, "data": rows.to_dict("records")}) + "\n")
+            file.write(json.dumps({"time": time, "data": rows.to_dict("records"), **more}) + "\n")
 
     wrote("window/2013/03/08/07", sent)
     wrote("window/2013/03/08/07", sent[:200])
@@ -343,6 +343,7 @@ def test_the_job_reads_parquet_and_what_the_data_collector_wrote(tmp_path: Path)
     wrote("captured/v3/model_inputs/2026/05/10/07", sent[:300])
     wrote("captured/v2/model_inputs/2026/05/04/00", sent[300:500])
     wrote("captured/v2/model_inputs/2026/05/03/23", sent)
+    wrote("captured/v3/model_inputs/2026/05/10/07", sent, correlationid="azflow-probe-1")  # a roll-out's own
     wrote("captured/v2/model_inputs/2026/05/10/08", sent, "2026-05-11T00:00:00Z")  # its clock says another day
     wrote("captured/v3/model_outputs/2026/05/10/07", pd.DataFrame({"probability": [0.9] * 300, "late": [True] * 300}))
     wrote("captured/v2/model_outputs/2026/05/10/07", pd.DataFrame({"probability": [0.1] * 300}))

@@ -17,6 +17,8 @@ from typing import Any
 
 import pandas as pd
 
+#: How the ids of the roll-out's own requests begin. What they asked is no caller's.
+_PROBE = "azflow-probe-"
 #: Year, and as many of month and day as a file's folders have.
 _DATE = re.compile(r"(?:^|/)(\d{4})(?:/(\d{2})(?:/(\d{2}))?)?(?:/\d{2}){0,2}/[^/]+\.jsonl$")
 
@@ -44,7 +46,8 @@ class Days:
 def rows(folder: Path, collection: str = "", days: Days | None = None) -> pd.DataFrame:
     """The rows of all events below `folder`, of one collection where the folders name it, and of `days`.
 
-    An event without a time that can be read belongs to the day of its file. Files that hold lines which are no events
+    An event without a time that can be read belongs to the day of its file. The roll-out's own requests are left out,
+    where the scoring script collects them under their id. Files that hold lines which are no events
     (one was cut off in mid-write) are named.
     """
     found: list[dict[str, Any]] = []
@@ -54,6 +57,8 @@ def rows(folder: Path, collection: str = "", days: Days | None = None) -> pd.Dat
         if (collection and others & set(shown.split("/"))) or (days is not None and not days.may_hold(shown)):
             continue
         for event in _events(path, shown):
+            if any(str(event.get(name, "")).startswith(_PROBE) for name in ("correlationid", "xrequestid")):
+                continue
             if days is not None and (time := _time(event)) is not None and time not in days:
                 continue
             data = event["data"]
