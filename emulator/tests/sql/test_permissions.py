@@ -294,7 +294,7 @@ def test_a_log_in_from_its_making_to_its_end(tmp_path: Path) -> None:
     session.close()
     own.close()
     run(master, "DROP LOGIN reader")
-    assert rows(master, "SELECT name FROM sys.server_principals") == [("sqladmin",)]
+    assert rows(master, "SELECT name FROM sys.server_principals") == [("sqladmin",), ("sysadmin",)]
     pool.close()
 
 
@@ -372,6 +372,28 @@ def test_databases_of_a_serverless_pool(server: Serverless) -> None:
     assert rows(session, "SELECT CURRENT_USER, IS_SRVROLEMEMBER('sysadmin')") == [("dbo", 1)]
     run(admin, "ALTER SERVER ROLE sysadmin DROP MEMBER reader")
     assert rows(session, "SELECT CURRENT_USER") == [("guest",)]
+
+
+def test_permissions_of_a_serverless_server(server: Serverless) -> None:
+    who = logins.sign_in(server.master, "reader", PASSWORD)
+    assert who is not None
+    session, admin = server.session(who), server.session("sqladmin")
+    assert _number(session, "USE other") == 916
+    assert _number(session, "GRANT CONNECT ANY DATABASE TO reader") == 15151
+    run(admin, "GRANT CONNECT ANY DATABASE TO reader")
+    run(session, "USE other")
+    assert _number(session, "SELECT a FROM dbo.seven") == 229
+    run(admin, "GRANT SELECT ALL USER SECURABLES TO reader")
+    assert rows(session, "SELECT a FROM dbo.seven") == [(7,)]
+    assert rows(session, "SELECT a FROM demo.dbo.across") == [(7,)]
+    shown = rows(session, "SELECT permission_name FROM sys.server_permissions ORDER BY permission_name")
+    assert shown == [("CONNECT ANY DATABASE",), ("CONNECT SQL",), ("SELECT ALL USER SECURABLES",)]
+    members = "SELECT COUNT(*) FROM sys.server_role_members m JOIN sys.server_principals p ON p.principal_id = "
+    assert rows(admin, f"{members} m.member_principal_id WHERE p.name = 'sqladmin'") == [(1,)]
+    run(admin, "REVOKE CONNECT ANY DATABASE, SELECT ALL USER SECURABLES FROM reader")
+    assert _number(session, "SELECT a FROM dbo.seven") == 916
+    assert _number(admin, "GRANT SHUTDOWN TO reader") == 102
+    assert _number(admin, "DENY CONTROL SERVER TO reader") == 40517
 
 
 def test_reading_by_a_credential_takes_references_on_it(server: Serverless, tmp_path: Path) -> None:

@@ -44,14 +44,14 @@ class Authority:
             return None
         known = directory_of(pool)
         user = known.user_of(self.identity)
-        if user is None:
-            master = pool.master_pool
-            if not pool.kind.tables and logins.is_sysadmin(master, self.identity):
+        granted = _of_server(pool, self.identity)
+        if user is None or granted is None:
+            if granted is None:
                 return None
-            if pool is not master:
+            if pool is not pool.master_pool and logins.CONNECT_ANY not in granted:
                 raise no_entry(self.identity, pool.database)
-            return known.access(GUEST)
-        access = known.access(user.principal_id)
+            return known.access(GUEST, logins.SELECT_ALL in granted)
+        access = known.access(user.principal_id, granted is not None and logins.SELECT_ALL in granted)
         if not access.on_database("CONNECT"):
             raise no_entry(self.identity, pool.database)
         return access
@@ -100,6 +100,14 @@ class Authority:
             return self.identity.name
         found = directory_of(pool).by_id.get(self.taken[-1][1])
         return found.login or found.name if found is not None else ""
+
+
+def _of_server(pool: Pool, identity: Identity) -> frozenset[str] | None:
+    """What a serverless pool's log-in may do in all databases; None: everything."""
+    if pool.kind.tables:
+        return frozenset()
+    master = pool.master_pool
+    return None if logins.is_sysadmin(master, identity) else logins.server_permissions(master, identity)
 
 
 def directory_of(pool: Pool) -> Directory:

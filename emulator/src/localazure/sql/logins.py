@@ -29,6 +29,9 @@ _HASHING = threading.BoundedSemaphore(2)  # clients that aren't known yet can't 
 _SHORTEST = 8
 _CATEGORIES = 3
 SYSADMIN = "sysadmin"
+CONNECT_ANY, SELECT_ALL = "CONNECT ANY DATABASE", "SELECT ALL USER SECURABLES"
+ENFORCED = frozenset({CONNECT_ANY, SELECT_ALL, "CONTROL SERVER"})
+"""A server's permissions that a serverless pool's log-in can have here."""
 _SERVER_MEMBER = "SERVER ROLE MEMBER"
 
 
@@ -67,8 +70,50 @@ def find(master: Pool, name: str) -> Setting | None:
 
 
 def is_sysadmin(master: Pool, identity: Identity) -> bool:
-    """Whether a serverless pool's log-in is a member of the server role sysadmin."""
-    return master.catalog.setting(_SERVER_MEMBER, f"{SYSADMIN}:{identity.name}") is not None
+    """Whether a serverless pool's log-in is a member of the server role sysadmin, or as good as one."""
+    return is_member(master, identity.name) or "CONTROL SERVER" in server_permissions(master, identity)
+
+
+def is_member(master: Pool, name: str) -> bool:
+    """Whether a log-in is in the server role sysadmin."""
+    return master.catalog.setting(_SERVER_MEMBER, f"{SYSADMIN}:{name}") is not None
+
+
+def server_permissions(master: Pool, identity: Identity) -> frozenset[str]:
+    """What a serverless pool's log-in was granted on the server."""
+    found = find(master, identity.name)
+    granted = found.options.get("GRANTED", "") if found is not None else ""
+    return frozenset(granted.split(",")) if granted else frozenset()
+
+
+def change_server_permissions(session: Session, statement: s.Permission) -> None:
+    """GRANT and REVOKE of what a serverless pool enforces for a log-in in all its databases.
+
+    https://learn.microsoft.com/en-us/azure/synapse-analytics/sql/shared-databases-access-control
+    """
+    pool, line = session.pool, statement.line
+    names = [name for name, _ in statement.permissions]
+    if pool.kind.tables or statement.verb == "DENY" or statement.grant_option or not ENFORCED.issuperset(names):
+        raise errors.not_implemented(f"{statement.verb} {', '.join(names)}", line)
+    if pool is not pool.master_pool:
+        raise SqlError(
+            4621, "Permissions at the server scope can only be granted when the current database is master.", line=line
+        )
+    if not _administers(session):
+        raise SqlError(15151, "Cannot find the server, because it does not exist or you do not have permission.",
+                       line=line)  # fmt: skip
+    found = []
+    for name in statement.principals:
+        setting = find(pool, name)
+        if setting is None:
+            raise SqlError(15151, f"Cannot find the login '{name}', because it does not exist or you do not have "
+                           "permission.", line=line)  # fmt: skip
+        found.append(setting)
+    with pool.catalog.change(session.cursor) as change:
+        for setting in found:
+            held = set(filter(None, setting.options.get("GRANTED", "").split(",")))
+            held = held | set(names) if statement.verb == "GRANT" else held - set(names)
+            change.put_setting(replace(setting, options={**setting.options, "GRANTED": ",".join(sorted(held))}))
 
 
 def _check_password(name: str, password: str, line: int) -> None:

@@ -99,7 +99,7 @@ class Directory:
         self.entries: list[Entry] = []
         self.schemas = schemas
         self._owners: dict[str, int] = {}
-        self._accesses: dict[int, Access] = {}
+        self._accesses: dict[tuple[int, bool], Access] = {}
         self.fixed: dict[int, FixedRole] = {}
         self._add(Principal(PUBLIC, "public", "ROLE"))
         self._add(Principal(DBO, "dbo", "SQL"))
@@ -175,10 +175,12 @@ class Directory:
                     left.append(role)
         return frozenset(found)
 
-    def access(self, principal_id: int) -> Access:
-        known = self._accesses.get(principal_id)
+    def access(self, principal_id: int, reads_all: bool = False) -> Access:
+        """reads_all: SELECT ALL USER SECURABLES, which a server gives its log-ins."""
+        key = principal_id, reads_all
+        known = self._accesses.get(key)
         if known is None:
-            known = self._accesses[principal_id] = Access(self, principal_id)
+            known = self._accesses[key] = Access(self, principal_id, reads_all)
         return known
 
 
@@ -188,6 +190,7 @@ class Access:
 
     directory: Directory
     user_id: int
+    reads_all: bool = False
     ids: frozenset[int] = field(init=False)
     granted: set[tuple[int, int, str]] = field(init=False, default_factory=set)
     denied: set[tuple[int, int, str]] = field(init=False, default_factory=set)
@@ -197,6 +200,8 @@ class Access:
 
     def __post_init__(self) -> None:
         self.ids = self.directory.all_roles(self.user_id)
+        if self.reads_all:
+            self.granted.add((DATABASE, 0, "SELECT"))
         for number in self.ids:
             role = self.directory.fixed.get(number)
             if role is not None:

@@ -124,7 +124,7 @@ class Running:
             else ()
         )
         access = self.access()
-        who = None if access is None else (access.user_id, frame.chain)
+        who = None if access is None else (access.user_id, access.reads_all, frame.chain)
         key = (id(statement), self.pool.number, self.pool.catalog.version, str(types), self.identity_insert, who)
         if cached:
             found = self.pool.engine.cached(key)

@@ -256,7 +256,8 @@ def change_permissions(session: Session, statement: s.Permission) -> None:
     """GRANT, DENY and REVOKE."""
     known, line = directory_of(session.pool), statement.line
     if not statement.securable_class and all(name in OF_SERVER for name, _ in statement.permissions):
-        raise errors.not_implemented(f"{statement.verb} of a server's permission", line)
+        logins.change_server_permissions(session, statement)
+        return
     securable = _securable(session, known, statement)
     wanted: list[tuple[str, list[str]]] = []
     for name, columns in statement.permissions:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from localazure.sql import logins
 from localazure.sql.authority import directory_of
-from localazure.sql.catalog import Table, View
+from localazure.sql.catalog import Setting, Table, View
 from localazure.sql.catalog_rows import moment
 from localazure.sql.permissions import CLASS_NAMES, CODES
 from localazure.sql.principals import DBO, LOGIN, PUBLIC, Directory, Entry, Principal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from localazure.sql.session import Session
 
 Rows = Iterable[tuple[Any, ...]]
+_SYSADMIN = 3
 _MADE = "2024-01-01T00:00:00.000"
 _KINDS = {
     "ROLE": ("R", "DATABASE_ROLE", 0, "NONE"),
@@ -111,17 +113,20 @@ _SERVER_PRINCIPALS = (
 )
 
 
+def _own_logins(session: Session) -> list[Setting]:
+    everything, own = session.access() is None, session.identity.name.lower()
+    found = [setting for setting in session.pool.master_pool.catalog.settings.values() if setting.kind == LOGIN]
+    return [setting for setting in found if everything or setting.name.lower() == own]
+
+
 def _logins(session: Session, *, passwords_only: bool) -> Iterator[tuple[Any, ...]]:
     """Who isn't the administrator sees its own log-in."""
-    pool, everything = session.pool, session.access() is None
     made = moment(_MADE)
-    name = pool.settings.sql_login
-    if everything:
+    name = session.pool.settings.sql_login
+    if session.access() is None:
         yield name, 1, b"\x01", "S", "SQL_LOGIN", False, made, made, "master", "us_english", None
-    for setting in pool.master_pool.catalog.settings.values():
-        if setting.kind != LOGIN or (passwords_only and "HASH" not in setting.options):
-            continue
-        if not everything and setting.name.lower() != session.identity.name.lower():
+    for setting in _own_logins(session):
+        if passwords_only and "HASH" not in setting.options:
             continue
         o = setting.options
         kind = ("E", "EXTERNAL_LOGIN") if "EXTERNAL" in o else ("S", "SQL_LOGIN")
@@ -132,7 +137,9 @@ def _logins(session: Session, *, passwords_only: bool) -> Iterator[tuple[Any, ..
 
 
 def _server_principals(session: Session) -> tuple[Spec, Rows]:
-    return declare(_SERVER_PRINCIPALS), list(_logins(session, passwords_only=False))
+    made = moment(_MADE)
+    role = logins.SYSADMIN, _SYSADMIN, None, "R", "SERVER_ROLE", False, made, made, None, None, None
+    return declare(_SERVER_PRINCIPALS), [*_logins(session, passwords_only=False), role]
 
 
 def _sql_logins(session: Session) -> tuple[Spec, Rows]:
@@ -143,10 +150,34 @@ def _sql_logins(session: Session) -> tuple[Spec, Rows]:
     return spec, [(*row, True, False, None) for row in _logins(session, passwords_only=True)]
 
 
+def _server_permissions(session: Session) -> tuple[Spec, Rows]:
+    spec = declare(
+        "class tinyint, class_desc nvarchar(60), major_id int, minor_id int, grantee_principal_id int, "
+        "grantor_principal_id int, permission_name nvarchar(128), state char(1), state_desc nvarchar(60)"
+    )
+    return spec, [
+        (100, "SERVER", 0, 0, setting.object_id, 1, permission, "G", "GRANT")
+        for setting in _own_logins(session)
+        for permission in ("CONNECT SQL", *filter(None, setting.options.get("GRANTED", "").split(",")))
+    ]
+
+
+def _server_members(session: Session) -> tuple[Spec, Rows]:
+    """sysadmin, of which the administrator is a member."""
+    master = session.pool.master_pool
+    members = [1] if session.access() is None else []
+    for setting in _own_logins(session):
+        if logins.is_member(master, setting.name):
+            members.append(setting.object_id)
+    return declare("role_principal_id int, member_principal_id int"), [(_SYSADMIN, number) for number in members]
+
+
 VIEWS: dict[str, Callable[[Session], tuple[Spec, Rows]]] = {
     "sys.database_principals": _principals,
     "sys.database_role_members": _members,
     "sys.database_permissions": _permissions,
     "sys.server_principals": _server_principals,
+    "sys.server_permissions": _server_permissions,
+    "sys.server_role_members": _server_members,
     "sys.sql_logins": _sql_logins,
 }
