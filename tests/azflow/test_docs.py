@@ -46,6 +46,15 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(found), f"{target} in {page.name}"
 
 
+def test_every_decision_has_its_number_and_its_place_in_the_index() -> None:
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    for number, page in enumerate(sorted(folder.glob("[0-9]*.md")), start=1):
+        title = page.read_text(encoding="utf-8").splitlines()[0]
+        assert page.name.startswith(f"{number:04d}-") and title.startswith(f"# {number}. "), page.name
+        assert f"| {number} | [{title.partition('. ')[2]}]({page.name}) |" in index, f"{page.name} in the index"
+
+
 def anchors(page: Path) -> set[str]:
     """The headings of a page as GitHub names them."""
     headings = re.findall(r"^#+ +(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
