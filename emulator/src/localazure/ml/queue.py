@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ _UNTRACKED_AT_FIRST = frozenset({"Command", "Pipeline", "Sweep"})
 _TRACKING_PATIENCE_SECONDS = 0.3
 _TRACKED_SECONDS = 60.0
 _LOG_BYTES_A_SECOND = 2_000_000
+_ENDING_SECONDS = 5
 
 
 class _Stopped(Exception):
@@ -462,11 +464,22 @@ class JobQueue:
 
 
 def _end_processes(name: str, tracking: str) -> None:
-    """Ends whatever still runs of a job, recognised by the environment it was started with (Linux): the job's name, and
-    `tracking`, the address that only this home's jobs track at.
+    """Ends whatever still runs of a job, and returns when it is gone or can't be ended.
+
+    A job's processes are recognised by the environment they were started with (Linux): the job's name, and `tracking`,
+    the address that only this home's jobs track at.
     """
     wanted = {f"AZUREML_RUN_ID={name}".encode(), f"MLFLOW_TRACKING_URI={tracking}".encode()}
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if wanted <= set((process / "environ").read_bytes().split(b"\0")):
-                os.kill(int(process.name), signal.SIGKILL)
+    deadline = time.monotonic() + _ENDING_SECONDS
+    # More than once: what was forked meanwhile isn't in the first listing, and a process killed takes a moment to go.
+    while time.monotonic() < deadline:
+        found = False
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if wanted <= set((process / "environ").read_bytes().split(b"\0")):
+                    os.kill(int(process.name), signal.SIGKILL)
+                    found = True
+        if not found:
+            return
+        time.sleep(0.02)
+    log.warning("job %s: a process of it still runs after %d s", name, _ENDING_SECONDS)

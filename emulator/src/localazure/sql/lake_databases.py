@@ -75,7 +75,11 @@ class LakeDatabases:
                     continue
                 here.discard(name)
                 pool = self._server.replicate(name, COLLATION)
-                _show(pool, document["tables"])
+                try:
+                    _show(pool, document["tables"])
+                except Exception:
+                    # One database that can't be shown must not keep the pool from its others.
+                    log.exception("the lake database %s isn't shown as it is now", name)
             for name in here:
                 self._server.retract(name)
             self._seen = found
