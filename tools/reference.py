@@ -323,7 +323,9 @@ def _operator_classes() -> Iterator[Any]:
     for found in pkgutil.iter_modules(azflow.__path__):
         module = importlib.import_module(f"azflow.{found.name}")
         for _, one in inspect.getmembers(module, inspect.isclass):
-            own = issubclass(one, BaseOperator) and one.__module__ == module.__name__
+            own = (
+                not one.__name__.startswith("_") and issubclass(one, BaseOperator) and one.__module__ == module.__name__
+            )
             if own and one not in (AzflowOperator, RemoteRunOperator) and not inspect.isabstract(one):
                 yield one
 

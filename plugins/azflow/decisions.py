@@ -133,7 +133,30 @@ def _left(ti: Any, task: str, **key: str) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-class RecordDecisionOperator(SynapseSqlOperator):
+class _RowOperator(SynapseSqlOperator):
+    """A row of the SQL pool that a file of the user's own writes; without a file there is none."""
+
+    ui_color = "#fdf3d6"
+
+    def __init__(self, *, sql: str = "", **kwargs: Any) -> None:
+        super().__init__(sql=sql, **kwargs)
+
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """As the base class; without a file there is no script to render."""
+        if self.sql:
+            super().render_template_fields(context, jinja_env)
+        else:
+            AzflowOperator.render_template_fields(self, context, jinja_env)
+
+    def _write(self, context: Context, row: Mapping[str, Any]) -> None:
+        """Run the file with the row as its parameters, and log what it selects."""
+        if self.sql:
+            self.parameters = dict(row)
+            for seen in super().execute(context)["rows"]:
+                self.log.info("%s", "  ".join("-" if value is None else str(value) for value in seen))
+
+
+class RecordDecisionOperator(_RowOperator):
     """Writes down what was decided: a row in the SQL pool, tags on the training run and on the registered version.
 
     It runs whatever became of the tasks before it; without a verdict there is nothing to write and it is skipped.
@@ -145,12 +168,9 @@ class RecordDecisionOperator(SynapseSqlOperator):
     :param shipped: task id of what makes a promoted version serve.
     """
 
-    ui_color = "#fdf3d6"
-
     def __init__(
         self,
         *,
-        sql: str = "",
         verdict: str = "evaluate.verdict",
         approval: str = "approve",
         training: str = "train.job",
@@ -159,20 +179,13 @@ class RecordDecisionOperator(SynapseSqlOperator):
         shipped: str = "roll_out.traffic",
         **kwargs: Any,
     ) -> None:
-        super().__init__(sql=sql, **kwargs)
+        super().__init__(**kwargs)
         self.verdict = verdict
         self.approval = approval
         self.training = training
         self.data = data
         self.registered = registered
         self.shipped = shipped
-
-    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """As the base class; without a file there is nothing to render."""
-        if self.sql:
-            super().render_template_fields(context, jinja_env)
-        else:
-            AzflowOperator.render_template_fields(self, context, jinja_env)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Decide nothing: gather, write, tag."""
@@ -192,10 +205,7 @@ class RecordDecisionOperator(SynapseSqlOperator):
             attempted=left(self.shipped, key=EVIDENCE_XCOM),
         )
         self.log.info("%s", " · ".join(str(row[name]) for name in ("decision", "decided_by", "outcome") if row[name]))
-        if self.sql:
-            self.parameters = row
-            for seen in super().execute(context)["rows"]:
-                self.log.info("%s", "  ".join("-" if value is None else str(value) for value in seen))
+        self._write(context, row)
         with airflow_edge(self.conn_id):
             return {**row, "tagged": self._tag(AzureConnection.load(self.conn_id), row, left(self.registered))}
 
@@ -299,7 +309,7 @@ def _seen(before: Mapping[str, int], traffic: Mapping[str, int], found: Mapping[
         yield f"{stage.get('name')}: {', '.join(str(reason) for reason in stage.get('reasons') or ())}"
 
 
-class RecordHandDecisionOperator(SynapseSqlOperator):
+class RecordHandDecisionOperator(_RowOperator):
     """Writes down what a person did to an endpoint's traffic: a row in the SQL pool.
 
     It runs whatever became of the tasks before it. XCom: `hand_decision`.
@@ -317,14 +327,12 @@ class RecordHandDecisionOperator(SynapseSqlOperator):
         *SynapseSqlOperator.template_fields,
         *("endpoint_name", "action", "version", "by", "reason"),
     )
-    ui_color = "#fdf3d6"
 
     def __init__(
         self,
         *,
         endpoint_name: str,
         action: str,
-        sql: str = "",
         version: str = "",
         by: str = "",
         reason: str = "",
@@ -333,7 +341,7 @@ class RecordHandDecisionOperator(SynapseSqlOperator):
         stages: str = "stages",
         **kwargs: Any,
     ) -> None:
-        super().__init__(sql=sql, **kwargs)
+        super().__init__(**kwargs)
         self.endpoint_name = endpoint_name
         self.action = action
         self.version = version
@@ -342,13 +350,6 @@ class RecordHandDecisionOperator(SynapseSqlOperator):
         self.moved = moved
         self.deployed = deployed
         self.stages = stages
-
-    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """As the base class; without a file there is no script to render."""
-        if self.sql:
-            super().render_template_fields(context, jinja_env)
-        else:
-            AzflowOperator.render_template_fields(self, context, jinja_env)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Gather and write."""
@@ -371,9 +372,7 @@ class RecordHandDecisionOperator(SynapseSqlOperator):
             row["model_version"] = self.version
         said = (row["decision"], f"by {row['decided_by']}", row["outcome"], row["deployment"], row["reasons"])
         self.log.info("%s", " · ".join(str(each) for each in said if each))
-        if self.sql:
-            self.parameters = row
-            super().execute(context)
+        self._write(context, row)
         return row
 
     def _versions(self) -> dict[str, str]:

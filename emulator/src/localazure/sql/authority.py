@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from localazure.sql import errors, logins
+from localazure.sql import errors, logins, rules
 from localazure.sql import syntax as s
 from localazure.sql.catalog import CatalogObject, Function, Procedure, Table, View
 from localazure.sql.permissions import CREDENTIAL, PRINCIPAL
@@ -116,15 +116,6 @@ def directory_of(pool: Pool) -> Directory:
 
 # ---- definitions --------
 
-_ON_DATABASE: dict[type[s.Statement], str] = {
-    s.CreateTable: "CREATE TABLE",
-    s.CreateTableAs: "CREATE TABLE",
-    s.CreateExternalTable: "CREATE TABLE",
-    s.CreateView: "CREATE VIEW",
-    s.CreateProcedure: "CREATE PROCEDURE",
-    s.CreateFunction: "CREATE FUNCTION",
-    s.CreateSchema: "CREATE SCHEMA",
-}
 _EXTERNAL = {"DATA SOURCE": "ALTER ANY EXTERNAL DATA SOURCE", "FILE FORMAT": "ALTER ANY EXTERNAL FILE FORMAT"}
 _DROPPED: dict[str, type[CatalogObject]] = {
     "TABLE": Table, "EXTERNAL TABLE": Table, "VIEW": View, "PROCEDURE": Procedure, "FUNCTION": Function
@@ -146,7 +137,7 @@ class _Check:
         self.database = session.database
 
     def statement(self, statement: s.Statement) -> None:
-        permission = _ON_DATABASE.get(type(statement))
+        permission = rules.CREATED.get(type(statement))
         if permission is not None:
             self._made(statement, permission)
             return

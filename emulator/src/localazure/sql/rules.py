@@ -134,8 +134,8 @@ def check_definition(kind: PoolKind, database: str, statement: s.Statement) -> N
         raise SqlError(15896, f"{what} is not supported in master database.", line=statement.line)
 
 
-# Objects of a dedicated pool's server are in its pools; its master database has log-ins.
-_NOT_IN_MASTER: dict[type[s.Statement], str] = {
+#: Statements that make an object of a database, and the permission of the database that each takes.
+CREATED: dict[type[s.Statement], str] = {
     s.CreateTable: "CREATE TABLE",
     s.CreateTableAs: "CREATE TABLE",
     s.CreateExternalTable: "CREATE TABLE",
@@ -143,8 +143,9 @@ _NOT_IN_MASTER: dict[type[s.Statement], str] = {
     s.CreateProcedure: "CREATE PROCEDURE",
     s.CreateFunction: "CREATE FUNCTION",
     s.CreateSchema: "CREATE SCHEMA",
-    s.CreateExternal: "CREATE EXTERNAL",
 }
+# Objects of a dedicated pool's server are in its pools; its master database has log-ins.
+_NOT_IN_MASTER = CREATED | {s.CreateExternal: "CREATE EXTERNAL"}
 
 
 def _check_master(database: str, statement: s.Statement) -> None:
