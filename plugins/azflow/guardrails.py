@@ -44,9 +44,9 @@ class PromotionRules:
     of the best baseline's error that it must take away. `min_rows`: the fewest hold-out rows on which a decision is
     made.
 
-    `promote_if`: ``not_worse`` keeps the model fresh: it may lose up to `max_loss`, unless the whole interval of the
-    difference says that it is worse. ``better`` asks that the whole interval says it is better: chance alone promotes
-    nobody.
+    `promote_if`: ``better`` asks that the whole interval of the difference says it is better: chance alone promotes
+    nobody. ``not_worse`` keeps the model fresh: it may lose up to `max_loss`, unless the whole interval says that it is
+    worse.
 
     `max_slice_loss`: how much worse it may be on any slice of at least `min_slice_rows` rows.
     `max_calibration_error`: how far predictions and outcomes may lie apart, on average over the bins.
@@ -58,7 +58,7 @@ class PromotionRules:
     floor: float | None = None
     ceiling: float | None = None
     min_skill: float | None = None
-    promote_if: Literal["not_worse", "better"] = "not_worse"
+    promote_if: Literal["better", "not_worse"] = "better"
     max_slice_loss: float | None = None
     min_slice_rows: int = 500
     max_calibration_error: float | None = None

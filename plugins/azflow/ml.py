@@ -340,7 +340,7 @@ class EvaluationGate(AzflowOperator):
     :param ceiling: where lower is better, the most it may be.
     :param min_skill: where lower is better, the least share of the best baseline's error that it must take away.
     :param min_rows: the least hold-out rows.
-    :param promote_if: ``not_worse``, or ``better`` by the whole interval of the paired difference.
+    :param promote_if: ``better`` by the whole interval of the paired difference, or ``not_worse``.
     :param max_slice_loss: how much worse it may be on a slice of at least `min_slice_rows` rows.
     :param max_calibration_error: how far predictions and outcomes may lie apart on average.
     :param max_microseconds_per_row: what scoring a row may take.
@@ -360,7 +360,7 @@ class EvaluationGate(AzflowOperator):
         floor: float | None = None,
         ceiling: float | None = None,
         min_skill: float | None = None,
-        promote_if: Literal["not_worse", "better"] = "not_worse",
+        promote_if: Literal["better", "not_worse"] = "better",
         max_slice_loss: float | None = None,
         min_slice_rows: int = 500,
         max_calibration_error: float | None = None,

@@ -157,7 +157,7 @@ class Gate(Part):
     :ivar ceiling: where lower is better, the most it may be.
     :ivar min_skill: where lower is better, the share of the best baseline's error that it must take away at least.
     :ivar min_rows: the least hold-out rows for a verdict.
-    :ivar promote_if: ``not_worse``, or ``better`` by the whole interval of the paired difference.
+    :ivar promote_if: ``better`` by the whole interval of the paired difference, or ``not_worse``.
     :ivar max_slice_loss: how much worse it may be on a slice of at least `min_slice_rows` rows.
     :ivar max_calibration_error: how far predictions and outcomes may lie apart on average.
     :ivar max_microseconds_per_row: what scoring a row may take.
@@ -169,7 +169,7 @@ class Gate(Part):
     ceiling: float | None = None
     min_skill: Annotated[float, Field(ge=0, lt=1)] | None = None
     min_rows: Annotated[int, Field(ge=1)] = 1000
-    promote_if: Literal["not_worse", "better"] = "not_worse"
+    promote_if: Literal["better", "not_worse"] = "better"
     max_slice_loss: Annotated[float, Field(ge=0)] | None = None
     min_slice_rows: Annotated[int, Field(ge=1)] = 500
     max_calibration_error: Annotated[float, Field(gt=0)] | None = None

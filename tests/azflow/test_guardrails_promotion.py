@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from azflow.guardrails import PromotionRules, judge_challenger
 
-RULES = PromotionRules(max_loss=0.01, floor=0.60, min_rows=500)
+RULES = PromotionRules(max_loss=0.01, floor=0.60, min_rows=500, promote_if="not_worse")
 
 
 def evidence(challenger: float | None, champion: float | None = None, rows: int = 6000) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def test_verdict(challenger: float | None, champion: float | None, rows: int, pr
 
 def judged(rules: dict[str, Any], **more: Any) -> Any:
     found = evidence(0.71, 0.70) | more
-    return judge_challenger(found, PromotionRules(max_loss=0.01, floor=0.60, min_rows=500, **rules))
+    return judge_challenger(found, replace(RULES, **rules))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,10 @@ def test_the_interval_decides(low: float | None, high: float | None, not_worse: 
     difference = {"value": value, "low": low, "high": high}
     assert judged({}, difference=difference).promote is not_worse
     assert judged({"promote_if": "better"}, difference=difference).promote is better
+
+
+def test_by_default_chance_promotes_nobody() -> None:
+    assert PromotionRules(max_loss=0.01, min_rows=500).promote_if == "better"
 
 
 def test_where_lower_is_better_the_interval_turns_round() -> None:
@@ -99,7 +104,7 @@ def test_slices_calibration_and_speed_are_judged_where_asked() -> None:
     assert not judged({"max_microseconds_per_row": 100.0}).promote
 
 
-ERROR_RULES = PromotionRules(max_loss=0.5, ceiling=40.0, min_skill=0.05, min_rows=500)
+ERROR_RULES = PromotionRules(max_loss=0.5, ceiling=40.0, min_skill=0.05, min_rows=500, promote_if="not_worse")
 BASELINES = [{"name": "mean", "value": 33.7}, {"name": "median", "value": 32.0, "low": 31.0, "high": 33.0}]
 
 

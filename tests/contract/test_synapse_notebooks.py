@@ -238,7 +238,7 @@ for wrong, words in ((vault, 'SecretNotFound'), ('other', "there is no key vault
         raise AssertionError(wrong)
 refused = 0
 for call in ("notebookutils.credentials.getSecretWithLS('vault', 'name')", "notebookutils.fs.getMountPath('/m')",
-             "frame.writeTo('t')", "spark.sql(\"CREATE FUNCTION f AS 'a.B'\")",
+             "frame.writeTo('t')", "spark.sql(\\"CREATE FUNCTION f AS 'a.B'\\")",
              "spark.read.format('jdbc')", "notebookutils.lakehouse"):
     try:
         frame = spark.range(1)

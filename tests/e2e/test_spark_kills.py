@@ -133,7 +133,8 @@ def test_a_killed_localazure_loses_its_runs_and_the_retry_does_the_work(workbenc
             os.kill(pid, signal.SIGKILL)
     # Nobody records any more what they do: they mustn't go on.
     wait_until(lambda: not sparks.keys() & processes(workbench.home)[1].keys(), 30)
-    local_azure.command("up", home=workbench.home, quiet=True)
+    port = urllib.parse.urlsplit(workbench.local["api_url"]).port
+    local_azure.command("up", home=workbench.home, port_base=port, quiet=True)
     seen.go(night.folder)
     assert night.bench.finish(night.run) == "success", night.bench.why(night.run)
     did = night.did()

@@ -21,7 +21,7 @@ from rendering import INCLUDE
 from azflow.guardrails import PromotionRules, Verdict, judge_challenger
 
 MODULES = ("scoring", "bootstrap", "classification", "regression", "forecasting", "evaluate")
-RULES = PromotionRules(max_loss=0.01, floor=0.6, min_rows=100)
+RULES = PromotionRules(max_loss=0.01, floor=0.6, min_rows=100, promote_if="not_worse")
 RANDOM = np.random.default_rng(7)
 HOLDOUT = pd.DataFrame({"hour": RANDOM.integers(0, 24, 600), "carrier": ["UA", "B6"] * 300})
 HOLDOUT["late"] = (HOLDOUT["hour"] + RANDOM.normal(0, 4, 600) > 15).astype(int)

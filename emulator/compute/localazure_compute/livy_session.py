@@ -53,21 +53,21 @@ class Interpreter:
             "spark": self._run_scala,
         }
         try:
-            self._running, self._interrupted = True, False
-            data = languages[kind](code)
-            output = {"status": "ok", "data": data}
+            try:
+                self._running, self._interrupted = True, False
+                output = {"status": "ok", "data": languages[kind](code)}
+            finally:
+                self._running = False  # an interruption that comes here is caught below
         except ScalaError as error:
             output = _error("Error", str(error), error.lines)
         except BaseException as error:
             output = _error(type(error).__name__, str(error), _traceback(error))
-        finally:
-            self._running = False
         # Py4J turns the interruption of a call into an error of its own.
         return {"status": "cancelled"} if self._interrupted else output | {"execution_count": number}
 
     def interrupt(self, _signal: int, _frame: Any) -> None:
-        """The handler of SIGINT: cancel the running statement, and nothing else."""
-        if self._running:
+        """The handler of SIGINT: cancel the running statement, once, and nothing else."""
+        if self._running and not self._interrupted:
             self._interrupted = True
             self._spark.sparkContext.cancelAllJobs()
             raise KeyboardInterrupt

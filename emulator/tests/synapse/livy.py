@@ -57,7 +57,15 @@ def batch(plan):
         elif name == "exit":
             sys.exit(int(value))
 
+running = False
+
+def interrupted(*_):
+    if running:
+        raise KeyboardInterrupt
+
 def session(folder):
+    global running
+    signal.signal(signal.SIGINT, interrupted)
     number = 0
     while True:
         write(folder / "status.json", {{"state": "idle", "appId": "local-2"}})
@@ -67,11 +75,13 @@ def session(folder):
         if code == "die":
             sys.exit(3)
         try:
+            running = True
             if code == "sleep":
                 time.sleep(60)
             output = {{"status": "ok", "data": {{"text/plain": code}}, "execution_count": number}}
         except KeyboardInterrupt:
             output = {{"status": "cancelled"}}
+        running = False
         write(folder / f"{{number}}.out.json", output)
         number += 1
 

@@ -54,6 +54,7 @@ _OWN_KEYS = frozenset({"kind", "heartbeatTimeoutInSecond"})
 _PAGE = 20
 _TAIL = 200
 _POLL_SECONDS = 0.05
+_INTERRUPT_SECONDS = 0.5
 _START_SECONDS = 180.0
 _GRACE_SECONDS = 2.0
 
@@ -90,6 +91,13 @@ class _Live:
             output: Document = json.loads((self.folder / f"{number}.out.json").read_text())
             return output
         return None
+
+    def interrupt(self) -> None:
+        """Have the process leave the statement it runs; it doesn't care when it runs none."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                # The process alone: in its group Spark's JVM would hear it as well.
+                os.kill(self.process.pid, signal.SIGINT)
 
 
 class LivySessions:
@@ -244,11 +252,8 @@ class LivySessions:
         live = self._live.get(key.rpartition("/")[0])
         if statement["state"] == "waiting":
             self._change_statement(key, {"state": "cancelled"})
-        elif statement["state"] == "running" and live is not None and live.process is not None:
+        elif statement["state"] == "running" and live is not None:
             self._change_statement(key, {"state": "cancelling"})
-            with contextlib.suppress(ProcessLookupError):
-                # The process alone: in its group Spark's JVM would hear it as well.
-                os.kill(live.process.pid, signal.SIGINT)
         return {"msg": "canceled"}
 
     # A session's life.
@@ -323,8 +328,14 @@ class LivySessions:
             draft = live.folder / "statement.new"
             draft.write_text(json.dumps({"kind": statement["kind"], "code": statement["code"]}))
             draft.replace(live.folder / f"{sent}.json")
+            interrupted = 0.0
             while (output := live.output(sent)) is None:
                 _check_alive(live)
+                is_due = time.monotonic() > interrupted + _INTERRUPT_SECONDS
+                if is_due and self._statement_state(place) == "cancelling":
+                    # Again and again: the first one may have come before the process took the statement up.
+                    interrupted = time.monotonic()
+                    live.interrupt()
                 await asyncio.sleep(_POLL_SECONDS)
             sent += 1
             is_cancelled = output["status"] == "cancelled"
@@ -366,6 +377,10 @@ class LivySessions:
             message = f"There is no statement {number!r} in session {document['id']}."
             raise NotFound(message, number, "LivyStatementNotFound")
         return key, statement
+
+    def _statement_state(self, key: str) -> str:
+        statement = self._store.get(STATEMENT, key)
+        return "" if statement is None else str(statement["state"])
 
     def _change_statement(self, key: str, change: dict[str, Any]) -> None:
         self._store.update(STATEMENT, key, lambda known: known | change)
