@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 SERVICE = "Azure ML deployment"
 _ALL = 100  # percent
+_TRACEBACK = "Traceback (most recent call last)"
 #: https://learn.microsoft.com/rest/api/azureml/online-deployments/get (DeploymentProvisioningState)
 STATES = RunStates(
     SERVICE,
@@ -51,6 +52,8 @@ STATES = RunStates(
     cancelled=("Canceled",),
 )
 _LOG_LINES = 40
+# What is read of a log to find why a container ended: servers say much about their own end after the cause.
+_SEARCHED_LINES = 400
 
 
 class OnlineDeployments:
@@ -136,7 +139,7 @@ class OnlineDeployments:
         """Why it failed: the service's word, if this process started it, and the container's last log lines."""
         lines: list[str] = []
         with contextlib.suppress(Exception):  # a deployment that never got a container has no log
-            lines = [line for line in self._endpoint.logs(id, _LOG_LINES) if line.strip()]
+            lines = telling([line for line in self._endpoint.logs(id, _SEARCHED_LINES) if line.strip()])
         cause = "its provisioning failed"
         poller = self._pollers.get(id)
         if poller is not None and poller.done() and (error := poller._exception) is not None:
@@ -164,6 +167,15 @@ class OnlineDeployments:
         if resource is None:
             return RunState("deleted", "cancelled")
         return STATES.of(str(resource["properties"]["provisioningState"]), id=id, url=self._endpoint.studio_url)
+
+
+def telling(lines: Sequence[str]) -> list[str]:
+    """The last `_LOG_LINES` of a log, after the beginning of its first traceback if that came earlier. Pure."""
+    rest = max(0, len(lines) - _LOG_LINES)
+    first = next((number for number, line in enumerate(lines) if _TRACEBACK in line), rest)
+    if first >= rest:
+        return list(lines[rest:])
+    return [*lines[first : first + _LOG_LINES // 2], "...", *lines[-_LOG_LINES // 2 :]]
 
 
 @attrs.define(init=False)

@@ -26,6 +26,7 @@ from azflow.endpoints import (
     RolloutOperator,
     TrafficOperator,
     endpoint_summary,
+    telling,
 )
 from azflow.errors import ConfigurationError, SpecError
 from azflow.online_endpoint import OnlineEndpoint
@@ -336,6 +337,21 @@ def test_a_failure_shows_the_log(fake: FakeEndpoint) -> None:
     assert failure.log_tail == ["line one", "ValueError: last line"]
     assert not failure.retry_helps
     assert "kept for inspection" in failure.cause
+
+
+@pytest.mark.parametrize("after", [0, 5, 37, 38, 60, 300])
+def test_the_cause_is_shown_however_much_the_server_says_after_it(after: int) -> None:
+    cause = ["E azmlinfsrv - Traceback (most recent call last):", "  File score.py", "OSError: no weights"]
+    last = [f"gunicorn {number}" for number in range(after)]
+    shown = telling([*(f"begins {number}" for number in range(100)), *cause, *last])
+    assert "OSError: no weights" in shown and shown[-1] == (last or cause)[-1]
+    assert len(shown) <= 41
+
+
+def test_a_log_without_a_traceback_shows_its_end() -> None:
+    lines = [f"line {number}" for number in range(100)]
+    assert telling(lines) == lines[60:]
+    assert telling([]) == []
 
 
 def test_cancelling_deletes_what_is_being_made(fake: FakeEndpoint) -> None:

@@ -41,7 +41,7 @@ _EXIT_POLL_SECONDS = 0.05
 # An instance that ends more often than this within the window is given up, as a pod in CrashLoopBackOff is by people.
 _RESTARTS = 5
 _RESTART_WINDOW_SECONDS = 600.0
-_FAILURE_LINES = 30
+_FAILURE_LINES = 100
 # Asked for later, it may be gone and another process have taken its place.
 _SUPERVISOR = os.getppid()
 
